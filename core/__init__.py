@@ -1,0 +1,22 @@
+"""Neurons, models, data sets and training. Knows nothing of the other layers."""
+
+from spikeport.core.config import TrainConfig
+from spikeport.core.errors import CheckFailed, SpikeportError
+from spikeport.core.models import ModelSpec, Twin
+from spikeport.core.neurons import LIF, TimeMean, lif
+from spikeport.core.runs import Run, load_run
+from spikeport.core.training import train
+
+__all__ = [
+    "LIF",
+    "CheckFailed",
+    "ModelSpec",
+    "Run",
+    "SpikeportError",
+    "TimeMean",
+    "TrainConfig",
+    "Twin",
+    "lif",
+    "load_run",
+    "train",
+]

@@ -1,0 +1,38 @@
+"""The handwritten digits that scikit-learn ships: real, and no download."""
+
+from pathlib import Path
+
+import torch
+from torch.nn.functional import interpolate
+
+from spikeport.core.data.images import ImageData, statistics
+
+SIZE = 16
+TEST_SHARE = 0.2
+
+
+def load_digits(folder: Path | None = None) -> ImageData:
+    """1,797 digits, 8x8 in 17 grey levels, enlarged to 16x16 (bilinear); a fixed fifth per class is the test set.
+
+    Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998, as packaged by
+    scikit-learn. ``folder`` is not used.
+    """
+    from sklearn.datasets import load_digits as read
+    from sklearn.model_selection import train_test_split
+
+    bunch = read()
+    small = torch.from_numpy(bunch.images).float().unsqueeze(1) / 16
+    images = (interpolate(small, SIZE, mode="bilinear", align_corners=False) * 255).round().to(torch.uint8)
+    labels = torch.from_numpy(bunch.target).long()
+    train, test = train_test_split(range(len(labels)), test_size=TEST_SHARE, random_state=0, stratify=bunch.target)
+    mean, std = statistics(images[train])
+    return ImageData(
+        name="digits",
+        train_images=images[train],
+        train_labels=labels[train],
+        test_images=images[test],
+        test_labels=labels[test],
+        mean=mean,
+        std=std,
+        class_names=tuple(str(d) for d in range(10)),
+    )

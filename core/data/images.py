@@ -1,0 +1,58 @@
+"""A labelled set of images in memory."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spikeport.core.errors import SpikeportError
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Images as uint8 [N, C, H, W] in 0..255, labels as int64 [N].
+
+    ``mean`` and ``std`` are per channel, of the training images scaled to 0..1.
+    """
+
+    name: str
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for part, images, labels in (
+            ("training", self.train_images, self.train_labels),
+            ("test", self.test_images, self.test_labels),
+        ):
+            if images.dtype != torch.uint8 or images.dim() != 4:
+                raise SpikeportError(f"{self.name}: {part} images are {images.dtype} {list(images.shape)}")
+            if len(images) == 0:
+                raise SpikeportError(f"{self.name}: the {part} part holds zero images")
+            if len(images) != len(labels):
+                raise SpikeportError(f"{self.name}: {len(images)} {part} images but {len(labels)} labels")
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        channels, height, width = self.train_images.shape[1:]
+        return channels, height, width
+
+    def normalise(self, images: Tensor) -> Tensor:
+        return normalise(images, self.mean, self.std)
+
+
+def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """uint8 [N, C, H, W] to float32 with mean 0 and deviation 1 per channel."""
+    shape = (1, -1, 1, 1)
+    scaled = images.float() / 255
+    return (scaled - scaled.new_tensor(mean).view(shape)) / scaled.new_tensor(std).view(shape)
+
+
+def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of uint8 images scaled to 0..1."""
+    pixels = images.transpose(0, 1).flatten(1).double() / 255
+    return tuple(pixels.mean(1).tolist()), tuple(pixels.std(1).tolist())

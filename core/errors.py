@@ -1,0 +1,16 @@
+"""The two errors a user of spikeport has to know."""
+
+
+class SpikeportError(Exception):
+    """Wrong use or bad input: says what is wrong, where, the limit, and what to do.
+
+    The command line prints it without a traceback and ends with ``exit_status``.
+    """
+
+    exit_status = 2
+
+
+class CheckFailed(SpikeportError):
+    """A check was made properly and its answer is no: a mismatch, or a network that does not fit."""
+
+    exit_status = 1

@@ -1,0 +1,71 @@
+"""The models, each defined once for both twins."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from spikeport.core.errors import SpikeportError
+from spikeport.core.models.squeezenet import FIRES, PRUNED, SqueezeNet
+from spikeport.core.models.twin import FORMS, KINDS, Twin
+
+__all__ = ["FORMS", "KINDS", "MODELS", "ModelSpec", "SqueezeNet", "Twin"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model by name: its builder, the fixed arguments of that name, and a line of help."""
+
+    builder: Callable[..., nn.Module]
+    arguments: dict[str, Any]
+    help: str
+
+
+MODELS: dict[str, Entry] = {
+    "squeezenet": Entry(SqueezeNet, {"keep": tuple(FIRES)}, "SqueezeNet with all eight Fire modules"),
+    "squeezenet-p": Entry(SqueezeNet, {"keep": PRUNED}, "SqueezeNet-P of the paper: Fire 4, 6, 8, 9"),
+}
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything needed to build a model again; saved as ``model.json``."""
+
+    name: str = "squeezenet-p"
+    twin: Twin = field(default_factory=Twin)
+    num_classes: int = 10
+    in_channels: int = 3
+    image_size: int = 32
+    width: float = 1.0
+    keep: Sequence[int] | None = None
+
+    def build(self, seed: int = 0) -> nn.Module:
+        """The model with weights drawn from ``seed``. Raises SpikeportError for an unknown name or option."""
+        if self.name not in MODELS:
+            raise SpikeportError(f"unknown model {self.name!r}; available: {', '.join(MODELS)}")
+        entry = MODELS[self.name]
+        arguments = dict(entry.arguments)
+        if self.keep is not None:
+            if "keep" not in arguments:
+                raise SpikeportError(f"--keep names Fire modules; {self.name} has none")
+            arguments["keep"] = tuple(self.keep)
+        if not (self.width > 0):
+            raise SpikeportError(f"width {self.width} is not positive")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return entry.builder(self.twin, self.num_classes, self.in_channels, self.width, **arguments)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(value: dict[str, Any]) -> "ModelSpec":
+        """Raises SpikeportError where the dictionary is not one that ``to_dict`` wrote."""
+        try:
+            value = dict(value)
+            value["twin"] = Twin(**value["twin"])
+            return ModelSpec(**value)
+        except (TypeError, KeyError) as error:
+            raise SpikeportError(f"not a model description: {error}") from None

@@ -1,0 +1,162 @@
+"""The leaky integrate-and-fire neuron (hard reset) without hidden state.
+
+The semantics are those of SpikingJelly's LIFNode (decay_input=True):
+
+    h[t] = v[t-1] + (x[t] - (v[t-1] - v_reset)) / tau
+    s[t] = 1 if h[t] >= v_threshold else 0
+    v[t] = v_reset where s[t] else h[t]
+
+Measured from v_reset, with ``decay = 1 - 1/tau`` and ``gain = 1/tau``, the charge is
+``h = decay * v + gain * x``: two products and one sum, each rounded once. Every back-end does just that.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from spikeport.core.errors import SpikeportError
+from spikeport.core.surrogates import step, surrogate_named
+
+
+def lif(
+    x: Tensor,
+    state: Tensor | None = None,
+    *,
+    tau: float = 2.0,
+    v_threshold: float = 1.0,
+    v_reset: float = 0.0,
+    surrogate: str = "atan",
+    alpha: float | None = None,
+    detach_reset: bool = False,
+    time_steps: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Runs a layer of LIF neurons over time.
+
+    Args:
+        x: input current [T, N, ...], floating point; with ``time_steps``, a constant current [N, ...]
+            that is held for that many steps.
+        state: membrane potential before the first step, [N, ...]; v_reset where None.
+        tau: membrane time constant in steps, >= 1.
+        v_threshold: the neuron fires at h >= v_threshold; must lie above v_reset.
+        v_reset: membrane potential at rest and after a spike.
+        surrogate: derivative of the spike, a name in ``SURROGATES``.
+        alpha: steepness of the surrogate; its own default where None.
+        detach_reset: keep the gradient from passing through the reset.
+
+    Returns:
+        spikes [T, N, ...] in x's dtype, and the membrane after the last step [N, ...] in the state's
+        dtype: float32 for float16 and bfloat16 input, else x's dtype.
+
+    Raises:
+        SpikeportError: wrong dtype, rank, T, tau, threshold or state.
+    """
+    constant = time_steps is not None
+    steps = _check(x, state, tau, v_threshold, v_reset, time_steps)
+    derivative, default_alpha = surrogate_named(surrogate)
+    alpha = default_alpha if alpha is None else alpha
+    decay, gain, threshold = 1 - 1 / tau, 1 / tau, v_threshold - v_reset
+
+    dtype = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+    current = (x.to(dtype) * gain).unsqueeze(0).expand(steps, *x.shape) if constant else x.to(dtype) * gain
+    v = torch.zeros_like(current[0]) if state is None else state.to(dtype) - v_reset
+    spikes = []
+    for charge in current.unbind(0):
+        h = v * decay + charge
+        s = step(h - threshold, derivative, alpha)
+        v = h * (1 - (s.detach() if detach_reset else s))
+        spikes.append(s.to(x.dtype))
+    return torch.stack(spikes), v + v_reset
+
+
+def _check(
+    x: Tensor, state: Tensor | None, tau: float, v_threshold: float, v_reset: float, time_steps: int | None
+) -> int:
+    """The number of time steps, or a SpikeportError that names the argument at fault."""
+    if not x.is_floating_point():
+        raise SpikeportError(f"lif: x is {x.dtype}; currents are floating point, convert it with x.float()")
+    if not (math.isfinite(tau) and tau >= 1):
+        raise SpikeportError(f"lif: tau is {tau}; the time constant is at least 1 step")
+    if not v_threshold > v_reset:
+        raise SpikeportError(f"lif: v_threshold {v_threshold} is not above v_reset {v_reset}")
+    constant = time_steps is not None
+    if x.dim() < (1 if constant else 2):
+        raise SpikeportError(f"lif: x has shape {list(x.shape)}; expected {'[N, ...]' if constant else '[T, N, ...]'}")
+    steps = time_steps if time_steps is not None else x.shape[0]
+    if steps < 1:
+        raise SpikeportError(f"lif: {steps} time steps; at least 1 is needed")
+    neurons = x.shape if constant else x.shape[1:]
+    if state is not None and state.shape != neurons:
+        raise SpikeportError(f"lif: state has shape {list(state.shape)}, the input asks for {list(neurons)}")
+    return steps
+
+
+class LIF(nn.Module):
+    """LIF neurons in a network whose time is folded into the batch.
+
+    Takes [T*N, ...] (time-major: the N samples of step 0 come first) and returns [T*N, ...] spikes; with
+    ``constant_input=True`` it takes [N, ...], a current held for all T steps. It starts from rest at every
+    call and holds no state: there is nothing to reset.
+
+    Raises:
+        SpikeportError: a batch that is not a multiple of ``time_steps``, or arguments ``lif`` refuses.
+    """
+
+    def __init__(
+        self,
+        tau: float = 2.0,
+        v_threshold: float = 1.0,
+        v_reset: float = 0.0,
+        surrogate: str = "atan",
+        time_steps: int = 4,
+        constant_input: bool = False,
+        alpha: float | None = None,
+        detach_reset: bool = False,
+    ) -> None:
+        super().__init__()
+        surrogate_named(surrogate)
+        self.tau, self.v_threshold, self.v_reset = tau, v_threshold, v_reset
+        self.surrogate, self.alpha, self.detach_reset = surrogate, alpha, detach_reset
+        self.time_steps, self.constant_input = time_steps, constant_input
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.constant_input:
+            x = split_time(x, self.time_steps)
+        spikes, _ = lif(
+            x,
+            tau=self.tau,
+            v_threshold=self.v_threshold,
+            v_reset=self.v_reset,
+            surrogate=self.surrogate,
+            alpha=self.alpha,
+            detach_reset=self.detach_reset,
+            time_steps=self.time_steps if self.constant_input else None,
+        )
+        return spikes.flatten(0, 1)
+
+    def extra_repr(self) -> str:
+        return (
+            f"tau={self.tau}, v_threshold={self.v_threshold}, v_reset={self.v_reset}, "
+            f"surrogate={self.surrogate}, time_steps={self.time_steps}, constant_input={self.constant_input}"
+        )
+
+
+class TimeMean(nn.Module):
+    """The read-out: class currents [T*N, K] to their mean over time [N, K]."""
+
+    def __init__(self, time_steps: int) -> None:
+        super().__init__()
+        self.time_steps = time_steps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return split_time(x, self.time_steps).mean(0)
+
+    def extra_repr(self) -> str:
+        return f"time_steps={self.time_steps}"
+
+
+def split_time(x: Tensor, time_steps: int) -> Tensor:
+    """[T*N, ...] to [T, N, ...]. Raises SpikeportError where the batch is not a multiple of T."""
+    if x.dim() == 0 or x.shape[0] % time_steps:
+        raise SpikeportError(f"batch of shape {list(x.shape)} is not a multiple of {time_steps} time steps")
+    return x.unflatten(0, (time_steps, x.shape[0] // time_steps))

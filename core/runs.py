@@ -1,0 +1,130 @@
+"""The run folder: what training leaves behind and everything later starts from.
+
+config.toml          the resolved settings of ``train``
+model.json           the model's description, its data set's statistics, its test results
+weights.safetensors  the weights of the epoch with the best validation accuracy
+metrics.csv          one row per epoch
+checkpoint.pt        the state to resume from
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from spikeport.core.data import load_dataset
+from spikeport.core.data.images import normalise
+from spikeport.core.errors import SpikeportError
+from spikeport.core.files import read_json, replacing, write_json
+from spikeport.core.models import ModelSpec
+
+MODEL_FILE = "model.json"
+WEIGHTS_FILE = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What a network must know of its data set: per-channel statistics of pixels in 0..1, and names."""
+
+    name: str
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    class_names: tuple[str, ...]
+    folder: str | None = None
+
+    def normalise(self, images: Tensor) -> Tensor:
+        return normalise(images, self.mean, self.std)
+
+    @property
+    def input_bound(self) -> float:
+        """The largest magnitude a normalised pixel can have."""
+        return max(max(m, 1 - m) / s for m, s in zip(self.mean, self.std, strict=True))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained network on disk."""
+
+    path: Path
+    spec: ModelSpec
+    data: DataInfo
+    results: dict[str, float]
+
+    @property
+    def kind(self) -> str:
+        return self.spec.twin.kind
+
+    def model(self) -> nn.Module:
+        """The network with its best weights, in evaluation mode, float32 on the CPU.
+
+        Raises:
+            SpikeportError: weights missing, damaged, of another model, or not finite.
+        """
+        model = self.spec.build()
+        load_weights(model, self.path / WEIGHTS_FILE)
+        return model.eval()
+
+    def samples(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The first ``count`` test images, normalised, float32 [N, C, H, W], and their classes, int64 [N].
+
+        Raises:
+            SpikeportError: fewer than one asked for, or the data set is not where training found it.
+        """
+        if count < 1:
+            raise SpikeportError(f"{count} samples asked for; at least 1 is needed")
+        data = load_dataset(self.data.name, Path(self.data.folder) if self.data.folder else None)
+        images = self.data.normalise(data.test_images[:count])
+        return images.numpy(), data.test_labels[:count].numpy()
+
+
+def load_run(path: Path | str) -> Run:
+    """Opens a run folder. Raises SpikeportError where it is missing or not one."""
+    path = Path(path)
+    if not path.is_dir():
+        raise SpikeportError(f"{path}: no such run folder; `spikeport train --out {path}` makes one")
+    if not (path / MODEL_FILE).exists():
+        raise SpikeportError(f"{path}: no {MODEL_FILE}, so this is not a run folder; `spikeport train` makes one")
+    value = read_json(path / MODEL_FILE)
+    try:
+        data = DataInfo(**{k: tuple(v) if isinstance(v, list) else v for k, v in value["data"].items()})
+        return Run(path, ModelSpec.from_dict(value["model"]), data, dict(value["results"]))
+    except (TypeError, KeyError, AttributeError) as error:
+        raise SpikeportError(f"{path / MODEL_FILE}: not the description of a run ({error}); train again") from None
+
+
+def save_model(path: Path, spec: ModelSpec, data: DataInfo, results: dict[str, float]) -> None:
+    value: dict[str, Any] = {"model": spec.to_dict(), "data": data.__dict__, "results": results}
+    write_json(path / MODEL_FILE, value)
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    with replacing(path) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, temporary)
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Fills ``model`` in place. Raises SpikeportError where the file does not suit it exactly."""
+    try:
+        weights = load_file(path)
+    except FileNotFoundError:
+        raise SpikeportError(f"{path}: no such file; train again or copy the weights there") from None
+    except (SafetensorError, OSError) as error:
+        raise SpikeportError(f"{path}: damaged or truncated ({error}); train again") from None
+    wanted = model.state_dict()
+    wrong = [n for n in wanted if n not in weights or weights[n].shape != wanted[n].shape]
+    wrong += [n for n in weights if n not in wanted]
+    if wrong:
+        raise SpikeportError(
+            f"{path}: weights of another model: {len(wrong)} tensors are missing, unknown or of another shape, "
+            f"{wrong[0]} first; use the model.json they were trained with"
+        )
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise SpikeportError(f"{path}: {name} holds NaN or infinity; train again with a lower learning rate")
+    model.load_state_dict(weights)

@@ -1,0 +1,102 @@
+"""From a trained model to files other programs run, each verified on real samples as it is written."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from spikeport.core.errors import SpikeportError
+from spikeport.core.files import refuse_existing, replacing
+from spikeport.core.runs import Run, load_run
+from spikeport.export.nir_graph import Metadata, build_nir, read_nir, write_nir
+from spikeport.export.onnx_model import export_onnx
+from spikeport.export.trace import trace
+from spikeport.export.verify import Certificate, verify_nir
+
+__all__ = ["Certificate", "Metadata", "read_nir", "to_nir", "to_onnx"]
+
+#: Real samples an exported file is verified on.
+SAMPLES = 64
+
+
+def to_nir(
+    network: Run | Path | str | nn.Module,
+    path: Path | str | None = None,
+    samples: np.ndarray | None = None,
+    overwrite: bool = False,
+) -> Certificate:
+    """Writes a spiking network as a canonical NIR graph, with ``certificate.json`` beside it.
+
+    Args:
+        network: a run (or its folder), or a spiking model in evaluation mode.
+        path: the file to write; RUN/nir/model.nir where None.
+        samples: float [N, ...] to verify it on; a run has its own test images.
+
+    Returns:
+        The certificate: every reader of the file and where it agrees with the model.
+
+    Raises:
+        SpikeportError: a CNN, a layer without exact spiking form, missing samples, or an existing file.
+        CheckFailed: the file read back does not give the model's spikes; nothing is written.
+    """
+    model, samples, path, run = _opened(network, path, samples, "snn", "nir/model.nir")
+    refuse_existing(path, overwrite)
+    traced = trace(model, samples.shape[1:])
+    metadata = Metadata(
+        time_steps=traced.time_steps,
+        input="constant" if traced.constant_input else "sequence",
+        input_shape=samples.shape[1:],
+        input_bound=run.data.input_bound if run else None,
+        dataset=run.data.name if run else None,
+        mean=run.data.mean if run else (),
+        std=run.data.std if run else (),
+        class_names=run.data.class_names if run else (),
+    )
+    graph, names = build_nir(traced, metadata)
+    with replacing(path) as temporary:
+        write_nir(graph, temporary)
+        certificate = verify_nir(temporary, path.name, model, traced, names, samples)
+        certificate.require()
+    certificate.save(path.with_name("certificate.json"))
+    return certificate
+
+
+def to_onnx(
+    network: Run | Path | str | nn.Module,
+    path: Path | str | None = None,
+    samples: np.ndarray | None = None,
+    overwrite: bool = False,
+) -> Certificate:
+    """Writes a CNN as ONNX with a dynamic batch, with ``certificate.json`` beside it.
+
+    Args and errors are those of ``to_nir``; the file is held against ONNX Runtime.
+    """
+    model, samples, path, _ = _opened(network, path, samples, "cnn", "onnx/model.onnx")
+    refuse_existing(path, overwrite)
+    return export_onnx(model, path, samples)
+
+
+def _opened(
+    network: Run | Path | str | nn.Module, path: Path | str | None, samples: np.ndarray | None, kind: str, default: str
+) -> tuple[nn.Module, np.ndarray, Path, Run | None]:
+    if isinstance(network, nn.Module):
+        if path is None or samples is None:
+            raise SpikeportError("exporting a model that is no run needs both a path and samples")
+        return network.eval(), _finite(samples), Path(path), None
+    run = network if isinstance(network, Run) else load_run(network)
+    if run.kind != kind:
+        other = "onnx" if run.kind == "cnn" else "nir (or loihi)"
+        raise SpikeportError(
+            f"{run.path} is a {run.kind.upper()}; `spikeport export {run.path} --target {other}` exports it"
+        )
+    found = run.samples(SAMPLES)[0] if samples is None else samples
+    return run.model(), _finite(found), Path(path) if path else run.path / default, run
+
+
+def _finite(samples: np.ndarray) -> np.ndarray:
+    if len(samples) == 0:
+        raise SpikeportError("zero samples to verify the export on; give at least one")
+    if not bool(torch.isfinite(torch.from_numpy(np.asarray(samples))).all()):
+        raise SpikeportError("the samples hold NaN or infinity")
+    return samples

@@ -1,0 +1,326 @@
+"""The canonical spiking network as an expression graph, and the exact rewriting that leads there.
+
+A *node* is something a neuromorphic chip can hold: synapses (``Conv``, ``Linear``), average pooling, neurons.
+The inputs of a node are summed. A *signal* is what a tensor of the model is in terms of nodes: each of its
+channels is a sum of channels of nodes. So concatenation, channel split, slices and shuffle only renumber
+channels, and vanish.
+
+All arithmetic is in float64.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import Tensor
+
+from spikeport.core.errors import SpikeportError
+
+Pair = tuple[int, int]
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """Base of all nodes.
+
+    Attributes:
+        source: name of the layer of the PyTorch model it comes from.
+        inputs: the nodes whose values are summed at its entrance.
+        shape: channels, height, width of its output.
+    """
+
+    source: str
+    inputs: tuple["Node", ...]
+    shape: Shape
+
+
+@dataclass(frozen=True, eq=False)
+class Input(Node):
+    """The network's input tensor."""
+
+
+@dataclass(frozen=True, eq=False)
+class Conv(Node):
+    """Conv2d: weight float64 [O, I / groups, kH, kW], bias float64 [O]."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Linear(Node):
+    """Linear over the flattened input: weight float64 [O, C * H * W], bias float64 [O]; shape [O, 1, 1]."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Pool(Node):
+    """AvgPool2d without ceil_mode; zeros of the padding count."""
+
+    kernel: Pair
+    stride: Pair
+    padding: Pair
+
+
+@dataclass(frozen=True, eq=False)
+class Neuron(Node):
+    """LIF with hard reset: h = v + (x - (v - v_reset)) / tau, fires at h >= v_threshold."""
+
+    tau: float
+    v_threshold: float
+    v_reset: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """A node in a signal: channel c of the signal takes channel ``index[c]`` of the node, nothing where -1."""
+
+    node: Node
+    index: np.ndarray
+
+    @property
+    def whole(self) -> bool:
+        """Whether the signal takes the node's channels one by one, all of them, in order."""
+        return len(self.index) == self.node.shape[0] and bool((self.index == np.arange(len(self.index))).all())
+
+    def select(self, channels: np.ndarray) -> "Term":
+        return Term(self.node, self.index[channels])
+
+
+@dataclass(frozen=True, eq=False)
+class Signal:
+    """A tensor of the model: the sum of its terms. ``flat``: the model sees [N, C * H * W]."""
+
+    shape: Shape
+    terms: tuple[Term, ...]
+    flat: bool = False
+
+    @property
+    def spiking(self) -> bool:
+        """Whether every term is the output of neurons."""
+        return all(isinstance(t.node, Neuron) for t in self.terms)
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        return tuple(t.node for t in self.terms)
+
+
+def whole(node: Node, flat: bool = False) -> Signal:
+    return Signal(node.shape, (Term(node, np.arange(node.shape[0])),), flat)
+
+
+def select(x: Signal, channels: np.ndarray) -> Signal:
+    """The channels of a signal, in the order given."""
+    terms = tuple(t for t in (t.select(channels) for t in x.terms) if (t.index >= 0).any())
+    return Signal((len(channels), *x.shape[1:]), terms, x.flat)
+
+
+def concat(signals: Sequence[Signal], where: str) -> Signal:
+    if len({s.shape[1:] for s in signals}) != 1 or len({s.flat for s in signals}) != 1:
+        raise SpikeportError(f"{where}: concatenates maps of different sizes {[s.shape for s in signals]}")
+    total = sum(s.shape[0] for s in signals)
+    terms, start = [], 0
+    for signal in signals:
+        for term in signal.terms:
+            index = np.full(total, -1)
+            index[start : start + signal.shape[0]] = term.index
+            terms.append(Term(term.node, index))
+        start += signal.shape[0]
+    return Signal((total, *signals[0].shape[1:]), tuple(terms), signals[0].flat)
+
+
+def add(a: Signal, b: Signal, where: str) -> Signal:
+    if a.shape != b.shape:
+        raise SpikeportError(f"{where}: adds maps of shapes {a.shape} and {b.shape}; broadcasting has no exact form")
+    return Signal(a.shape, a.terms + b.terms, a.flat)
+
+
+def array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().double().numpy()
+
+
+def output_size(size: tuple[int, int], kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Pair:
+    height, width = (
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True)
+    )
+    return height, width
+
+
+def convolve(
+    x: Signal,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+    source: str,
+) -> Signal:
+    """A convolution of a sum is a sum of convolutions, each with its slice of the weights; the bias is on the first."""
+    if x.shape[0] != weight.shape[1] * groups:
+        raise SpikeportError(f"{source}: takes {weight.shape[1] * groups} channels, is given {x.shape[0]}")
+    size = output_size(x.shape[1:], (weight.shape[2], weight.shape[3]), stride, padding, dilation)
+    if min(size) < 1:
+        raise SpikeportError(f"{source}: its kernel does not fit on a map of {x.shape[1:]}")
+    shape = (weight.shape[0], *size)
+    terms: list[Term] = []
+    for term in x.terms:
+        refuse_linear(term.node, source)
+        own_bias = bias if not terms else np.zeros_like(bias)
+        if groups > 1 and term.whole:
+            node = Conv(source, (term.node,), shape, weight, own_bias, stride, padding, dilation, groups)
+        else:
+            full = ungrouped(weight, groups)
+            mine = np.zeros((weight.shape[0], term.node.shape[0], *weight.shape[2:]))
+            used = np.flatnonzero(term.index >= 0)
+            np.add.at(mine, (slice(None), term.index[used]), full[:, used])
+            node = Conv(source, (term.node,), shape, mine, own_bias, stride, padding, dilation, 1)
+        terms.append(Term(node, np.arange(shape[0])))
+    return Signal(shape, tuple(terms))
+
+
+def ungrouped(weight: np.ndarray, groups: int) -> np.ndarray:
+    """Grouped convolution weights [O, I / groups, ...] as dense ones [O, I, ...] with zeros between the groups."""
+    if groups == 1:
+        return weight
+    out, per_group = weight.shape[0] // groups, weight.shape[1]
+    full = np.zeros((weight.shape[0], per_group * groups, *weight.shape[2:]))
+    for g in range(groups):
+        full[g * out : (g + 1) * out, g * per_group : (g + 1) * per_group] = weight[g * out : (g + 1) * out]
+    return full
+
+
+def multiply(x: Signal, weight: np.ndarray, bias: np.ndarray, source: str) -> Signal:
+    """A linear layer over the flattened signal, one ``Linear`` per term."""
+    features = int(np.prod(x.shape))
+    if weight.shape[1] != features:
+        raise SpikeportError(f"{source}: takes {weight.shape[1]} features, is given {features}")
+    by_channel = weight.reshape(weight.shape[0], *x.shape)
+    shape = (weight.shape[0], 1, 1)
+    terms: list[Term] = []
+    for term in x.terms:
+        refuse_linear(term.node, source)
+        mine = np.zeros((weight.shape[0], *term.node.shape))
+        used = np.flatnonzero(term.index >= 0)
+        np.add.at(mine, (slice(None), term.index[used]), by_channel[:, used])
+        own_bias = bias if not terms else np.zeros_like(bias)
+        node = Linear(source, (term.node,), shape, mine.reshape(weight.shape[0], -1), own_bias)
+        terms.append(Term(node, np.arange(shape[0])))
+    return Signal(shape, tuple(terms), flat=True)
+
+
+def refuse_linear(node: Node, source: str) -> None:
+    if isinstance(node, (Conv, Linear)) or (isinstance(node, Pool) and not _reads_spikes(node)):
+        raise SpikeportError(
+            f"{source}: follows {node.source} with no neuron between them, and the two do not compose exactly; "
+            'build the model with spiking="every-layer"'
+        )
+
+
+def _reads_spikes(node: Node) -> bool:
+    return all(isinstance(n, (Neuron, Input)) or (isinstance(n, Pool) and _reads_spikes(n)) for n in node.inputs)
+
+
+def scale_shift(x: Signal, scale: np.ndarray, shift: np.ndarray, source: str) -> Signal:
+    """Per-channel ``scale * x + shift`` (a folded BatchNorm), taken into the synapses that feed it."""
+    terms, missing = [], np.ones(x.shape[0], bool)
+    for term in x.terms:
+        node = term.node
+        if not isinstance(node, (Conv, Linear)):
+            raise SpikeportError(
+                f"{source}: normalises {node.source}, which is not a convolution or linear layer, so it cannot be "
+                "folded; move it behind one"
+            )
+        used = np.flatnonzero(term.index >= 0)
+        if len(set(term.index[used].tolist())) < len(used):
+            raise SpikeportError(f"{source}: the same channel of {node.source} appears twice; normalise before copying")
+        factor, offset = np.ones(node.shape[0]), np.zeros(node.shape[0])
+        factor[term.index[used]] = scale[used]
+        first = used[missing[used]]
+        offset[term.index[first]] = shift[first]
+        missing[used] = False
+        weight = node.weight * factor.reshape(-1, *[1] * (node.weight.ndim - 1))
+        terms.append(Term(replace(node, weight=weight, bias=node.bias * factor + offset), term.index))
+    if missing.any():
+        raise SpikeportError(f"{source}: normalises channels that nothing feeds")
+    return Signal(x.shape, tuple(terms), x.flat)
+
+
+def fire(x: Signal, make: Callable[[tuple[Node, ...], Shape], Neuron]) -> Signal:
+    """Neurons over a signal: one population for every block of channels that the same nodes feed."""
+    covers = np.stack([t.index >= 0 for t in x.terms])
+    blocks: dict[bytes, list[int]] = {}
+    for channel in range(x.shape[0]):
+        blocks.setdefault(covers[:, channel].tobytes(), []).append(channel)
+    terms = []
+    for channels in map(np.array, blocks.values()):
+        part = select(x, channels)
+        node = make(tuple(_aligned(t) for t in part.terms), part.shape)
+        index = np.full(x.shape[0], -1)
+        index[channels] = np.arange(len(channels))
+        terms.append(Term(node, index))
+    return Signal(x.shape, tuple(terms), x.flat)
+
+
+def _aligned(term: Term) -> Node:
+    """A node whose channels are just those the term takes, in its order."""
+    node, rows = term.node, term.index
+    if term.whole and not isinstance(node, (Neuron, Input)):
+        return node
+    if isinstance(node, (Conv, Linear)) and getattr(node, "groups", 1) == 1:
+        return replace(node, shape=(len(rows), *node.shape[1:]), weight=node.weight[rows], bias=node.bias[rows])
+    if isinstance(node, Conv):
+        weight = ungrouped(node.weight, node.groups)[rows]
+        return replace(node, shape=(len(rows), *node.shape[1:]), weight=weight, bias=node.bias[rows], groups=1)
+    return selection(node, rows)
+
+
+def selection(node: Node, rows: np.ndarray) -> Conv:
+    """A 1x1 convolution that passes the channels ``rows`` of a node on unchanged."""
+    channels = len(rows)
+    shape = (channels, *node.shape[1:])
+    if channels == node.shape[0] and (rows == np.arange(channels)).all():
+        return Conv(node.source, (node,), shape, np.ones((channels, 1, 1, 1)), np.zeros(channels), groups=channels)
+    weight = np.zeros((channels, node.shape[0], 1, 1))
+    weight[np.arange(channels), rows] = 1
+    return Conv(node.source, (node,), shape, weight, np.zeros(channels))
+
+
+def pool(x: Signal, kernel: Pair, stride: Pair, padding: Pair, source: str) -> Signal:
+    """Average pooling works channel by channel, so it commutes with sums and with renumbering."""
+    size = output_size(x.shape[1:], kernel, stride, padding, (1, 1))
+    if min(size) < 1:
+        raise SpikeportError(f"{source}: its window does not fit on a map of {x.shape[1:]}")
+    if all(t.whole for t in x.terms):
+        return whole(Pool(source, x.nodes, (x.shape[0], *size), kernel, stride, padding), x.flat)
+    means = {node: Pool(source, (node,), (node.shape[0], *size), kernel, stride, padding) for node in x.nodes}
+    return Signal((x.shape[0], *size), tuple(Term(means[t.node], t.index) for t in x.terms), x.flat)
+
+
+def or_pool(x: Signal, kernel: Pair, stride: Pair, padding: Pair, source: str) -> Signal:
+    """Max-pooling of spikes: a memoryless neuron that fires where any spike falls into its window.
+
+    The mean of k*k spikes is at least 1/k^2 where one fired; halved by the gain of tau = 2, that is 0.5/k^2,
+    above the threshold 0.25/k^2. A neuron that fires is reset and one that does not stays at 0: no memory.
+    """
+    if not x.spiking:
+        raise SpikeportError(
+            f"{source}: max-pooling of analog values has no exact spiking form; pool after the neurons or use AvgPool2d"
+        )
+    taken = np.sum([t.index >= 0 for t in x.terms], axis=0)
+    if taken.max() > 1:
+        raise SpikeportError(f"{source}: max-pooling of a sum of spikes is not an OR; pool the branches before the sum")
+    pooled = {}
+    for node in x.nodes:
+        mean = pool(whole(node), kernel, stride, padding, source).nodes[0]
+        pooled[node] = Neuron(source, (mean,), mean.shape, tau=2.0, v_threshold=0.25 / (kernel[0] * kernel[1]))
+    terms = tuple(Term(pooled[t.node], t.index) for t in x.terms)
+    return Signal((x.shape[0], *terms[0].node.shape[1:]), terms, x.flat)

@@ -1,0 +1,140 @@
+"""Runs a NIR graph in float64 with NumPy alone: the reference every exported file is held against."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import nir
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from spikeport.core.errors import SpikeportError
+from spikeport.export.nir_graph import metadata_of, ordered
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """What the interpreter saw.
+
+    Attributes:
+        spikes: neuron node -> bool [T, N, ...].
+        margins: neuron node -> membrane before the spike minus the threshold of the file, [T, N, ...]
+            (only where asked for).
+        outputs: class currents, float64 [T, N, K].
+    """
+
+    spikes: dict[str, np.ndarray]
+    margins: dict[str, np.ndarray]
+    outputs: np.ndarray
+
+    @property
+    def prediction(self) -> np.ndarray:
+        return self.outputs.mean(0)
+
+
+def interpret(graph: nir.NIRGraph, x: np.ndarray, margins: bool = False) -> Trajectory:
+    """Runs samples through the graph, forward Euler with the metadata's dt.
+
+    Args:
+        x: [N, ...], held for T steps where the metadata says "constant", else [T, N, ...].
+        margins: keep how far every membrane was from its threshold.
+
+    Raises:
+        SpikeportError: a node the interpreter does not know, or samples of another shape.
+    """
+    metadata = metadata_of(graph)
+    steps = metadata.time_steps
+    held = metadata.input == "constant"
+    x = np.asarray(x, np.float64)
+    sample_shape = x.shape[1:] if held else x.shape[2:]
+    if sample_shape != tuple(metadata.input_shape):
+        raise SpikeportError(f"samples have shape {sample_shape}, the graph takes {tuple(metadata.input_shape)}")
+    if not held and len(x) != steps:
+        raise SpikeportError(f"the input has {len(x)} steps, the graph runs {steps}")
+
+    # A held value has a time axis of length 1: what depends on the input alone is computed once.
+    values: dict[str, np.ndarray] = {}
+    spikes: dict[str, np.ndarray] = {}
+    kept: dict[str, np.ndarray] = {}
+    output = None
+    for name, node, before in ordered(graph):
+        if isinstance(node, nir.Input):
+            values[name] = x[None] if held else x
+            continue
+        total = sum((values[b] for b in before[1:]), values[before[0]]) if before else None
+        if total is None:
+            raise SpikeportError(f"{name} ({type(node).__name__}): nothing feeds it")
+        if isinstance(node, nir.LIF):
+            spikes[name], margin = _lif(node, total, steps, metadata.dt)
+            values[name] = spikes[name].astype(np.float64)
+            if margins:
+                kept[name] = margin
+        elif isinstance(node, nir.Output):
+            output = np.broadcast_to(total, (steps, *total.shape[1:]))
+        elif type(node) in STATELESS:
+            folded = total.reshape(-1, *total.shape[2:])
+            result = STATELESS[type(node)](node, folded)
+            values[name] = result.reshape(*total.shape[:2], *result.shape[1:])
+        else:
+            raise SpikeportError(f"{name}: the interpreter does not know {type(node).__name__}")
+    if output is None:
+        raise SpikeportError("the NIR graph has no output")
+    return Trajectory(spikes, kept, output)
+
+
+def _lif(node: nir.LIF, current: np.ndarray, steps: int, dt: float) -> tuple[np.ndarray, np.ndarray]:
+    """tau dv/dt = v_leak - v + r I, spike where v > v_threshold, then v = v_reset (NIR's definition)."""
+    v = np.broadcast_to(node.v_reset, current.shape[1:]).astype(np.float64)
+    spikes = np.empty((steps, *current.shape[1:]), bool)
+    margins = np.empty(spikes.shape)
+    for t in range(steps):
+        v = v + dt / node.tau * (node.v_leak - v + node.r * current[min(t, len(current) - 1)])
+        margins[t] = v - node.v_threshold
+        spikes[t] = v > node.v_threshold
+        v = np.where(spikes[t], node.v_reset, v)
+    return spikes, margins
+
+
+def _windows(x: np.ndarray, kernel: tuple[int, int], node: nir.NIRNode, dilation: tuple[int, int]) -> np.ndarray:
+    """Views [N, C, oH, oW, kH, kW] of a zero-padded map."""
+    (ph, pw), (sh, sw), (dh, dw) = np.broadcast_to(node.padding, 2), np.broadcast_to(node.stride, 2), dilation
+    x = np.pad(x, ((0, 0), (0, 0), (ph, ph), (pw, pw)))
+    reach = (dh * (kernel[0] - 1) + 1, dw * (kernel[1] - 1) + 1)
+    return sliding_window_view(x, reach, axis=(2, 3))[:, :, ::sh, ::sw, ::dh, ::dw]
+
+
+def _conv2d(node: nir.Conv2d, x: np.ndarray) -> np.ndarray:
+    out, per_group, kh, kw = node.weight.shape
+    dilation = tuple(int(d) for d in np.broadcast_to(node.dilation, 2))
+    windows = _windows(x, (kh, kw), node, (dilation[0], dilation[1]))
+    n, channels, height, width = windows.shape[:4]
+    groups = int(node.groups)
+    if channels != per_group * groups:
+        raise SpikeportError(f"a convolution takes {per_group * groups} channels, is given {channels}")
+    columns = windows.reshape(n, groups, per_group, height, width, kh, kw).transpose(1, 0, 3, 4, 2, 5, 6)
+    columns = columns.reshape(groups, n * height * width, per_group * kh * kw)
+    weight = node.weight.reshape(groups, out // groups, -1).transpose(0, 2, 1)
+    result = (columns @ weight).reshape(groups, n, height, width, out // groups)
+    result = result.transpose(1, 0, 4, 2, 3).reshape(n, out, height, width)
+    return result + np.asarray(node.bias).reshape(1, -1, 1, 1)
+
+
+def _avg_pool(node: nir.AvgPool2d, x: np.ndarray) -> np.ndarray:
+    kernel = tuple(int(k) for k in np.broadcast_to(node.kernel_size, 2))
+    return _windows(x, (kernel[0], kernel[1]), node, (1, 1)).mean((4, 5))
+
+
+def _flatten(node: nir.Flatten, x: np.ndarray) -> np.ndarray:
+    return x.reshape(len(x), -1)
+
+
+def _affine(node: nir.Affine, x: np.ndarray) -> np.ndarray:
+    return x @ node.weight.T + node.bias
+
+
+#: node type -> its map from [M, ...] to [M, ...]
+STATELESS: dict[type, Callable[..., np.ndarray]] = {
+    nir.Conv2d: _conv2d,
+    nir.AvgPool2d: _avg_pool,
+    nir.Flatten: _flatten,
+    nir.Affine: _affine,
+}

@@ -1,0 +1,204 @@
+"""The canonical graph as NIR: writing, reading, and the metadata NIR has no place for.
+
+NIR says neither T nor dt, nor how spikes are read out, so these travel as one JSON string in the graph's
+metadata under ``spikeport``.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nir
+import numpy as np
+
+from spikeport.core.errors import SpikeportError
+from spikeport.core.files import replacing
+from spikeport.export import expressions as ex
+from spikeport.export.trace import Traced
+
+#: One time step in seconds. snnTorch reads no other.
+DT = 1e-4
+KEY = "spikeport"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a reader must know beside the graph.
+
+    Attributes:
+        time_steps: T.
+        dt: seconds per step; tau in the graph is tau (steps) * dt.
+        input: "constant" (a tensor held for T steps) or "sequence" (one per step).
+        input_shape: of one sample.
+        input_bound: the largest magnitude of a normalised input, or None where unknown.
+        layers: node -> the layer of the PyTorch model it comes from.
+        dataset, mean, std, class_names: how samples were normalised and what the classes are called.
+        readout: how outputs become a prediction.
+        spike_condition: the model fires at h >= v_threshold. NIR fires at >, so the file holds the next
+            smaller float32.
+    """
+
+    time_steps: int
+    dt: float = DT
+    input: str = "constant"
+    input_shape: tuple[int, ...] = ()
+    input_bound: float | None = None
+    layers: dict[str, str] = field(default_factory=dict)
+    dataset: str | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    class_names: tuple[str, ...] = ()
+    readout: str = "mean of the class currents over T steps"
+    spike_condition: str = ">="
+    format: int = FORMAT
+
+
+def nir_threshold(v_threshold: float) -> float:
+    """The NIR threshold (fires at >) of a neuron that fires at >= ``v_threshold``.
+
+    The step is one float32 (a float64 step would vanish in float32 readers).
+    """
+    return float(np.nextafter(np.float32(v_threshold), np.float32(-np.inf)))
+
+
+def build_nir(traced: Traced, metadata: Metadata) -> tuple[nir.NIRGraph, dict[ex.Node, str]]:
+    """The canonical NIR graph of a traced model, and the name of every node in it.
+
+    ``metadata.layers`` is filled in here.
+    """
+    names: dict[ex.Node, str] = {}
+    nodes: dict[str, nir.NIRNode] = {}
+    edges: list[tuple[str, str]] = []
+
+    def emit(node: ex.Node) -> str:
+        if node not in names:
+            before = [emit(parent) for parent in node.inputs]
+            name = _unique(node, nodes)
+            if isinstance(node, ex.Linear):
+                flat = f"{name}_flatten"
+                nodes[flat] = nir.Flatten({"input": np.array(node.inputs[0].shape)}, start_dim=0)
+                edges.extend((parent, flat) for parent in before)
+                before = [flat]
+            nodes[name] = _nir_node(node)
+            edges.extend((parent, name) for parent in before)
+            names[node] = name
+        return names[node]
+
+    emit(traced.input)
+    heads = [emit(node) for node in _aligned_output(traced.output)]
+    shape = traced.output.shape
+    if any(not isinstance(node, ex.Linear) for node in _aligned_output(traced.output)):
+        nodes["output_flatten"] = nir.Flatten({"input": np.array(shape)}, start_dim=0)
+        edges.extend((head, "output_flatten") for head in heads)
+        heads = ["output_flatten"]
+    nodes["output"] = nir.Output({"output": np.array([int(np.prod(shape))])})
+    edges.extend((head, "output") for head in heads)
+
+    layers = {name: node.source for node, name in names.items() if not isinstance(node, ex.Input)}
+    value = asdict(metadata) | {"layers": layers}
+    grouped = any(isinstance(n, nir.Conv2d) and n.groups > 1 for n in nodes.values())
+    # nir's own check rejects every grouped convolution (it compares the input with weight.shape[1]).
+    graph = nir.NIRGraph(nodes, edges, metadata={KEY: json.dumps(value)}, type_check=not grouped)
+    return graph, names
+
+
+def _aligned_output(output: ex.Signal) -> tuple[ex.Node, ...]:
+    if not all(term.whole for term in output.terms):
+        raise SpikeportError("the output is a concatenation; end the model with one classifier")
+    if any(isinstance(node, (ex.Neuron, ex.Input)) for node in output.nodes):
+        raise SpikeportError("the output is made of spikes; end the model with a linear layer (class currents)")
+    return output.nodes
+
+
+def _unique(node: ex.Node, taken: dict[str, nir.NIRNode]) -> str:
+    base = node.source.replace(".", "_") or "node"
+    if isinstance(node, ex.Pool):
+        base += "_mean"
+    name, number = base, 1
+    while name in taken or name == "output":
+        number += 1
+        name = f"{base}_{number}"
+    return name
+
+
+def _nir_node(node: ex.Node) -> nir.NIRNode:
+    if isinstance(node, ex.Input):
+        shape = node.shape
+        return nir.Input({"input": np.array(shape)})
+    if isinstance(node, ex.Conv):
+        return nir.Conv2d(
+            input_shape=node.inputs[0].shape[1:],
+            weight=node.weight,
+            stride=node.stride,
+            padding=node.padding,
+            dilation=node.dilation,
+            groups=node.groups,
+            bias=node.bias,
+        )
+    if isinstance(node, ex.Linear):
+        return nir.Affine(node.weight, node.bias)
+    if isinstance(node, ex.Pool):
+        return nir.AvgPool2d(np.array(node.kernel), np.array(node.stride), np.array(node.padding))
+    assert isinstance(node, ex.Neuron)
+    full = lambda value: np.full(node.shape, value, dtype=np.float64)  # noqa: E731
+    return nir.LIF(
+        tau=full(node.tau * DT),
+        r=full(1.0),
+        v_leak=full(node.v_reset),
+        v_threshold=full(nir_threshold(node.v_threshold)),
+        v_reset=full(node.v_reset),
+    )
+
+
+def write_nir(graph: nir.NIRGraph, path: Path | str) -> None:
+    with replacing(path) as temporary:
+        nir.write(str(temporary), graph)
+
+
+def read_nir(path: Path | str) -> nir.NIRGraph:
+    """Raises SpikeportError where the file is missing, damaged, or not NIR."""
+    path = Path(path)
+    if not path.is_file():
+        raise SpikeportError(f"{path}: no such file; `spikeport export RUN --target nir` writes one")
+    try:
+        return nir.read(str(path), type_check=False)
+    except Exception as error:  # h5py and nir raise many kinds for a damaged file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SpikeportError(f"{path}: damaged, truncated or not a NIR file ({reason}); export it again") from None
+
+
+def metadata_of(graph: nir.NIRGraph) -> Metadata:
+    """Raises SpikeportError where the graph does not carry ours."""
+    text = graph.metadata.get(KEY)
+    if text is None:
+        raise SpikeportError("the NIR graph has no spikeport metadata (T, dt, input); export it with spikeport")
+    try:
+        value: dict[str, Any] = json.loads(text)
+        if value["format"] != FORMAT:
+            raise SpikeportError(f"the NIR graph's metadata has format {value['format']}, this version reads {FORMAT}")
+        return Metadata(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
+    except (TypeError, ValueError, KeyError) as error:
+        raise SpikeportError(f"the NIR graph's spikeport metadata is damaged ({error}); export it again") from None
+
+
+def ordered(graph: nir.NIRGraph) -> Iterator[tuple[str, nir.NIRNode, list[str]]]:
+    """Every node after those that feed it, with their names. Raises SpikeportError on dangling edges and cycles."""
+    before: dict[str, list[str]] = {name: [] for name in graph.nodes}
+    for source, target in graph.edges:
+        if source not in before or target not in before:
+            raise SpikeportError(f"the NIR graph has an edge {source} -> {target} to a node it does not hold")
+        before[target].append(source)
+    done: set[str] = set()
+    while len(done) < len(before):
+        ready = [name for name in before if name not in done and done.issuperset(before[name])]
+        if not ready:
+            stuck = sorted(set(before) - done)
+            raise SpikeportError(
+                f"the NIR graph has a cycle through {', '.join(stuck[:3])}; recurrence is not supported"
+            )
+        for name in ready:
+            yield name, graph.nodes[name], before[name]
+        done.update(ready)

@@ -1,0 +1,103 @@
+"""The CNN twin as ONNX, verified in ONNX Runtime."""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from torch import nn
+
+from spikeport.core.errors import SpikeportError
+from spikeport.core.files import replacing
+from spikeport.export.verify import Certificate, Witness, sha256
+
+OPSET = 20
+#: Largest difference of a logit between torch and ONNX Runtime, both float32.
+TOLERANCE = 1e-4
+
+
+def export_onnx(model: nn.Module, path: Path, samples: np.ndarray) -> Certificate:
+    """Writes ``model`` ([N, C, H, W] to [N, K]) with a dynamic batch, after ONNX Runtime has run it on ``samples``.
+
+    Raises:
+        SpikeportError: the model cannot be exported.
+        CheckFailed: ONNX Runtime gives other logits or classes.
+    """
+    model = model.eval().cpu()
+    x = torch.from_numpy(np.asarray(samples, np.float32))
+    with replacing(path) as temporary:
+        try:
+            with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), _quiet("torch.onnx"):
+                warnings.simplefilter("ignore")
+                torch.onnx.export(
+                    model,
+                    (x[: min(2, len(x))],),
+                    str(temporary),
+                    dynamo=True,
+                    opset_version=OPSET,
+                    input_names=["input"],
+                    output_names=["logits"],
+                    dynamic_shapes=({0: torch.export.Dim("batch")},),
+                    external_data=False,
+                    verbose=False,
+                )
+        except Exception as error:  # torch.onnx raises many kinds
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise SpikeportError(f"{type(model).__name__} cannot be exported to ONNX: {reason}") from error
+        certificate = verify_onnx(temporary, path.name, model, x)
+        certificate.require()
+    certificate.save(path.with_name("certificate.json"))
+    return certificate
+
+
+def verify_onnx(path: Path, name: str, model: nn.Module, x: torch.Tensor) -> Certificate:
+    with torch.no_grad():
+        expected = model(x).numpy()
+    found = run_onnx(path, x.numpy())
+    error = float(np.abs(found - expected).max())
+    agree = bool((found.argmax(1) == expected.argmax(1)).all())
+    witness = Witness(
+        reader=f"onnxruntime {version('onnxruntime')} (float32)",
+        status="agrees" if error <= TOLERANCE and agree else "differs",
+        note=f"logits differ by {error:.3g} (limit {TOLERANCE:g})",
+        output_error=error,
+        predictions_agree=agree,
+    )
+    return Certificate(name, sha256(path), len(x), (witness,))
+
+
+def open_onnx(path: Path) -> ort.InferenceSession:
+    """Raises SpikeportError where the file is missing, damaged, or not ONNX."""
+    if not path.is_file():
+        raise SpikeportError(f"{path}: no such file; `spikeport export RUN --target onnx` writes one")
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises its own kinds
+        reason = str(error).splitlines()[0]
+        raise SpikeportError(f"{path}: damaged or not an ONNX model ({reason}); export it again") from None
+
+
+def run_onnx(path: Path, x: np.ndarray) -> np.ndarray:
+    """Logits float32 [N, K] of float samples [N, C, H, W]."""
+    session = open_onnx(path)
+    logits: np.ndarray = session.run(None, {session.get_inputs()[0].name: np.asarray(x, np.float32)})[0]
+    return logits
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,216 @@
+"""Verification is part of exporting: the file is read back, run on real samples and held against the model.
+
+The gate is float64: the model in double precision, our NumPy interpreter and SpikingJelly's importer must
+agree in every spike. A float32 reader (snnTorch) may differ only where the float64 membrane lies within
+``TIE`` of the threshold, or downstream of such a flip.
+"""
+
+import copy
+import hashlib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nir
+import numpy as np
+import torch
+from torch import nn
+
+from spikeport.core.errors import CheckFailed
+from spikeport.core.files import write_json
+from spikeport.export import expressions as ex
+from spikeport.export import readers
+from spikeport.export.interpreter import Trajectory, interpret
+from spikeport.export.nir_graph import metadata_of, ordered, read_nir
+from spikeport.export.trace import Traced
+
+#: A membrane within TIE * max(1, |h|) of the threshold may fall either way in float32.
+TIE = 1e-5
+#: Class currents agree where they differ by less than this in float64.
+OUTPUT_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class Witness:
+    """One reader of the exported file.
+
+    Attributes:
+        status: "agrees", "agrees up to ties", "differs", or "cannot read" with the reason in ``note``.
+        layers: layer -> number of differing spikes.
+        differing_spikes: their sum.
+        first_difference: the first layer, in the order layers run, where spikes differ.
+        output_error: largest difference of a class current.
+        predictions_agree: whether every sample is put into the same class.
+        ties: the flips that lie at the threshold: layer, step, sample, distance.
+    """
+
+    reader: str
+    status: str
+    note: str = ""
+    layers: dict[str, int] = field(default_factory=dict)
+    differing_spikes: int = 0
+    first_difference: str | None = None
+    output_error: float | None = None
+    predictions_agree: bool | None = None
+    ties: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What was measured about an exported file; saved beside it as ``certificate.json``."""
+
+    file: str
+    sha256: str
+    samples: int
+    witnesses: tuple[Witness, ...]
+    spikes_compared: int = 0
+    time_steps: int | None = None
+
+    @property
+    def passed(self) -> bool:
+        return all(w.status != "differs" for w in self.witnesses)
+
+    def require(self) -> None:
+        """Raises CheckFailed where a witness disagrees."""
+        for witness in self.witnesses:
+            if witness.status == "differs":
+                where = f"first at {witness.first_difference}" if witness.first_difference else witness.note
+                raise CheckFailed(
+                    f"{self.file}: {witness.reader} differs from the model in {witness.differing_spikes} spikes "
+                    f"({where}); the file was not written"
+                )
+
+    def save(self, path: Path) -> None:
+        write_json(path, asdict(self) | {"passed": self.passed})
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def verify_nir(
+    path: Path, name: str, model: nn.Module, traced: Traced, names: dict[ex.Node, str], samples: np.ndarray
+) -> Certificate:
+    """Reads the file at ``path`` back and compares it with the model.
+
+    Args:
+        name: what the certificate calls the file.
+        names: node -> its name in the file.
+        samples: float [N, ...], or [T, N, ...] for a network without constant input.
+    """
+    graph = read_nir(path)
+    reference = interpret(graph, samples, margins=True)
+    compared = sum(s.size for s in reference.spikes.values())
+    witnesses = [_against_model(model, traced, names, samples, reference)]
+    for label, read, exact in (
+        (readers.label("spikingjelly", "float64"), readers.read_spikingjelly, True),
+        (readers.label("snntorch", "float32"), readers.read_snntorch, False),
+    ):
+        try:
+            reading = read(path, samples)
+        except readers.CannotRead as reason:
+            witnesses.append(Witness(label, "cannot read", str(reason)))
+            continue
+        witnesses.append(_against_reference(label, graph, reference, reading, exact))
+    return Certificate(
+        name,
+        sha256(path),
+        samples.shape[0 if traced.constant_input else 1],
+        tuple(witnesses),
+        compared,
+        traced.time_steps,
+    )
+
+
+def _against_model(
+    model: nn.Module, traced: Traced, names: dict[ex.Node, str], samples: np.ndarray, reference: Trajectory
+) -> Witness:
+    """The PyTorch model in float64 against the interpreter, layer by layer."""
+    double = copy.deepcopy(model).double().eval()
+    steps = traced.time_steps
+    seen: list[np.ndarray] = []
+    wanted = {layer for layer, _ in traced.observed}
+    for layer, module in double.named_modules():
+        if layer in wanted:
+            module.register_forward_hook(lambda m, a, output: seen.append(output.unflatten(0, (steps, -1)).numpy()))
+    x = torch.from_numpy(np.asarray(samples, np.float64))
+    with torch.no_grad():
+        prediction = double(x if traced.constant_input else x.flatten(0, 1)).numpy()
+    layers: dict[str, int] = {}
+    for (layer, signal), expected in zip(traced.observed, seen, strict=True):
+        found = np.zeros(expected.shape)
+        for term in signal.terms:
+            used = np.flatnonzero(term.index >= 0)
+            maps = reference.spikes[names[term.node]].reshape(*expected.shape[:2], -1, *expected.shape[3:])
+            found[:, :, used] += maps[:, :, term.index[used]]
+        layers[layer] = layers.get(layer, 0) + int((found != expected).sum())
+    error = float(np.abs(prediction - reference.prediction).max())
+    agree = bool((prediction.argmax(1) == reference.prediction.argmax(1)).all())
+    return _witness("the model (PyTorch, float64) and spikeport's interpreter (NumPy, float64)", layers, error, agree)
+
+
+def _against_reference(
+    label: str, graph: nir.NIRGraph, reference: Trajectory, reading: readers.Reading, exact: bool
+) -> Witness:
+    layers = {n: int((reading.spikes[n] != s).sum()) for n, s in reference.spikes.items()}
+    error = float(np.abs(reading.outputs - reference.outputs).max())
+    agree = bool((reading.outputs.mean(0).argmax(1) == reference.prediction.argmax(1)).all())
+    if exact:
+        return _witness(label, layers, error, agree)
+    ties, unexplained = explain_flips(graph, reference, reading.spikes)
+    witness = _witness(label, layers, None, agree)
+    if unexplained:
+        return Witness(**asdict(witness) | {"note": f"{unexplained} flips away from any tie", "output_error": error})
+    status = "agrees up to ties" if witness.differing_spikes else "agrees"
+    return Witness(**asdict(witness) | {"status": status, "ties": ties, "output_error": error})
+
+
+def _witness(reader: str, layers: dict[str, int], error: float | None, agree: bool) -> Witness:
+    total = sum(layers.values())
+    wrong_output = error is not None and error > OUTPUT_TOLERANCE
+    return Witness(
+        reader=reader,
+        status="differs" if total or wrong_output else "agrees",
+        note=f"class currents differ by {error:.3g}" if wrong_output else "",
+        layers=layers,
+        differing_spikes=total,
+        first_difference=next((layer for layer, count in layers.items() if count), None),
+        output_error=error,
+        predictions_agree=agree,
+    )
+
+
+def explain_flips(
+    graph: nir.NIRGraph, reference: Trajectory, spikes: dict[str, np.ndarray]
+) -> tuple[list[dict[str, Any]], int]:
+    """The flips that are ties, and the number that neither are nor follow from an earlier flip of the sample.
+
+    A flip follows from an earlier one where, in the same sample, a neuron of this layer flipped at an earlier
+    step or one of a layer upstream flipped at this step or before.
+    """
+    ties: list[dict[str, Any]] = []
+    unexplained = 0
+    never = metadata_of(graph).time_steps
+    # node -> per sample, the first step at which something upstream of its output flipped
+    upstream: dict[str, np.ndarray] = {}
+    for name, _, before in ordered(graph):
+        entering = np.min([upstream[b] for b in before], axis=0) if before else np.array(never)
+        if name not in spikes:
+            upstream[name] = entering
+            continue
+        flips = np.argwhere(spikes[name] != reference.spikes[name])
+        samples = reference.spikes[name].shape[1]
+        entering = np.broadcast_to(entering, samples)
+        own = np.full(samples, never)
+        np.minimum.at(own, flips[:, 1], flips[:, 0])
+        threshold = np.asarray(graph.nodes[name].v_threshold)
+        for flip in flips:
+            step, sample = int(flip[0]), int(flip[1])
+            margin = float(reference.margins[name][tuple(flip)])
+            size = max(1.0, abs(margin + float(threshold[tuple(flip[2:])])))
+            if abs(margin) <= TIE * size:
+                ties.append({"layer": name, "step": step, "sample": sample, "distance": margin})
+            elif not (entering[sample] <= step or own[sample] < step):
+                unexplained += 1
+        upstream[name] = np.minimum(entering, own)
+    return ties, unexplained

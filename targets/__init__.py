@@ -1,0 +1,1 @@
+"""Where an exported network runs: Loihi (simulated) and ONNX Runtime."""

@@ -1,0 +1,241 @@
+"""From a NIR graph to a Loihi program: integers, depths, and one scale per population.
+
+The scale S of a population is shared by all synapses into it, its bias and its threshold. It is the largest for
+which every integer fits its register and the worst-case current cannot wrap; see ``largest_scale``.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import nir
+import numpy as np
+
+from spikeport.core.errors import SpikeportError
+from spikeport.export.nir_graph import Metadata, metadata_of, ordered
+from spikeport.targets.loihi import arithmetic as loihi
+from spikeport.targets.loihi.program import INPUT, LoihiProgram, Population, Shape, Synapse
+from spikeport.targets.loihi.synapses import Path, follow, start
+
+#: Graded input: 8 bits with sign, symmetric, so that 0 stays 0 and padding stays exact.
+INPUT_MAX = 127
+
+
+def compile(graph: nir.NIRGraph, calibration: np.ndarray | None = None) -> LoihiProgram:
+    """Compiles a canonical NIR graph with spikeport's metadata.
+
+    Args:
+        calibration: real samples [N, C, H, W]; sets the range of the input where the metadata gives none.
+
+    Raises:
+        SpikeportError: a node or a value that Loihi cannot hold, with the layer, the limit and the remedy.
+    """
+    metadata = metadata_of(graph)
+    if metadata.input != "constant":
+        raise SpikeportError("the network takes another input at every step; only a constant input compiles to Loihi")
+    input_scale = _input_bound(metadata, calibration) / INPUT_MAX
+    values: dict[str, list[Path]] = {}
+    populations: list[Population] = []
+    synapses: list[Synapse] = []
+    depth = {INPUT: 0}
+    output = ""
+    for name, node, before in ordered(graph):
+        paths = [path for b in before for path in values[b]]
+        if isinstance(node, nir.Input):
+            values[name] = [start(INPUT, _shape(metadata.input_shape))]
+        elif isinstance(node, (nir.LIF, nir.Output)):
+            if isinstance(node, nir.Output):
+                output = name
+            population, incoming = _population(name, node, paths, metadata, input_scale)
+            depth[name] = 1 + max(depth[path.pre] for path in paths)
+            for synapse in incoming:
+                pre = _relayed(synapse.pre, depth, depth[name] - 1, populations, synapses)
+                synapses.append(replace(synapse, pre=pre))
+            populations.append(replace(population, depth=depth[name]))
+            values[name] = [start(name, population.shape)]
+        else:
+            values[name] = [follow(path, name, node) for path in paths]
+    if not output:
+        raise SpikeportError("the NIR graph has no output")
+    carried = ("dataset", "mean", "std", "class_names", "readout", "dt")
+    return LoihiProgram(
+        time_steps=metadata.time_steps,
+        input_shape=_shape(metadata.input_shape),
+        input_scale=input_scale,
+        populations=tuple(populations),
+        synapses=tuple(synapses),
+        output=output,
+        metadata={name: getattr(metadata, name) for name in carried},
+    )
+
+
+def _shape(shape: tuple[int, ...]) -> Shape:
+    if len(shape) == 1:
+        return (shape[0], 1, 1)
+    if len(shape) != 3:
+        raise SpikeportError(f"input shape {shape}; expected (C, H, W) or (F,)")
+    return (shape[0], shape[1], shape[2])
+
+
+def _input_bound(metadata: Metadata, calibration: np.ndarray | None) -> float:
+    if metadata.input_bound is not None:
+        return metadata.input_bound
+    if calibration is None or len(calibration) == 0:
+        raise SpikeportError("the range of the input is unknown; give real samples with --calibration X.npy")
+    if not np.isfinite(calibration).all():
+        raise SpikeportError("the calibration samples hold NaN or infinity")
+    return max(float(np.abs(calibration).max()), 1e-12)
+
+
+def _population(
+    name: str, node: nir.LIF | nir.Output, paths: list[Path], metadata: Metadata, input_scale: float
+) -> tuple[Population, list[Synapse]]:
+    """A population and the synapses into it, in integers."""
+    if not paths:
+        raise SpikeportError(f"{name}: nothing feeds these neurons")
+    shapes = {path.shape for path in paths}
+    if len(shapes) != 1:
+        raise SpikeportError(f"{name}: its inputs have the shapes {sorted(shapes)}; they must agree")
+    if isinstance(node, nir.LIF):
+        decay, gain, threshold, offset = _lif_constants(name, node, metadata.dt)
+    else:
+        decay, gain, threshold, offset = 0.0, 1.0, None, 0.0
+    weights = [path.weight * gain * (input_scale if path.pre == INPUT else 1.0) for path in paths]
+    largest = [INPUT_MAX if path.pre == INPUT else 1 for path in paths]
+    bias = sum(path.bias for path in paths) * gain + offset
+    if not all(np.isfinite(w).all() for w in weights) or not np.isfinite(bias).all():
+        raise SpikeportError(f"{name}: its weights or bias hold NaN or infinity")
+    steps = None if threshold is not None else metadata.time_steps
+    scale = largest_scale(name, weights, largest, bias, threshold, steps)
+    mant, exponent = quantise_bias(bias * scale)
+    if threshold is None:
+        vth = loihi.VTH_NEVER
+    else:
+        # Where v stays on the grid of the weights, the next lower integer keeps ">" exact.
+        on_grid = decay in (0.0, 1.0) and (exponent >= loihi.SHIFT or not mant.any())
+        vth = int(np.floor(threshold * scale)) if on_grid else int(np.rint(threshold * scale))
+    population = Population(
+        name=name,
+        source=metadata.layers.get(name, name),
+        shape=shapes.pop(),
+        du=loihi.NO_CURRENT_MEMORY,
+        dv=min(round(decay * loihi.DECAY_ONE), loihi.DECAY_ONE - 1),
+        vth=vth,
+        bias_mant=mant,
+        bias_exp=exponent,
+        scale=scale,
+        depth=0,
+        spiking=threshold is not None,
+    )
+    synapses = [
+        Synapse(
+            name=f"{path.names[0] if path.names else path.pre}__{name}",
+            source=metadata.layers.get(path.names[0], path.names[0]) if path.names else "",
+            pre=path.pre,
+            post=name,
+            weight=np.rint(weight * scale).astype(np.int8),
+            stride=path.stride,
+            padding=path.padding,
+            groups=path.groups,
+        )
+        for path, weight in zip(paths, weights, strict=True)
+    ]
+    return population, synapses
+
+
+def _lif_constants(name: str, node: nir.LIF, dt: float) -> tuple[float, float, float, float]:
+    """Decay per step, gain of the current, threshold above the reset, and the constant current of v_leak."""
+
+    def one(field: str) -> float:
+        values = np.unique(np.asarray(getattr(node, field), np.float64))
+        if len(values) != 1 or not np.isfinite(values[0]):
+            raise SpikeportError(f"{name}: {field} differs between neurons or is not finite; Loihi takes one per layer")
+        return float(values[0])
+
+    tau, r, reset = one("tau"), one("r"), one("v_reset")
+    decay = dt / tau
+    if not 0 < decay <= 1 + 1e-9:
+        raise SpikeportError(f"{name}: tau is {tau / dt:.4g} steps; at least 1 is needed")
+    threshold = one("v_threshold") - reset
+    if threshold <= 0:
+        raise SpikeportError(f"{name}: its threshold is not above its reset")
+    return decay, r * decay, threshold, (one("v_leak") - reset) * decay
+
+
+def largest_scale(
+    name: str,
+    weights: list[np.ndarray],
+    largest_input: list[int],
+    bias: np.ndarray,
+    threshold: float | None,
+    integrates: int | None,
+) -> float:
+    """The largest S for which all of these hold:
+
+    - |round(w * S)| <= 127;
+    - threshold * S <= 131071 (17 bits);
+    - |bias * S| * 64 <= 4095 << 7 (mantissa 13 bits, exponent at most 7);
+    - the worst-case current, sum |w| * largest input, <= 131071, so that u cannot wrap;
+    - for integrators over ``integrates`` steps: steps * (worst-case current + |bias|) <= 131071.
+
+    Raises:
+        SpikeportError: all weights are zero, or the threshold ends below 1.
+    """
+    top = max(float(np.abs(w).max(initial=0.0)) for w in weights)
+    bias_top = float(np.abs(bias).max())
+    if top == 0:
+        raise SpikeportError(f"{name}: all of its weights are zero, so it has no scale; remove the layer")
+    # Half a step of rounding is used up on purpose: 127.49 still rounds to 127.
+    scale = (loihi.WEIGHT_MAX + 0.49) / top
+    if threshold is not None:
+        scale = min(scale, loihi.VTH_MAX / threshold)
+    if bias_top > 0:
+        scale = min(scale, (loihi.BIAS_MANT_MAX << loihi.BIAS_EXP_MAX) / (bias_top * (1 << loihi.SHIFT)))
+    while True:
+        current = sum(
+            np.abs(np.rint(w * scale)).sum(axis=(1, 2, 3)) * most
+            for w, most in zip(weights, largest_input, strict=True)
+        )
+        load = current if integrates is None else integrates * (current + np.abs(bias) * scale + 1)
+        excess = float(np.max(load)) / loihi.CURRENT_MAX
+        if excess <= 1:
+            break
+        scale /= max(excess, 1.0005)
+    if threshold is not None and threshold * scale < 1:
+        raise SpikeportError(
+            f"{name}: at the scale its weights allow ({scale:.3g}) the threshold becomes {threshold * scale:.3g} < 1; "
+            "train with smaller weights or a larger threshold"
+        )
+    return scale
+
+
+def quantise_bias(bias: np.ndarray) -> tuple[np.ndarray, int]:
+    """Bias in weight units to mantissas, int32 [C], and their common exponent, the smallest that fits."""
+    wanted = bias * (1 << loihi.SHIFT)
+    for exponent in range(loihi.BIAS_EXP_MAX + 1):
+        mant = np.rint(wanted / (1 << exponent))
+        if np.abs(mant).max(initial=0) <= loihi.BIAS_MANT_MAX:
+            return mant.astype(np.int32), exponent
+    raise SpikeportError(f"a bias of {np.abs(bias).max():.4g} weight steps does not fit 13 bits at exponent 7")
+
+
+def _relayed(
+    pre: str, depth: dict[str, int], wanted: int, populations: list[Population], synapses: list[Synapse]
+) -> str:
+    """The population that repeats the spikes of ``pre`` at depth ``wanted``: relay neurons, one step each.
+
+    Spikes travel one synapse per step, so branches that join must be equally deep. The input comes from the
+    host, which sends it again at any step.
+    """
+    while pre != INPUT and depth[pre] < wanted:
+        name = f"{pre}_relay"
+        if name not in depth:
+            source = next(p for p in populations if p.name == pre)
+            channels = source.shape[0]
+            depth[name] = depth[pre] + 1
+            fields: dict[str, Any] = {"source": "", "dv": loihi.DECAY_ONE - 1, "vth": 1, "bias_exp": 0, "scale": 2.0}
+            bias = np.zeros(channels, np.int32)
+            populations.append(replace(source, name=name, depth=depth[name], bias_mant=bias, **fields))
+            weight = np.full((channels, 1, 1, 1), 2, np.int8)
+            synapses.append(Synapse(f"{pre}__{name}", "", pre, name, weight, groups=channels))
+        pre = name
+    return pre

@@ -1,0 +1,175 @@
+"""The fixed-point engine: a Loihi program on the CPU, integer for integer, many samples at a time."""
+
+import zlib
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from spikeport.core.progress import Progress, silent
+from spikeport.targets.loihi import arithmetic
+from spikeport.targets.loihi.program import INPUT, LoihiProgram, Population, Synapse
+from spikeport.targets.record import SpikeRecord
+
+BATCH = 32
+
+
+def simulate_fixed(
+    program: LoihiProgram,
+    x: np.ndarray,
+    labels: np.ndarray | None = None,
+    rasters: int = 0,
+    progress: Progress = silent,
+) -> SpikeRecord:
+    """Runs float samples [N, C, H, W] through the program.
+
+    A layer of depth d does at the chip's step t + d what it does here at step t; so the layers run one after
+    the other, all T steps of each at once.
+
+    Args:
+        rasters: keep the full spike maps of that many first samples.
+        progress: told the number of samples done.
+
+    Raises:
+        SpikeportError: samples of another shape, none at all, NaN, or outside the graded range.
+    """
+    q = program.quantise(x)
+    parts = []
+    for start in range(0, len(q), BATCH):
+        keep = max(0, min(rasters - start, BATCH))
+        parts.append(_run(program, torch.from_numpy(q[start : start + BATCH]), keep))
+        progress(min(start + BATCH, len(q)), len(q))
+    sums = np.concatenate([p["sums"] for p in parts])
+    population = program.population(program.output)
+    joined = {
+        kind: {name: np.concatenate([p[kind][name] for p in parts]) for name in parts[0][kind]}
+        for kind in ("spikes", "digests", "events", "rasters")
+    }
+    totals = {
+        kind: {name: sum(p[kind][name] for p in parts) for name in parts[0][kind]} for kind in ("wraps", "saturations")
+    }
+    return SpikeRecord(
+        engine="fixed",
+        time_steps=program.time_steps,
+        program=program.digest(),
+        outputs=class_currents(sums, population, program.time_steps),
+        output_sums=sums,
+        labels=labels,
+        details={"torch": torch.__version__},
+        **joined,
+        **totals,
+    )
+
+
+def class_currents(sums: np.ndarray, output: Population, time_steps: int) -> np.ndarray:
+    """Integrator sums (v after T steps) to mean class currents, float64."""
+    return sums / (output.scale * (1 << arithmetic.SHIFT) * time_steps)
+
+
+def _run(program: LoihiProgram, q: Tensor, keep: int) -> dict:
+    steps, n = program.time_steps, len(q)
+    # The input is held: its currents are computed once and count at every step.
+    values: dict[str, Tensor] = {INPUT: q.float()}
+    out: dict = {k: {} for k in ("spikes", "digests", "events", "rasters", "wraps", "saturations")}
+    for population in program.populations:
+        held = torch.zeros(n, *population.shape, dtype=torch.int64)
+        moving = torch.zeros(steps, n, *population.shape, dtype=torch.int64)
+        for synapse in program.into(population.name):
+            source = values[synapse.pre]
+            current = convolve(source, synapse)
+            events = event_counts(source != 0, synapse)
+            if synapse.pre == INPUT:
+                held += current
+                out["events"][synapse.name] = np.repeat(events[:, None], steps, axis=1)
+            else:
+                moving += current.unflatten(0, (steps, n))
+                out["events"][synapse.name] = events.reshape(steps, n).T.copy()
+        spikes = _population(population, held, moving, out)
+        if population.spiking:
+            values[population.name] = spikes.flatten(0, 1).float()
+            _observe(population, spikes, keep, out)
+        else:
+            out["sums"] = out.pop("v").flatten(1).numpy()
+    return out
+
+
+def _population(population: Population, held: Tensor, moving: Tensor, out: dict) -> Tensor:
+    bias = torch.from_numpy(population.bias)
+    u = torch.zeros_like(held)
+    v = torch.zeros_like(held)
+    wraps = saturations = 0
+    spikes = torch.empty(moving.shape, dtype=torch.bool)
+    for t, a in enumerate(moving.unbind(0)):
+        u, v, wrapped, saturated = arithmetic.charge(u, v, a + held, population.du, population.dv, bias)
+        spikes[t], v = arithmetic.fire(v, population.vth)
+        wraps, saturations = wraps + wrapped, saturations + saturated
+    out["wraps"][population.name], out["saturations"][population.name] = wraps, saturations
+    if not population.spiking:
+        out["v"] = v
+    return spikes
+
+
+def _observe(population: Population, spikes: Tensor, keep: int, out: dict) -> None:
+    """Counts and checksums of spikes [T, N, C, H, W]."""
+    maps = spikes.transpose(0, 1).flatten(2).numpy()
+    out["spikes"][population.name] = maps.sum(2, dtype=np.int64)
+    packed = np.packbits(maps, axis=2)
+    out["digests"][population.name] = np.array(
+        [[zlib.crc32(step.tobytes()) for step in sample] for sample in packed], dtype=np.uint32
+    )
+    if keep:
+        out["rasters"][population.name] = spikes[:, :keep].transpose(0, 1).numpy().copy()
+
+
+def convolve(x: Tensor, synapse: Synapse) -> Tensor:
+    """Integer convolution of x (integers in float32, [N, C, H, W]) with the synapse's weights, exact, int64.
+
+    float32 sums of integers are exact below 2^24 whatever their order; what is not exact are convolution
+    algorithms that transform (Winograd), so each shape is probed once against float64.
+    """
+    weight = torch.from_numpy(synapse.weight)
+    options = (synapse.stride, synapse.padding, synapse.dilation, synapse.groups)
+    exact = _float32_is_exact(tuple(x.shape[1:]), tuple(weight.shape), *options, torch.get_num_threads())
+    dtype = torch.float32 if exact else torch.float64
+    return _conv(x.to(dtype), weight.to(dtype), *options).long()
+
+
+def _conv(x: Tensor, weight: Tensor, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Tensor:
+    with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.backends.nnpack.flags(enabled=False):
+        return F.conv2d(x, weight, None, stride, padding, dilation, groups)
+
+
+@cache
+def _float32_is_exact(
+    shape: tuple, weight_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int, threads: int
+) -> bool:
+    """Whether float32 convolution of this shape equals float64 on a random probe (N = 16: small batches hide it)."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(-127, 128, (16, *shape), generator=generator).double()
+    weight = torch.randint(-127, 128, weight_shape, generator=generator).double()
+    if float(weight.abs().flatten(1).sum(1).max()) * 127 >= 1 << 24:  # keep the probe's own sums exact
+        x = x.sign()
+    expected = _conv(x, weight, stride, padding, dilation, groups)
+    return torch.equal(_conv(x.float(), weight.float(), stride, padding, dilation, groups).double(), expected)
+
+
+def event_counts(active: Tensor, synapse: Synapse) -> np.ndarray:
+    """Synaptic events per row of ``active`` [N, C, H, W] (bool): weights read and added, padding excluded."""
+    out_per_group = synapse.weight.shape[0] // synapse.groups
+    reached = fan_out(tuple(active.shape[2:]), synapse)
+    per_pixel = active.sum(1, dtype=torch.int64)
+    return (per_pixel * reached * out_per_group).sum((1, 2)).numpy()
+
+
+def fan_out(size: tuple[int, int], synapse: Synapse) -> Tensor:
+    """Output positions that each input position of a [H, W] map reaches, int64 [H, W]."""
+    axes = []
+    for length, kernel, stride, padding, dilation in zip(
+        size, synapse.weight.shape[2:], synapse.stride, synapse.padding, synapse.dilation, strict=True
+    ):
+        outputs = (length + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+        taps = np.arange(outputs)[:, None] * stride + np.arange(kernel) * dilation - padding
+        axes.append(np.bincount(taps[(taps >= 0) & (taps < length)], minlength=length))
+    return torch.from_numpy(np.outer(*axes))

@@ -1,0 +1,191 @@
+"""A network in Loihi's terms: integers only, no framework, one file."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from spikeport.core.errors import SpikeportError
+from spikeport.core.files import replacing
+
+FORMAT = 1
+Pair = tuple[int, int]
+Shape = tuple[int, int, int]
+
+#: The name of the input in ``Synapse.pre``.
+INPUT = "input"
+
+
+@dataclass(frozen=True, eq=False)
+class Population:
+    """A map of equal neurons.
+
+    Attributes:
+        name: unique in the program.
+        source: the layer of the PyTorch model whose spikes these are ("" where the compiler added it).
+        shape: channels, height, width.
+        du, dv: decay of current and voltage in 1/4096 (du = 4095: no current memory; dv = 0: no leak).
+        vth: threshold; the neuron fires where v > vth * 64.
+        bias_mant: int32 [C]; every step adds ``bias_mant << bias_exp`` to v.
+        bias_exp: 0..7.
+        scale: S; an integer current of S is a current of 1 in the network's own units, times the gain.
+        depth: synapses between the input and this population; its step t is the chip's step t + depth.
+        spiking: False for the integrators that sum the class currents (they never fire).
+    """
+
+    name: str
+    source: str
+    shape: Shape
+    du: int
+    dv: int
+    vth: int
+    bias_mant: np.ndarray
+    bias_exp: int
+    scale: float
+    depth: int
+    spiking: bool = True
+
+    @property
+    def neurons(self) -> int:
+        return int(np.prod(self.shape))
+
+    @property
+    def bias(self) -> np.ndarray:
+        """What every step adds to v: int64 [C, 1, 1]."""
+        return (self.bias_mant.astype(np.int64) << self.bias_exp)[:, None, None]
+
+
+@dataclass(frozen=True, eq=False)
+class Synapse:
+    """A convolution from ``pre`` (a population or ``INPUT``) to ``post``; a dense layer is one whose kernel
+    covers the map.
+
+    Attributes:
+        source: the layer of the PyTorch model it comes from ("" where the compiler added it).
+        weight: int8 [out, in / groups, kernel height, kernel width], PyTorch's orientation.
+    """
+
+    name: str
+    source: str
+    pre: str
+    post: str
+    weight: np.ndarray
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class LoihiProgram:
+    """What both engines run.
+
+    Attributes:
+        time_steps: T; every sample is held for T steps, then all neurons are reset.
+        input_shape: channels, height, width of the graded input.
+        input_scale: a graded input q stands for the value q * input_scale; q is within -127..127.
+        populations: in an order in which every population follows those that feed it.
+        output: the integrators; their v / 64 after T steps, over ``scale`` and T, is the mean class current.
+        metadata: JSON values: class names, normalisation, where the network came from.
+    """
+
+    time_steps: int
+    input_shape: Shape
+    input_scale: float
+    populations: tuple[Population, ...]
+    synapses: tuple[Synapse, ...]
+    output: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def population(self, name: str) -> Population:
+        return next(p for p in self.populations if p.name == name)
+
+    def into(self, post: str) -> list[Synapse]:
+        return [s for s in self.synapses if s.post == post]
+
+    def out_of(self, pre: str) -> list[Synapse]:
+        return [s for s in self.synapses if s.pre == pre]
+
+    def shape_of(self, pre: str) -> Shape:
+        return self.input_shape if pre == INPUT else self.population(pre).shape
+
+    @property
+    def depth(self) -> int:
+        return max(p.depth for p in self.populations)
+
+    def quantise(self, x: np.ndarray) -> np.ndarray:
+        """Float samples [N, C, H, W] to the graded input, int32. Raises SpikeportError on NaN or wrong shape."""
+        if x.ndim != 4 or x.shape[1:] != self.input_shape:
+            raise SpikeportError(f"input has shape {list(x.shape)}; the program takes [N, {_commas(self.input_shape)}]")
+        if len(x) == 0:
+            raise SpikeportError("zero samples to simulate; give at least one")
+        if not np.isfinite(x).all():
+            raise SpikeportError("input holds NaN or infinity")
+        q = np.rint(x / self.input_scale).astype(np.int64)
+        if np.abs(q).max() > 127:
+            raise SpikeportError(
+                f"input reaches {np.abs(x).max():.4g}, the graded input ends at {127 * self.input_scale:.4g}; "
+                "compile with a calibration that covers it"
+            )
+        return q.astype(np.int32)
+
+    def digest(self) -> str:
+        """SHA-256 of everything an engine runs (metadata apart)."""
+        digest = hashlib.sha256()
+        header, arrays = _split(self)
+        header.pop("metadata")
+        digest.update(json.dumps(header, sort_keys=True).encode())
+        for name in sorted(arrays):
+            digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
+        return digest.hexdigest()
+
+    def save(self, path: Path | str) -> None:
+        header, arrays = _split(self)
+        with replacing(path) as temporary:
+            np.savez_compressed(temporary, header=np.array(json.dumps(header)), **arrays)
+
+    @staticmethod
+    def load(path: Path | str) -> "LoihiProgram":
+        """Raises SpikeportError where the file is missing, damaged, or not a program."""
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                header = json.loads(str(archive["header"]))
+                if header.pop("format") != FORMAT:
+                    raise SpikeportError(f"{path}: written by another version; export it again")
+                populations = tuple(
+                    Population(**{**p, "shape": tuple(p["shape"])}, bias_mant=archive[f"bias/{p['name']}"])
+                    for p in header.pop("populations")
+                )
+                synapses = tuple(
+                    Synapse(
+                        **{k: tuple(v) if isinstance(v, list) else v for k, v in s.items()},
+                        weight=archive[f"weight/{s['name']}"],
+                    )
+                    for s in header.pop("synapses")
+                )
+                header["input_shape"] = tuple(header["input_shape"])
+                return LoihiProgram(**header, populations=populations, synapses=synapses)
+        except FileNotFoundError:
+            raise SpikeportError(f"{path}: no such file; `spikeport export RUN --target loihi` writes it") from None
+        except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
+            raise SpikeportError(f"{path}: not a Loihi program ({error}); export it again") from None
+
+
+def _split(program: LoihiProgram) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The JSON part and the arrays of a program."""
+    plain = lambda item, skip: {f.name: getattr(item, f.name) for f in fields(item) if f.name != skip}  # noqa: E731
+    header = plain(program, "")
+    header["format"] = FORMAT
+    header["populations"] = [plain(p, "bias_mant") for p in program.populations]
+    header["synapses"] = [plain(s, "weight") for s in program.synapses]
+    arrays = {f"bias/{p.name}": p.bias_mant for p in program.populations}
+    arrays.update({f"weight/{s.name}": s.weight for s in program.synapses})
+    return header, arrays
+
+
+def _commas(shape: Shape) -> str:
+    return ", ".join(str(n) for n in shape)

@@ -1,0 +1,165 @@
+"""Chains of linear NIR nodes (convolution, pooling, flatten, affine) as single convolutions, exactly.
+
+On a chip every synapse ends in neurons, so what lies between two populations must become one convolution.
+"""
+
+from dataclasses import dataclass, replace
+
+import nir
+import numpy as np
+
+from spikeport.core.errors import SpikeportError
+from spikeport.export.expressions import output_size, ungrouped
+
+Pair = tuple[int, int]
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Path:
+    """What a population sends along one way: a convolution with bias, in float64.
+
+    Attributes:
+        pre: the population at its start.
+        names: the NIR nodes it passes.
+        shape: channels, height, width at its end.
+        mean: whether it only averages (weight [C, 1, kH, kW], groups = C).
+    """
+
+    pre: str
+    names: tuple[str, ...]
+    input_shape: Shape
+    shape: Shape
+    weight: np.ndarray
+    bias: np.ndarray
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    groups: int = 1
+    mean: bool = False
+
+
+def start(pre: str, shape: Shape) -> Path:
+    """The path that goes nowhere: the population itself."""
+    ones = np.ones((shape[0], 1, 1, 1))
+    return Path(pre, (), shape, shape, ones, np.zeros(shape[0]), groups=shape[0], mean=True)
+
+
+def follow(path: Path, name: str, node: nir.NIRNode) -> Path:
+    """The path extended by one NIR node. Raises SpikeportError where the two do not compose exactly."""
+    if isinstance(node, nir.Flatten):
+        return path
+    if isinstance(node, nir.AvgPool2d):
+        kernel, stride, padding = _pair(node.kernel_size), _pair(node.stride), _pair(node.padding)
+        weight = np.full((path.shape[0], 1, *kernel), 1 / (kernel[0] * kernel[1]))
+        bias = np.zeros(path.shape[0])
+        return _compose(path, name, weight, bias, stride, padding, path.shape[0], mean=True)
+    if isinstance(node, nir.Conv2d):
+        weight = _dilated(np.asarray(node.weight, np.float64), _pair(node.dilation))
+        bias = np.asarray(node.bias, np.float64)
+        return _compose(path, name, weight, bias, _pair(node.stride), _pair(node.padding), int(node.groups))
+    if isinstance(node, (nir.Affine, nir.Linear)):
+        weight = np.asarray(node.weight, np.float64)
+        if weight.ndim != 2 or weight.shape[1] != np.prod(path.shape):
+            raise SpikeportError(f"{name}: weights {weight.shape} do not take a map of {path.shape}")
+        bias = np.asarray(node.bias, np.float64) if isinstance(node, nir.Affine) else np.zeros(len(weight))
+        return _compose(path, name, weight.reshape(len(weight), *path.shape), bias, (1, 1), (0, 0), 1)
+    raise SpikeportError(f"{name}: {type(node).__name__} does not compile to Loihi")
+
+
+def _pair(value: object) -> Pair:
+    height, width = np.broadcast_to(np.asarray(value, int), 2)
+    return int(height), int(width)
+
+
+def _dilated(weight: np.ndarray, dilation: Pair) -> np.ndarray:
+    """The same kernel with its holes written as zeros."""
+    if dilation == (1, 1):
+        return weight
+    size = [d * (k - 1) + 1 for d, k in zip(dilation, weight.shape[2:], strict=True)]
+    full = np.zeros((*weight.shape[:2], *size))
+    full[:, :, :: dilation[0], :: dilation[1]] = weight
+    return full
+
+
+def _compose(
+    path: Path,
+    name: str,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    stride: Pair,
+    padding: Pair,
+    groups: int,
+    mean: bool = False,
+) -> Path:
+    channels = weight.shape[1] * groups
+    if channels != path.shape[0]:
+        raise SpikeportError(f"{name}: takes {channels} channels, is given {path.shape[0]}")
+    size = output_size(path.shape[1:], (weight.shape[2], weight.shape[3]), stride, padding, (1, 1))
+    if min(size) < 1:
+        raise SpikeportError(f"{name}: its kernel does not fit on a map of {path.shape[1:]}")
+    shape = (len(weight), *size)
+    names = (*path.names, name)
+    if not path.names:
+        return replace(
+            path,
+            names=names,
+            shape=shape,
+            weight=weight,
+            bias=bias,
+            stride=stride,
+            padding=padding,
+            groups=groups,
+            mean=mean,
+        )
+    if padding != (0, 0):
+        _refuse_padding(path, name)
+    joined = _joined_kernel(path, weight, groups)
+    full = ungrouped(weight, groups).sum((2, 3))
+    return replace(
+        path,
+        names=names,
+        shape=shape,
+        weight=joined,
+        bias=bias + full @ path.bias,
+        stride=(path.stride[0] * stride[0], path.stride[1] * stride[1]),
+        padding=(path.padding[0] + path.stride[0] * padding[0], path.padding[1] + path.stride[1] * padding[1]),
+        groups=groups if path.mean else (path.groups if mean else 1),
+        mean=path.mean and mean,
+    )
+
+
+def _refuse_padding(path: Path, name: str) -> None:
+    """Zeros padded behind a linear layer equal zeros padded before it only for disjoint averages without a rest."""
+    kernel = path.weight.shape[2:]
+    tiles = kernel == path.stride and path.padding == (0, 0)
+    even = all(n % k == 0 for n, k in zip(path.input_shape[1:], kernel, strict=True))
+    if not (path.mean and tiles and even):
+        raise SpikeportError(
+            f"{name}: pads a map that comes from {path.names[-1]} with no neurons between them, which has no exact "
+            'form as one synapse; put neurons there (spiking="every-layer")'
+        )
+
+
+def _joined_kernel(path: Path, weight: np.ndarray, groups: int) -> np.ndarray:
+    """One kernel for the path's, then ``weight``: tap (i, j) of the pair lies at stride * i + j."""
+    first, (sh, sw) = path.weight, path.stride
+    (ah, aw), (bh, bw) = first.shape[2:], weight.shape[2:]
+    size = (sh * (bh - 1) + ah, sw * (bw - 1) + aw)
+    average_last = weight.shape[1] == 1 and groups == len(weight) == path.shape[0]
+    if path.mean:
+        result = np.zeros((*weight.shape[:2], *size))
+    elif average_last:
+        result = np.zeros((*first.shape[:2], *size))
+    else:
+        first, weight = ungrouped(first, path.groups), ungrouped(weight, groups)
+        result = np.zeros((len(weight), first.shape[1], *size))
+    for i in range(bh):
+        for j in range(bw):
+            window = result[:, :, sh * i : sh * i + ah, sw * j : sw * j + aw]
+            if path.mean:
+                window += weight[:, :, i, j, None, None] * first[0, 0]
+            elif average_last:
+                window += weight[:, :, i, j, None, None] * first
+            else:
+                window += np.einsum("om,mckl->ockl", weight[:, :, i, j], first)
+    return result

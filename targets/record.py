@@ -1,0 +1,122 @@
+"""What a simulation saw: spikes, synaptic events and outputs, layer by layer and step by step."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from spikeport.core.errors import SpikeportError
+from spikeport.core.files import replacing
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class SpikeRecord:
+    """The record of N samples over T steps.
+
+    Attributes:
+        engine: "fixed" or "lava".
+        time_steps: T.
+        program: digest of the program that ran.
+        outputs: mean class current, float64 [N, K].
+        output_sums: the integer sums behind them, int64 [N, K].
+        spikes: population -> spikes per sample and step, int64 [N, T].
+        digests: population -> CRC-32 of the packed spike map (C, H, W order) per sample and step, uint32 [N, T].
+        events: synapse -> synaptic events (one weight read and added; padding excluded), int64 [N, T].
+        wraps: population -> times a current u wrapped around its 24 bits.
+        saturations: population -> times a voltage v stood at its 24-bit limit.
+        labels: true classes, int64 [N], or None.
+        rasters: population -> spikes of the first samples, bool [n, T, C, H, W]; empty unless asked for.
+        details: versions and options of the engine (JSON values).
+    """
+
+    engine: str
+    time_steps: int
+    program: str
+    outputs: np.ndarray
+    output_sums: np.ndarray
+    spikes: dict[str, np.ndarray]
+    digests: dict[str, np.ndarray]
+    events: dict[str, np.ndarray]
+    wraps: dict[str, int]
+    saturations: dict[str, int]
+    labels: np.ndarray | None = None
+    rasters: dict[str, np.ndarray] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> int:
+        return len(self.outputs)
+
+    @property
+    def accuracy(self) -> float | None:
+        """Top-1 accuracy, or None where no labels are known."""
+        if self.labels is None:
+            return None
+        return float((self.outputs.argmax(1) == self.labels).mean())
+
+    def save(self, path: Path | str) -> None:
+        arrays = {"outputs": self.outputs, "output_sums": self.output_sums}
+        if self.labels is not None:
+            arrays["labels"] = self.labels
+        for kind in ("spikes", "digests", "events", "rasters"):
+            arrays.update({f"{kind}/{name}": value for name, value in getattr(self, kind).items()})
+        names = ("engine", "time_steps", "program", "wraps", "saturations", "details")
+        header = {"format": FORMAT} | {name: getattr(self, name) for name in names}
+        with replacing(path) as temporary:
+            np.savez_compressed(temporary, header=np.array(json.dumps(header)), **arrays)
+
+    @staticmethod
+    def load(path: Path | str) -> "SpikeRecord":
+        """Raises SpikeportError where the file is missing, damaged, or not a record."""
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                header = json.loads(str(archive["header"]))
+                if header.pop("format") != FORMAT:
+                    raise SpikeportError(f"{path}: written by another version; simulate again")
+                kinds: dict[str, dict[str, np.ndarray]] = {k: {} for k in ("spikes", "digests", "events", "rasters")}
+                plain: dict[str, np.ndarray] = {}
+                for name in archive.files:
+                    kind, _, item = name.partition("/")
+                    if item:
+                        kinds[kind][item] = archive[name]
+                    elif name != "header":
+                        plain[name] = archive[name]
+                return SpikeRecord(**header, **plain, **kinds)  # type: ignore[arg-type]
+        except FileNotFoundError:
+            raise SpikeportError(f"{path}: no such file; `spikeport simulate RUN --target loihi` writes it") from None
+        except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
+            raise SpikeportError(f"{path}: not a spike record ({error}); simulate again") from None
+
+
+def differences(a: SpikeRecord, b: SpikeRecord) -> list[str]:
+    """One line per place where two records of the same program disagree; empty where they are equal.
+
+    Spike maps are compared through their CRC-32 at every layer, sample and step, so equal counts in other
+    places do not pass.
+
+    Raises:
+        SpikeportError: the records are of different programs or samples.
+    """
+    if a.program != b.program or a.time_steps != b.time_steps:
+        raise SpikeportError("the two records are of different programs; simulate both engines again")
+    n = min(a.samples, b.samples)
+    found = []
+    for kind in ("spikes", "digests", "events"):
+        left, right = getattr(a, kind), getattr(b, kind)
+        for name in left:
+            wrong = left[name][:n] != right[name][:n]
+            if wrong.any():
+                sample, step = np.argwhere(wrong)[0]
+                found.append(
+                    f"{name}: {kind} differ at {int(wrong.sum())} of {wrong.size} (sample, step); first at sample "
+                    f"{sample}, step {step}: {left[name][sample, step]} in {a.engine}, "
+                    f"{right[name][sample, step]} in {b.engine}"
+                )
+    if not np.array_equal(a.output_sums[:n], b.output_sums[:n]):
+        found.append(f"outputs: integer class sums differ between {a.engine} and {b.engine}")
+    return found
