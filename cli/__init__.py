@@ -13,8 +13,8 @@ _HOME = {
     "load_run": "spikeport.core",
     "to_onnx": "spikeport.export",
     "to_nir": "spikeport.export",
-    "check": "spikeport.targets.loihi",
-    "compile": "spikeport.targets.loihi",
+    "check": "spikeport.targets",
+    "compile": "spikeport.targets",
     "simulate": "spikeport.targets",
     "report": "spikeport.profiling",
 }

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -73,8 +74,7 @@ def train(
         history = _restore(checkpoint, config, model, optimizer, schedule)
     else:
         refuse_existing(out, overwrite, "pass --resume to go on with it or --overwrite to replace it")
-        out.mkdir(parents=True, exist_ok=True)
-        checkpoint.unlink(missing_ok=True)
+        _clear(out)
         torch.manual_seed(config.seed)
         config.save(out / CONFIG_FILE)
 
@@ -110,6 +110,14 @@ def train(
     }
     save_model(out, spec, info, results)
     return load_run(out)
+
+
+def _clear(out: Path) -> None:
+    """An empty run folder; what was exported from an earlier training goes with it."""
+    if out.exists() and any(out.iterdir()) and not (out / CONFIG_FILE).exists():
+        raise SpikeportError(f"{out}: not a run folder (it has no {CONFIG_FILE}), so it is not replaced; name another")
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
 
 
 def pick_device(name: str) -> torch.device:

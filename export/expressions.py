@@ -15,8 +15,8 @@ import numpy as np
 from torch import Tensor
 
 from spikeport.core.errors import SpikeportError
+from spikeport.core.geometry import Pair, output_size
 
-Pair = tuple[int, int]
 Shape = tuple[int, int, int]
 
 
@@ -144,14 +144,6 @@ def add(a: Signal, b: Signal, where: str) -> Signal:
 
 def array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().cpu().double().numpy()
-
-
-def output_size(size: tuple[int, int], kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Pair:
-    height, width = (
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True)
-    )
-    return height, width
 
 
 def convolve(
@@ -296,7 +288,7 @@ def selection(node: Node, rows: np.ndarray) -> Conv:
 
 def pool(x: Signal, kernel: Pair, stride: Pair, padding: Pair, source: str) -> Signal:
     """Average pooling works channel by channel, so it commutes with sums and with renumbering."""
-    size = output_size(x.shape[1:], kernel, stride, padding, (1, 1))
+    size = output_size(x.shape[1:], kernel, stride, padding)
     if min(size) < 1:
         raise SpikeportError(f"{source}: its window does not fit on a map of {x.shape[1:]}")
     if all(t.whole for t in x.terms):

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from spikeport.core.errors import SpikeportError
+from spikeport.core.geometry import Pair, pair
 from spikeport.export.nir_graph import metadata_of, ordered
 
 
@@ -94,9 +95,9 @@ def _lif(node: nir.LIF, current: np.ndarray, steps: int, dt: float) -> tuple[np.
     return spikes, margins
 
 
-def _windows(x: np.ndarray, kernel: tuple[int, int], node: nir.NIRNode, dilation: tuple[int, int]) -> np.ndarray:
+def _windows(x: np.ndarray, kernel: Pair, node: nir.NIRNode, dilation: Pair) -> np.ndarray:
     """Views [N, C, oH, oW, kH, kW] of a zero-padded map."""
-    (ph, pw), (sh, sw), (dh, dw) = np.broadcast_to(node.padding, 2), np.broadcast_to(node.stride, 2), dilation
+    (ph, pw), (sh, sw), (dh, dw) = pair(node.padding), pair(node.stride), dilation
     x = np.pad(x, ((0, 0), (0, 0), (ph, ph), (pw, pw)))
     reach = (dh * (kernel[0] - 1) + 1, dw * (kernel[1] - 1) + 1)
     return sliding_window_view(x, reach, axis=(2, 3))[:, :, ::sh, ::sw, ::dh, ::dw]
@@ -104,8 +105,7 @@ def _windows(x: np.ndarray, kernel: tuple[int, int], node: nir.NIRNode, dilation
 
 def _conv2d(node: nir.Conv2d, x: np.ndarray) -> np.ndarray:
     out, per_group, kh, kw = node.weight.shape
-    dilation = tuple(int(d) for d in np.broadcast_to(node.dilation, 2))
-    windows = _windows(x, (kh, kw), node, (dilation[0], dilation[1]))
+    windows = _windows(x, (kh, kw), node, pair(node.dilation))
     n, channels, height, width = windows.shape[:4]
     groups = int(node.groups)
     if channels != per_group * groups:
@@ -119,8 +119,7 @@ def _conv2d(node: nir.Conv2d, x: np.ndarray) -> np.ndarray:
 
 
 def _avg_pool(node: nir.AvgPool2d, x: np.ndarray) -> np.ndarray:
-    kernel = tuple(int(k) for k in np.broadcast_to(node.kernel_size, 2))
-    return _windows(x, (kernel[0], kernel[1]), node, (1, 1)).mean((4, 5))
+    return _windows(x, pair(node.kernel_size), node, (1, 1)).mean((4, 5))
 
 
 def _flatten(node: nir.Flatten, x: np.ndarray) -> np.ndarray:

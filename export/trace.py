@@ -13,9 +13,10 @@ import torch
 from torch import fx, nn
 
 from spikeport.core.errors import SpikeportError
+from spikeport.core.geometry import pair
 from spikeport.core.neurons import LIF, TimeMean
 from spikeport.export import expressions as ex
-from spikeport.export.expressions import Neuron, Node, Pair, Shape, Signal
+from spikeport.export.expressions import Neuron, Node, Shape, Signal
 
 
 @dataclass(frozen=True)
@@ -143,10 +144,6 @@ class _Rewriter:
 
 def lif_maker(module: LIF, name: str) -> Callable[[tuple[Node, ...], Shape], Neuron]:
     return lambda inputs, shape: Neuron(name, inputs, shape, module.tau, module.v_threshold, module.v_reset)
-
-
-def pair(value: Any) -> Pair:
-    return (int(value), int(value)) if isinstance(value, int) else (int(value[0]), int(value[1]))
 
 
 def _conv(module: nn.Conv2d, x: Signal, name: str) -> Signal:

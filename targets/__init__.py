@@ -1,1 +1,128 @@
 """Where an exported network runs: Loihi (simulated) and ONNX Runtime."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spikeport.core.errors import SpikeportError
+from spikeport.core.files import refuse_existing, write_json
+from spikeport.core.progress import Progress, silent
+from spikeport.core.runs import Run, load_run
+from spikeport.export import to_nir
+from spikeport.targets.base import Target, find_target, pick_engine, target_names
+from spikeport.targets.record import SpikeRecord, differences
+
+__all__ = ["SpikeRecord", "Target", "check", "compile", "differences", "find_target", "simulate", "target_names"]
+
+NIR_FILE = "nir/model.nir"
+ONNX_FILE = "onnx/model.onnx"
+PROGRAM_FILE = "loihi/program.npz"
+COMPATIBILITY_FILE = "loihi/compatibility.json"
+
+
+def nir_file(source: Path | str, overwrite: bool = False) -> Path:
+    """The NIR file of a run (exported now if it was not, or again with ``overwrite``), or the file itself."""
+    source = Path(source)
+    if source.is_dir():
+        run = load_run(source)
+        if run.kind == "cnn":
+            raise SpikeportError(f"{source} is a CNN; `spikeport export {source} --target onnx` exports it")
+        if overwrite or not (source / NIR_FILE).exists():
+            to_nir(run, overwrite=overwrite)
+        return source / NIR_FILE
+    if source.suffix != ".nir" or not source.is_file():
+        raise SpikeportError(f"{source}: neither a run folder nor a NIR file (*.nir)")
+    return source
+
+
+def compile(
+    source: Path | str,
+    program: Path | str | None = None,
+    chip: str | None = None,
+    calibration: np.ndarray | None = None,
+    overwrite: bool = False,
+) -> Any:
+    """Compiles a run or a NIR file for Loihi: writes program.npz, and compatibility.json beside it.
+
+    Returns:
+        The ``LoihiProgram``.
+
+    Raises:
+        SpikeportError: a layer Loihi cannot hold, by name, limit and remedy; or an existing program.
+    """
+    path = Path(program) if program else default_folder(source) / PROGRAM_FILE
+    refuse_existing(path, overwrite)
+    file = nir_file(source, overwrite)
+    target = find_target("loihi")
+    compatibility = target.check(file, chip)
+    compiled = target.compile(file, path, calibration)
+    write_json(path.with_name("compatibility.json"), compatibility.to_dict())
+    return compiled
+
+
+def check(source: Path | str, target: str = "loihi", chip: str | None = None) -> Any:
+    """Whether a run or a NIR file fits the target: every layer and limit, before anything is compiled."""
+    return find_target(target).check(nir_file(source), chip)
+
+
+def default_folder(source: Path | str) -> Path:
+    """Where files derived from ``source`` go: into a run folder, or beside a file."""
+    source = Path(source)
+    return source if source.is_dir() else source.parent
+
+
+def simulate(
+    source: Path | str,
+    target: str = "loihi",
+    engine: str | None = None,
+    samples: int = 64,
+    x: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
+    out: Path | str | None = None,
+    overwrite: bool = False,
+    progress: Progress = silent,
+    **options: Any,
+) -> Any:
+    """Runs an exported network and saves what it saw.
+
+    Args:
+        source: a run folder, or a program file of the target.
+        samples: how many test images of the run's data set to take, unless ``x`` gives samples [N, ...].
+        out: the record's file; RUN/loihi/<engine>.npz or RUN/onnx/record.json where None.
+        options: passed on to the engine (``rasters``, ``convolution``, ``timeout``).
+
+    Returns:
+        ``SpikeRecord`` (Loihi) or ``OnnxRecord``.
+
+    Raises:
+        SpikeportError: nothing exported yet, no samples, or an engine that is not there.
+        CheckFailed: a state left its 24 bits.
+    """
+    source = Path(source)
+    found = find_target(target)
+    chosen = pick_engine(found, engine)
+    run = load_run(source) if source.is_dir() else None
+    if run is not None:
+        _require_kind(run, found)
+    program = source / (PROGRAM_FILE if target == "loihi" else ONNX_FILE) if run else source
+    if not program.is_file():
+        raise SpikeportError(f"{program}: no such file; `spikeport export {source} --target {target}` writes it")
+    path = Path(out) if out else program.with_name("record.json" if target == "onnx" else f"{chosen}.npz")
+    refuse_existing(path, overwrite)
+    if x is None:
+        if run is None:
+            raise SpikeportError(f"{source} is a program without a data set; give its samples with --input X.npy")
+        x, labels = run.samples(samples)
+    record = found.simulate(program, x, labels, chosen, progress, **options)
+    record.save(path)
+    return record
+
+
+def _require_kind(run: Run, target: Target) -> None:
+    if run.kind != target.kind:
+        other = next(name for name in target_names() if find_target(name).kind == run.kind)
+        raise SpikeportError(
+            f"{run.path} is a {run.kind.upper()}, which target {target.name} does not take; "
+            f"`spikeport simulate {run.path} --target {other}`"
+        )

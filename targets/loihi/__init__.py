@@ -1,0 +1,71 @@
+"""Intel Loihi: compiled to integers, simulated in our fixed-point engine and in Intel's Lava."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spikeport.core.errors import CheckFailed
+from spikeport.core.progress import Progress, silent
+from spikeport.export.nir_graph import read_nir
+from spikeport.targets.base import pick_engine
+from spikeport.targets.loihi.fixed import simulate_fixed
+from spikeport.targets.loihi.program import LoihiProgram
+from spikeport.targets.record import SpikeRecord, differences
+
+__all__ = ["LoihiProgram", "LoihiTarget"]
+
+
+class LoihiTarget:
+    """See ``spikeport.targets.base.Target``; takes a spiking network as a NIR file."""
+
+    name = "loihi"
+    kind = "snn"
+    engines = ("fixed", "lava")
+    help = "Intel Loihi 1 and 2, simulated: our fixed-point engine, or Intel's Lava"
+
+    def compile(self, source: Path, program: Path, calibration: np.ndarray | None = None) -> LoihiProgram:
+        from spikeport.targets.loihi.compile import compile
+
+        compiled = compile(read_nir(source), calibration)
+        compiled.save(program)
+        return compiled
+
+    def check(self, source: Path, chip: str | None = None) -> Any:
+        from spikeport.targets.loihi.check import check_graph
+
+        return check_graph(read_nir(source), chip or "loihi2")
+
+    def simulate(
+        self,
+        program: Path,
+        x: np.ndarray,
+        labels: np.ndarray | None = None,
+        engine: str | None = None,
+        progress: Progress = silent,
+        **options: Any,
+    ) -> SpikeRecord:
+        """See ``Target.simulate``; a record of Lava is held against the fixed engine before it is returned.
+
+        Raises:
+            CheckFailed: a current wrapped or a voltage saturated, so the result would not be the network's; or
+                Lava and the fixed engine disagree in any layer, sample or step.
+        """
+        loaded = LoihiProgram.load(program)
+        if pick_engine(self, engine) == "fixed":
+            record = simulate_fixed(loaded, x, labels, progress=progress, **options)
+        else:
+            from spikeport.targets.loihi.lava import simulate_lava
+
+            record = simulate_lava(loaded, x, labels, progress=progress, **options)
+            found = differences(simulate_fixed(loaded, x, labels), record)
+            if found:
+                raise CheckFailed("Lava and the fixed engine disagree: " + "; ".join(found[:3]))
+        for what, counts in (("wrapped", record.wraps), ("saturated", record.saturations)):
+            for layer, count in counts.items():
+                if count:
+                    raise CheckFailed(
+                        f"{layer}: its state {what} {count} times in engine {record.engine}, so the result is not the "
+                        "network's; train with smaller weights or fewer time steps"
+                    )
+        return record

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from spikeport.core import geometry
 from spikeport.core.progress import Progress, silent
 from spikeport.targets.loihi import arithmetic
 from spikeport.targets.loihi.program import INPUT, LoihiProgram, Population, Synapse
@@ -44,7 +45,7 @@ def simulate_fixed(
     sums = np.concatenate([p["sums"] for p in parts])
     population = program.population(program.output)
     joined = {
-        kind: {name: np.concatenate([p[kind][name] for p in parts]) for name in parts[0][kind]}
+        kind: {name: np.concatenate([p[kind][name] for p in parts if name in p[kind]]) for name in parts[0][kind]}
         for kind in ("spikes", "digests", "events", "rasters")
     }
     totals = {
@@ -165,11 +166,5 @@ def event_counts(active: Tensor, synapse: Synapse) -> np.ndarray:
 
 def fan_out(size: tuple[int, int], synapse: Synapse) -> Tensor:
     """Output positions that each input position of a [H, W] map reaches, int64 [H, W]."""
-    axes = []
-    for length, kernel, stride, padding, dilation in zip(
-        size, synapse.weight.shape[2:], synapse.stride, synapse.padding, synapse.dilation, strict=True
-    ):
-        outputs = (length + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-        taps = np.arange(outputs)[:, None] * stride + np.arange(kernel) * dilation - padding
-        axes.append(np.bincount(taps[(taps >= 0) & (taps < length)], minlength=length))
-    return torch.from_numpy(np.outer(*axes))
+    kernel = (synapse.weight.shape[2], synapse.weight.shape[3])
+    return torch.from_numpy(geometry.fan_out(size, kernel, synapse.stride, synapse.padding, synapse.dilation))

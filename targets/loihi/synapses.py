@@ -9,9 +9,9 @@ import nir
 import numpy as np
 
 from spikeport.core.errors import SpikeportError
-from spikeport.export.expressions import output_size, ungrouped
+from spikeport.core.geometry import Pair, output_size, pair
+from spikeport.export.expressions import ungrouped
 
-Pair = tuple[int, int]
 Shape = tuple[int, int, int]
 
 
@@ -49,14 +49,14 @@ def follow(path: Path, name: str, node: nir.NIRNode) -> Path:
     if isinstance(node, nir.Flatten):
         return path
     if isinstance(node, nir.AvgPool2d):
-        kernel, stride, padding = _pair(node.kernel_size), _pair(node.stride), _pair(node.padding)
+        kernel, stride, padding = pair(node.kernel_size), pair(node.stride), pair(node.padding)
         weight = np.full((path.shape[0], 1, *kernel), 1 / (kernel[0] * kernel[1]))
         bias = np.zeros(path.shape[0])
         return _compose(path, name, weight, bias, stride, padding, path.shape[0], mean=True)
     if isinstance(node, nir.Conv2d):
-        weight = _dilated(np.asarray(node.weight, np.float64), _pair(node.dilation))
+        weight = _dilated(np.asarray(node.weight, np.float64), pair(node.dilation))
         bias = np.asarray(node.bias, np.float64)
-        return _compose(path, name, weight, bias, _pair(node.stride), _pair(node.padding), int(node.groups))
+        return _compose(path, name, weight, bias, pair(node.stride), pair(node.padding), int(node.groups))
     if isinstance(node, (nir.Affine, nir.Linear)):
         weight = np.asarray(node.weight, np.float64)
         if weight.ndim != 2 or weight.shape[1] != np.prod(path.shape):
@@ -64,11 +64,6 @@ def follow(path: Path, name: str, node: nir.NIRNode) -> Path:
         bias = np.asarray(node.bias, np.float64) if isinstance(node, nir.Affine) else np.zeros(len(weight))
         return _compose(path, name, weight.reshape(len(weight), *path.shape), bias, (1, 1), (0, 0), 1)
     raise SpikeportError(f"{name}: {type(node).__name__} does not compile to Loihi")
-
-
-def _pair(value: object) -> Pair:
-    height, width = np.broadcast_to(np.asarray(value, int), 2)
-    return int(height), int(width)
 
 
 def _dilated(weight: np.ndarray, dilation: Pair) -> np.ndarray:
@@ -94,7 +89,7 @@ def _compose(
     channels = weight.shape[1] * groups
     if channels != path.shape[0]:
         raise SpikeportError(f"{name}: takes {channels} channels, is given {path.shape[0]}")
-    size = output_size(path.shape[1:], (weight.shape[2], weight.shape[3]), stride, padding, (1, 1))
+    size = output_size(path.shape[1:], (weight.shape[2], weight.shape[3]), stride, padding)
     if min(size) < 1:
         raise SpikeportError(f"{name}: its kernel does not fit on a map of {path.shape[1:]}")
     shape = (len(weight), *size)

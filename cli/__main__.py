@@ -1,0 +1,5 @@
+"""``python -m spikeport``."""
+
+from spikeport.main import app
+
+app()

@@ -1,0 +1,33 @@
+"""spikeport check"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spikeport import console
+
+EPILOG = """Examples:
+
+spikeport check runs/snn --target loihi
+
+spikeport check model.nir --target loihi --chip loihi1 --json"""
+
+
+def register(cli: typer.Typer) -> None:
+    cli.command(epilog=EPILOG)(check)
+
+
+def check(
+    source: Annotated[Path, typer.Argument(help="A run folder, or a NIR file.")],
+    target: Annotated[str, typer.Option(help="loihi.")] = "loihi",
+    chip: Annotated[str | None, typer.Option(help="loihi1 or loihi2. Default: loihi2.")] = None,
+    json: console.Json = False,
+) -> None:
+    """Say before compiling whether a network fits: every layer, every limit, the remedy. Status 1 where it does not."""
+    from spikeport.targets import check as run
+
+    found = run(source, target, chip)
+    if json:
+        console.print_json(found.to_dict())
+    raise typer.Exit(0 if found.fits else 1)

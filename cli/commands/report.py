@@ -1,0 +1,67 @@
+"""spikeport report"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from spikeport import console
+
+if TYPE_CHECKING:
+    from spikeport.profiling import Report
+
+EPILOG = """Examples:
+
+spikeport report runs/snn --against runs/cnn
+
+spikeport report loihi/fixed.npz --out report"""
+
+
+def register(cli: typer.Typer) -> None:
+    cli.command(epilog=EPILOG)(report)
+
+
+def report(
+    source: Annotated[Path, typer.Argument(help="The run of an SNN that was simulated, or one record (*.npz).")],
+    against: Annotated[Path | None, typer.Option(help="The run of its CNN twin.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder to write; RUN/report where left out.")] = None,
+    json: console.Json = False,
+    overwrite: console.Overwrite = False,
+) -> None:
+    """Write the report: per layer, what training promised beside what the target's spikes say."""
+    from spikeport.profiling import report as write
+
+    with console.bar("counting") as progress:
+        written = write(source, against, out, overwrite, progress)
+    if json:
+        console.print_json(written.content)
+    else:
+        show(written)
+
+
+def show(written: "Report") -> None:
+    """The table of layers, and where the page lies."""
+    from spikeport.profiling.comparison import totals
+    from spikeport.profiling.report import number
+
+    witnesses = list(written.content["totals"])
+    columns = ["layer", "MAC", *(f"{q} {w}" for q in ("rate", "AC", "nJ") for w in witnesses)]
+    rows = []
+    for row in written.rows:
+        cells = [number(v.get(w)) for v in (row.rate, row.acs, row.energy_nj) for w in witnesses]
+        rows.append([row.layer or "(relay)", number(row.macs), *cells])
+    sums = totals(written.rows)
+    ends = [number(sums[w][q]) for q in ("acs", "energy_nj") for w in witnesses]
+    rows.append(["all layers", number(sums[witnesses[0]]["macs"]), *[""] * len(witnesses), *ends])
+    console.table("Per image, over all steps", columns, rows)
+    summary = written.content["summary"]
+    if summary["mean_rate"] is not None:
+        below = "below" if summary["mean_rate"] < summary["rate_goal"] else "NOT below"
+        console.say(f"average firing rate {summary['mean_rate']:.3f}: {below} the goal of {summary['rate_goal']}")
+    for name in ("cnn", "snn"):
+        if name in summary:
+            s = summary[name]
+            console.say(
+                f"{name.upper()}: test accuracy {s['test_accuracy']:.4f}, {number(s['energy_nj'])} nJ per image"
+            )
+    console.say(f"report: {written.page}")

@@ -1,0 +1,62 @@
+"""spikeport simulate"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from spikeport import console
+from spikeport.commands.export import load_array
+
+EPILOG = """Examples:
+
+spikeport simulate runs/snn --target loihi --samples 360
+
+spikeport simulate runs/snn --target loihi --engine lava --samples 32
+
+spikeport simulate runs/cnn --target onnx
+
+spikeport simulate program.npz --target loihi --input X.npy --labels Y.npy"""
+
+
+def register(cli: typer.Typer) -> None:
+    cli.command(epilog=EPILOG)(simulate)
+
+
+def simulate(
+    source: Annotated[Path, typer.Argument(help="A run folder, or a target's program file.")],
+    target: Annotated[str, typer.Option(help="loihi or onnx.")] = "loihi",
+    engine: Annotated[str | None, typer.Option(help="loihi: fixed (default) or lava.")] = None,
+    samples: Annotated[int, typer.Option(help="Test images of the run's data set.")] = 64,
+    input: Annotated[Path | None, typer.Option(help="Samples [N, C, H, W] as .npy instead.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Their classes [N] as .npy.")] = None,
+    convolution: Annotated[
+        str | None, typer.Option(help="lava: 'fast' (exact, ours) or 'stock' (Intel's) convolution model.")
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(help="lava: seconds before the simulation is given up.")] = None,
+    rasters: Annotated[int, typer.Option(help="Keep the spike maps of that many first samples.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="The record to write.")] = None,
+    overwrite: console.Overwrite = False,
+) -> None:
+    """Run an exported network where it will live. Exit status 1 where the two Loihi engines disagree."""
+    from spikeport.targets import simulate as run
+
+    options: dict[str, Any] = {"convolution": convolution, "timeout": timeout, "rasters": rasters or None}
+    options = {name: value for name, value in options.items() if value is not None}
+    given = {"x": load_array(input) if input else None, "labels": load_array(labels) if labels else None}
+    with console.bar("simulating") as progress:
+        record = run(
+            source, target, engine, samples, out=out, overwrite=overwrite, progress=progress, **given, **options
+        )
+    accuracy = "" if record.accuracy is None else f", accuracy {record.accuracy:.4f}"
+    if target == "onnx":
+        console.say(f"{record.samples} samples{accuracy}, {record.latency_ms:.2f} ms per image (batch 1, median)")
+        return
+    spikes = sum(int(s.sum()) for s in record.spikes.values()) / record.samples
+    events = sum(int(e.sum()) for e in record.events.values()) / record.samples
+    console.say(
+        f"engine {record.engine}: {record.samples} samples, {record.time_steps} steps{accuracy}; per sample "
+        f"{spikes:,.0f} spikes, {events:,.0f} synaptic events; no wrap, no saturation"
+    )
+    if record.engine == "lava":
+        console.say(f"Lava equals the fixed engine, integer for integer, in {len(record.spikes)} layers")

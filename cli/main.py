@@ -1,0 +1,50 @@
+"""The ``spikeport`` command."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from spikeport.commands import check, demo, export, lava, listing, report, simulate, train
+
+cli = typer.Typer(
+    name="spikeport",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="From a PyTorch CNN to its spiking twin, to ONNX, NIR and Intel Loihi, with spikes and energy one can check.",
+    epilog="Start with: spikeport demo",
+)
+for module in (demo, train, export, check, simulate, report):
+    module.register(cli)
+cli.add_typer(lava.cli, name="lava")
+listing.register(cli)
+
+
+@cli.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if show:
+        from spikeport import __version__
+
+        typer.echo(f"spikeport {__version__}")
+        raise typer.Exit
+
+
+def app() -> None:
+    """Runs the command; an error of ours ends it in one or two lines, with its exit status."""
+    from spikeport.core.errors import SpikeportError
+
+    try:
+        cli()
+    except SpikeportError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,186 @@
+"""Layer by layer: what training promised beside what the target's own counts say.
+
+The same Horowitz constants are applied to every witness, and the analog first layer is charged alike (once per
+inference), so that any difference between witnesses is spikes alone.
+"""
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from spikeport.core.errors import SpikeportError
+from spikeport.profiling.counts import LayerCounts, ModelCounts
+from spikeport.profiling.energy import horowitz
+from spikeport.targets.loihi.program import INPUT, LoihiProgram, Population, Synapse
+from spikeport.targets.record import SpikeRecord
+
+TRAINING = "training"
+#: A relative difference of synaptic operations above this is marked in the report.
+MARK_ABOVE = 0.1
+#: Rows whose neurons stand for something else than a LIF layer of the model.
+NO_LIF = ("MaxPool2d", "Relay")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One synaptic layer and the neurons behind it; all counts are means per image over all steps.
+
+    Attributes:
+        layer: the convolution, linear or pooling layer of the model ("" where only the target has it).
+        neurons_layer: the spiking layer behind it ("" for class currents).
+        neurons: number of those neurons.
+        macs: multiply-accumulates on analog input, counted once per inference.
+        acs: witness -> synaptic operations.
+        spikes: witness -> spikes of the neurons.
+        rate: witness -> spikes per neuron and step.
+        energy_nj: witness -> energy of ``acs`` and ``macs`` under Horowitz's constants, nJ.
+        graded_events: engine -> synaptic events of graded input as the target executed them, at every step.
+        cnn_macs, cnn_energy_nj: the same layer of the CNN twin, dense.
+        note: why target and training may differ here.
+    """
+
+    layer: str
+    kind: str
+    neurons_layer: str
+    neurons: int
+    macs: float
+    acs: dict[str, float]
+    spikes: dict[str, float]
+    rate: dict[str, float]
+    energy_nj: dict[str, float]
+    graded_events: dict[str, float] = field(default_factory=dict)
+    cnn_macs: float | None = None
+    cnn_energy_nj: float | None = None
+    note: str = ""
+
+    def difference(self, witness: str) -> float | None:
+        """Relative difference of synaptic operations to training; None where either has none."""
+        if not self.acs.get(TRAINING) or witness not in self.acs:
+            return None
+        return self.acs[witness] / self.acs[TRAINING] - 1
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def compare(
+    training: ModelCounts | None,
+    program: LoihiProgram,
+    records: dict[str, SpikeRecord],
+    cnn: ModelCounts | None = None,
+) -> list[Row]:
+    """One row per synaptic layer, in the order they run.
+
+    Args:
+        training: counts of the PyTorch model on the records' samples; None for a network we did not train.
+        records: engine -> record of ``program``.
+        cnn: counts of the CNN twin.
+
+    Raises:
+        SpikeportError: a record of another program.
+    """
+    digest = program.digest()
+    for engine, record in records.items():
+        if record.program != digest:
+            raise SpikeportError(f"the {engine} record is of another program; simulate again")
+    rows = []
+    sources: dict[str, list[Synapse]] = {}
+    for synapse in program.synapses:
+        sources.setdefault(synapse.source or synapse.name, []).append(synapse)
+    order = [n for n in training.layers if n in sources] if training else []
+    shown: set[str] = set()
+    for source in [*order, *(s for s in sources if s not in order)]:
+        row = _row(source, sources[source], training, program, records, cnn)
+        if row.neurons_layer in shown:  # a second branch into the same neurons: their spikes are shown once
+            row = replace(row, spikes={}, rate={})
+        shown.add(row.neurons_layer)
+        rows.append(row)
+    return rows
+
+
+def _row(
+    source: str,
+    synapses: list[Synapse],
+    training: ModelCounts | None,
+    program: LoihiProgram,
+    records: dict[str, SpikeRecord],
+    cnn: ModelCounts | None,
+) -> Row:
+    populations = {s.post: program.population(s.post) for s in synapses}
+    spiking = [p for p in populations.values() if p.spiking]
+    neurons_layer = spiking[0].source if spiking else ""
+    counts = training.layers.get(source) if training else None
+    neurons = training.layers.get(neurons_layer) if training else None
+    analog = all(s.pre == INPUT for s in synapses)
+    acs: dict[str, float] = {}
+    spikes: dict[str, float] = {}
+    graded: dict[str, float] = {}
+    macs = 0.0
+    if counts is not None and training is not None:
+        acs[TRAINING] = float(counts.acs.sum()) / training.samples
+        macs = float(counts.macs.sum()) / training.samples
+        if neurons is not None:
+            spikes[TRAINING] = float(neurons.spikes.sum()) / training.samples
+    for engine, record in records.items():
+        events = sum(float(record.events[s.name].sum()) for s in synapses) / record.samples
+        if analog:
+            graded[engine], acs[engine] = events, 0.0
+        else:
+            acs[engine] = events
+        spikes[engine] = sum(float(record.spikes[p.name].sum()) for p in spiking) / record.samples
+    if counts is None and analog:
+        macs = max(graded.values(), default=0.0) / program.time_steps
+    total = sum(p.neurons for p in populations.values())
+    cnn_counts = cnn.layers.get(source) if cnn else None
+    cnn_macs = float(cnn_counts.dense) if cnn_counts and cnn_counts.kind != "MaxPool2d" else None
+    return Row(
+        layer=source if any(s.source for s in synapses) else "",
+        kind=_kind(counts, populations),
+        neurons_layer=neurons_layer,
+        neurons=total,
+        macs=macs,
+        acs=acs,
+        spikes=spikes,
+        rate={w: count / (total * program.time_steps) for w, count in spikes.items()} if spiking else {},
+        energy_nj={w: horowitz(count, macs) for w, count in acs.items()},
+        graded_events=graded,
+        cnn_macs=cnn_macs,
+        cnn_energy_nj=None if cnn_macs is None else horowitz(0, cnn_macs),
+        note=_note(analog, counts, spiking, program),
+    )
+
+
+def _kind(counts: LayerCounts | None, populations: dict[str, Population]) -> str:
+    if counts is not None:
+        return counts.kind
+    return "Relay" if all(not p.source for p in populations.values()) else "Synapses"
+
+
+def _note(analog: bool, counts: LayerCounts | None, spiking: list[Population], program: LoihiProgram) -> str:
+    if analog:
+        return f"analog input: charged once; the chip receives it at each of the {program.time_steps} steps"
+    if counts is not None and counts.kind == "MaxPool2d":
+        return "max-pooling of spikes: OR neurons on the chip"
+    if not spiking:
+        return "class currents: no neurons fire here"
+    return ""
+
+
+def totals(rows: list[Row]) -> dict[str, dict[str, float]]:
+    """witness -> sums per image: acs, macs, energy_nj, spikes."""
+    witnesses = list(dict.fromkeys(w for row in rows for w in row.acs))
+    return {
+        w: {
+            "acs": sum(row.acs.get(w, 0.0) for row in rows),
+            "macs": sum(row.macs for row in rows),
+            "energy_nj": sum(row.energy_nj.get(w, 0.0) for row in rows),
+            "spikes": sum(row.spikes.get(w, 0.0) for row in rows),
+        }
+        for w in witnesses
+    }
+
+
+def mean_rate(rows: list[Row], witness: str, time_steps: int) -> float | None:
+    """Average firing rate over the LIF layers a witness saw (pooling and relay neurons left out)."""
+    lifs = [row for row in rows if row.kind not in NO_LIF and witness in row.spikes and row.neurons_layer]
+    neurons = sum(row.neurons for row in lifs)
+    return sum(row.spikes[witness] for row in lifs) / (neurons * time_steps) if neurons else None

@@ -1,0 +1,82 @@
+"""What a target is, and how one is found.
+
+A target registers under the entry point group ``spikeport.targets``; a third party adds one without touching
+this package.
+"""
+
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from spikeport.core.errors import SpikeportError
+from spikeport.core.progress import Progress, silent
+
+GROUP = "spikeport.targets"
+
+
+class Target(Protocol):
+    """A place where an exported network runs.
+
+    Attributes:
+        name: what ``--target`` calls it.
+        kind: the kind of network it takes, "cnn" or "snn".
+        engines: the ways to run it; the first is the default.
+        help: one line.
+    """
+
+    name: str
+    kind: str
+    engines: tuple[str, ...]
+    help: str
+
+    def compile(self, source: Path, program: Path, calibration: np.ndarray | None = None) -> Any:
+        """Turns an exported file into the target's own program file; returns the program.
+
+        Raises:
+            SpikeportError: the network cannot be held exactly, by layer and remedy.
+        """
+
+    def check(self, source: Path, chip: str | None = None) -> Any:
+        """Says before anything is compiled whether the network fits: every layer, every limit, the remedy."""
+
+    def simulate(
+        self,
+        program: Path,
+        x: np.ndarray,
+        labels: np.ndarray | None = None,
+        engine: str | None = None,
+        progress: Progress = silent,
+        **options: Any,
+    ) -> Any:
+        """Runs float samples [N, ...] and returns the target's record.
+
+        Raises:
+            SpikeportError: an unknown engine, or samples the program does not take.
+        """
+
+
+def target_names() -> list[str]:
+    return sorted(entry.name for entry in entry_points(group=GROUP))
+
+
+def find_target(name: str) -> Target:
+    """The target registered as ``name``. Raises SpikeportError for an unknown one or one that does not load."""
+    for entry in entry_points(group=GROUP, name=name):
+        try:
+            make: Callable[[], Target] = entry.load()
+        except ImportError as error:
+            raise SpikeportError(f"target {name!r} ({entry.value}) does not load: {error}") from error
+        return make()
+    raise SpikeportError(f"unknown target {name!r}; available: {', '.join(target_names())}")
+
+
+def pick_engine(target: Target, engine: str | None) -> str:
+    """The engine asked for, or the target's default. Raises SpikeportError for an unknown one."""
+    if engine is None:
+        return target.engines[0]
+    if engine not in target.engines:
+        raise SpikeportError(f"target {target.name} has no engine {engine!r}; available: {', '.join(target.engines)}")
+    return engine

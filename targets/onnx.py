@@ -1,0 +1,100 @@
+"""ONNX Runtime: where the CNN twin runs."""
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from spikeport.core.errors import SpikeportError
+from spikeport.core.files import read_json, write_json
+from spikeport.core.progress import Progress, silent
+from spikeport.export.onnx_model import open_onnx
+from spikeport.targets.base import pick_engine
+
+LATENCY_RUNS = 30
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class OnnxRecord:
+    """What a run showed.
+
+    Attributes:
+        predictions: class of every sample.
+        accuracy: top-1, or None without labels.
+        latency_ms: median milliseconds of one image alone (batch 1), over LATENCY_RUNS runs.
+        threads: threads of one operator; 0 lets ONNX Runtime choose.
+    """
+
+    engine: str
+    samples: int
+    predictions: tuple[int, ...]
+    accuracy: float | None
+    latency_ms: float
+    threads: int
+    version: str
+
+    def save(self, path: Path) -> None:
+        write_json(path, asdict(self))
+
+    @staticmethod
+    def load(path: Path) -> "OnnxRecord":
+        try:
+            return OnnxRecord(**{k: tuple(v) if isinstance(v, list) else v for k, v in read_json(path).items()})
+        except (TypeError, AttributeError) as error:
+            raise SpikeportError(f"{path}: not a record of ONNX Runtime ({error}); simulate again") from None
+
+
+class OnnxTarget:
+    """See ``spikeport.targets.base.Target``; takes a CNN as an ONNX file, which is its program too."""
+
+    name = "onnx"
+    kind = "cnn"
+    engines = ("onnxruntime",)
+    help = "ONNX Runtime on the CPU: accuracy and latency of the CNN twin"
+
+    def compile(self, source: Path, program: Path, calibration: np.ndarray | None = None) -> Any:
+        raise SpikeportError("an ONNX file needs no compiling; `spikeport simulate RUN --target onnx` runs it")
+
+    def check(self, source: Path, chip: str | None = None) -> Any:
+        raise SpikeportError("ONNX Runtime has no limits to check; `spikeport simulate RUN --target onnx` runs it")
+
+    def simulate(
+        self,
+        program: Path,
+        x: np.ndarray,
+        labels: np.ndarray | None = None,
+        engine: str | None = None,
+        progress: Progress = silent,
+        **options: Any,
+    ) -> OnnxRecord:
+        pick_engine(self, engine)
+        session = open_onnx(program)
+        wanted = session.get_inputs()[0]
+        if len(x) == 0:
+            raise SpikeportError("zero samples to run; give at least one")
+        if x.ndim != len(wanted.shape) or tuple(x.shape[1:]) != tuple(wanted.shape[1:]):
+            raise SpikeportError(f"samples have shape {list(x.shape)}, the model takes {list(wanted.shape)}")
+        x = np.asarray(x, np.float32)
+        logits = []
+        for start in range(0, len(x), BATCH):
+            logits.append(session.run(None, {wanted.name: x[start : start + BATCH]})[0])
+            progress(min(start + BATCH, len(x)), len(x))
+        predictions = np.concatenate(logits).argmax(1)
+        times = []
+        for _ in range(LATENCY_RUNS):
+            begin = time.perf_counter()
+            session.run(None, {wanted.name: x[:1]})
+            times.append(time.perf_counter() - begin)
+        return OnnxRecord(
+            engine="onnxruntime",
+            samples=len(x),
+            predictions=tuple(int(p) for p in predictions),
+            accuracy=None if labels is None else float((predictions == labels).mean()),
+            latency_ms=float(np.median(times)) * 1e3,
+            threads=session.get_session_options().intra_op_num_threads,
+            version=onnxruntime.__version__,
+        )
