@@ -255,7 +255,7 @@ def fire(x: Signal, make: Callable[[tuple[Node, ...], Shape], Neuron]) -> Signal
     terms = []
     for channels in map(np.array, blocks.values()):
         part = select(x, channels)
-        node = make(tuple(_aligned(t) for t in part.terms), part.shape)
+        node = make(distinct([_aligned(t) for t in part.terms]), part.shape)
         index = np.full(x.shape[0], -1)
         index[channels] = np.arange(len(channels))
         terms.append(Term(node, index))
@@ -275,6 +275,19 @@ def _aligned(term: Term) -> Node:
     return selection(node, rows)
 
 
+def distinct(nodes: Sequence[Node]) -> tuple[Node, ...]:
+    """The nodes with every repetition replaced by a node of its own: a graph has no two equal edges."""
+    seen: set[Node] = set()
+    result = []
+    for node in nodes:
+        if node in seen:
+            passes = isinstance(node, (Neuron, Input))
+            node = selection(node, np.arange(node.shape[0])) if passes else replace(node)
+        seen.add(node)
+        result.append(node)
+    return tuple(result)
+
+
 def selection(node: Node, rows: np.ndarray) -> Conv:
     """A 1x1 convolution that passes the channels ``rows`` of a node on unchanged."""
     channels = len(rows)
@@ -292,7 +305,7 @@ def pool(x: Signal, kernel: Pair, stride: Pair, padding: Pair, source: str) -> S
     if min(size) < 1:
         raise SpikeportError(f"{source}: its window does not fit on a map of {x.shape[1:]}")
     if all(t.whole for t in x.terms):
-        return whole(Pool(source, x.nodes, (x.shape[0], *size), kernel, stride, padding), x.flat)
+        return whole(Pool(source, distinct(x.nodes), (x.shape[0], *size), kernel, stride, padding), x.flat)
     means = {node: Pool(source, (node,), (node.shape[0], *size), kernel, stride, padding) for node in x.nodes}
     return Signal((x.shape[0], *size), tuple(Term(means[t.node], t.index) for t in x.terms), x.flat)
 

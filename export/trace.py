@@ -3,7 +3,6 @@
 What has no exact form is refused by name, with the layer and the remedy.
 """
 
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import fx, nn
+from torch.nn import functional as F
 
 from spikeport.core.errors import SpikeportError
 from spikeport.core.geometry import pair
 from spikeport.core.neurons import LIF, TimeMean
 from spikeport.export import expressions as ex
+from spikeport.export import functions
 from spikeport.export.expressions import Neuron, Node, Shape, Signal
 
 
@@ -99,7 +100,7 @@ class _Rewriter:
             elif node.op == "call_module":
                 values[node] = self.call_module(str(node.target), args)
             elif node.op in ("call_function", "call_method"):
-                values[node] = call_function(node, args, kwargs)
+                values[node] = functions.apply(node, args, kwargs)
             else:
                 raise SpikeportError(f"{node.name}: uses {node.target} directly; only layers can be exported")
         return self.finish(output)
@@ -183,34 +184,34 @@ def _batch_norm(module: nn.BatchNorm2d | nn.BatchNorm1d, x: Signal, name: str) -
 
 
 def _max_pool(module: nn.MaxPool2d, x: Signal, name: str) -> Signal:
-    if module.ceil_mode or pair(module.dilation) != (1, 1):
-        raise SpikeportError(f"{name}: max-pooling with ceil_mode or dilation has no exact form; leave them out")
-    return ex.or_pool(x, pair(module.kernel_size), pair(module.stride), pair(module.padding), name)
+    return functions.RULES[F.max_pool2d](
+        name, x, module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode
+    )
 
 
 def _avg_pool(module: nn.AvgPool2d, x: Signal, name: str) -> Signal:
-    padding = pair(module.padding)
-    if module.ceil_mode or module.divisor_override or (padding != (0, 0) and not module.count_include_pad):
-        raise SpikeportError(
-            f"{name}: average pooling with ceil_mode, divisor_override or count_include_pad=False has no NIR form; "
-            "use the defaults"
-        )
-    return ex.pool(x, pair(module.kernel_size), pair(module.stride), padding, name)
+    return functions.RULES[F.avg_pool2d](
+        name,
+        x,
+        module.kernel_size,
+        module.stride,
+        module.padding,
+        module.ceil_mode,
+        module.count_include_pad,
+        module.divisor_override,
+    )
 
 
 def _adaptive_pool(module: nn.AdaptiveAvgPool2d, x: Signal, name: str) -> Signal:
-    wanted = module.output_size if isinstance(module.output_size, tuple) else (module.output_size,) * 2
-    size = tuple(have if want is None else want for want, have in zip(wanted, x.shape[1:], strict=True))
-    if any(have % want for want, have in zip(size, x.shape[1:], strict=True)):
-        raise SpikeportError(f"{name}: maps of {x.shape[1:]} do not divide evenly into {size}; use AvgPool2d")
-    kernel = (x.shape[1] // size[0], x.shape[2] // size[1])
-    return ex.pool(x, kernel, kernel, (0, 0), name)
+    return functions.RULES[F.adaptive_avg_pool2d](name, x, module.output_size)
 
 
 def _flatten(module: nn.Flatten, x: Signal, name: str) -> Signal:
-    if module.start_dim != 1 or module.end_dim not in (-1, 3):
-        raise SpikeportError(f"{name}: only Flatten(start_dim=1) has an exact form")
-    return Signal(x.shape, x.terms, flat=True)
+    return functions.RULES["flatten"](name, x, module.start_dim, module.end_dim)
+
+
+def _shuffle(module: nn.ChannelShuffle, x: Signal, name: str) -> Signal:
+    return functions.channel_shuffle(x, module.groups)
 
 
 def _nothing(module: nn.Module, x: Signal, name: str) -> Signal:
@@ -227,31 +228,8 @@ RULES: dict[type[nn.Module], Callable[[Any, Signal, str], Signal]] = {
     nn.AvgPool2d: _avg_pool,
     nn.AdaptiveAvgPool2d: _adaptive_pool,
     nn.Flatten: _flatten,
+    nn.ChannelShuffle: _shuffle,
     nn.Dropout: _nothing,
     nn.Dropout2d: _nothing,
     nn.Identity: _nothing,
 }
-
-
-def call_function(node: fx.Node, args: Any, kwargs: Any) -> Any:
-    """The functions and methods that only join or renumber tensors."""
-    name = node.name
-    if node.target in (torch.cat, torch.concat):
-        tensors = args[0]
-        dim = kwargs.get("dim", args[1] if len(args) > 1 else 0)
-        if dim not in (1, -3):
-            raise SpikeportError(
-                f"{name}: concatenates along dimension {dim}; only channels (dim=1) have an exact form"
-            )
-        return ex.concat(tensors, name)
-    if node.target in (operator.add, operator.iadd, torch.add, "add", "add_"):
-        if not (isinstance(args[0], Signal) and isinstance(args[1], Signal)) or kwargs:
-            raise SpikeportError(f"{name}: only the sum of two tensors has an exact form")
-        return ex.add(args[0], args[1], name)
-    if node.target in (torch.flatten, "flatten"):
-        start = kwargs.get("start_dim", args[1] if len(args) > 1 else 0)
-        if start != 1:
-            raise SpikeportError(f"{name}: flattens from dimension {start}; only flatten(1) has an exact form")
-        return Signal(args[0].shape, args[0].terms, flat=True)
-    label = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-    raise SpikeportError(f"{name}: {label}() has no exact spiking form; use a layer or leave it out")

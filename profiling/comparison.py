@@ -90,7 +90,7 @@ def compare(
     shown: set[str] = set()
     for source in [*order, *(s for s in sources if s not in order)]:
         row = _row(source, sources[source], training, program, records, cnn)
-        if row.neurons_layer in shown:  # a second branch into the same neurons: their spikes are shown once
+        if row.neurons_layer and row.neurons_layer in shown:  # a second branch into the same neurons: their spikes are shown once
             row = replace(row, spikes={}, rate={})
         shown.add(row.neurons_layer)
         rows.append(row)

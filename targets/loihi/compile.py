@@ -111,7 +111,7 @@ def _population(
         vth = loihi.VTH_NEVER
     else:
         # Where v stays on the grid of the weights, the next lower integer keeps ">" exact.
-        on_grid = decay in (0.0, 1.0) and (exponent >= loihi.SHIFT or not mant.any())
+        on_grid = decay in (0.0, 1.0) and not np.any((mant << exponent) % (1 << loihi.SHIFT))
         vth = int(np.floor(threshold * scale)) if on_grid else int(np.rint(threshold * scale))
     population = Population(
         name=name,
@@ -171,7 +171,7 @@ def largest_scale(
 ) -> float:
     """The largest S for which all of these hold:
 
-    - |round(w * S)| <= 127;
+    - |w * S| <= 127;
     - threshold * S <= 131071 (17 bits);
     - |bias * S| * 64 <= 4095 << 7 (mantissa 13 bits, exponent at most 7);
     - the worst-case current, sum |w| * largest input, <= 131071, so that u cannot wrap;
@@ -184,8 +184,7 @@ def largest_scale(
     bias_top = float(np.abs(bias).max())
     if top == 0:
         raise SpikeportError(f"{name}: all of its weights are zero, so it has no scale; remove the layer")
-    # Half a step of rounding is used up on purpose: 127.49 still rounds to 127.
-    scale = (loihi.WEIGHT_MAX + 0.49) / top
+    scale = loihi.WEIGHT_MAX / top
     if threshold is not None:
         scale = min(scale, loihi.VTH_MAX / threshold)
     if bias_top > 0:

@@ -1,0 +1,223 @@
+"""The functions and tensor methods a forward pass may use between its layers: joining, cutting and renumbering.
+
+Shapes are known while tracing, all but the batch, which reads -1; so arithmetic on sizes is simply carried out.
+"""
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+from torch.nn import functional as F
+
+from spikeport.core.errors import SpikeportError
+from spikeport.core.geometry import pair
+from spikeport.export import expressions as ex
+from spikeport.export.expressions import Signal
+
+
+@dataclass(frozen=True, eq=False)
+class Grouped:
+    """A signal viewed as [N, groups, channels / groups, H, W], in the middle of a channel shuffle.
+
+    ``order`` [groups, channels / groups] names the channel at each place.
+    """
+
+    signal: Signal
+    order: np.ndarray
+
+
+def shape(x: Signal | Grouped) -> tuple[int, ...]:
+    if isinstance(x, Grouped):
+        return (-1, *x.order.shape, *x.signal.shape[1:])
+    return (-1, int(np.prod(x.shape))) if x.flat else (-1, *x.shape)
+
+
+def apply(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The value of a call in the traced graph. Raises SpikeportError where it has no exact form."""
+    target = node.target
+    name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
+    tensors = [a for a in (*args, *kwargs.values()) if _holds_signal(a)]
+    if not tensors and callable(target):
+        return target(*args, **kwargs)
+    rule = RULES.get(target) or RULES.get(name)
+    if rule is None:
+        raise SpikeportError(f"{node.name}: {name}() has no exact spiking form; use a layer or leave it out")
+    try:
+        return rule(node.name, *args, **kwargs)
+    except TypeError:
+        raise SpikeportError(
+            f"{node.name}: {name}() is used in a way that has no exact form: {args} {kwargs}"
+        ) from None
+
+
+def _holds_signal(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(_holds_signal(v) for v in value)
+    return isinstance(value, (Signal, Grouped))
+
+
+def _cat(where: str, tensors: Any, dim: int = 0) -> Signal:
+    if dim not in (1, -3) or not all(isinstance(t, Signal) for t in tensors):
+        raise SpikeportError(f"{where}: concatenates along dimension {dim}; only channels (dim=1) have an exact form")
+    return ex.concat(tensors, where)
+
+
+def _add(where: str, a: Any, b: Any, alpha: float = 1) -> Signal:
+    if not (isinstance(a, Signal) and isinstance(b, Signal)) or alpha != 1:
+        raise SpikeportError(f"{where}: only the sum of two tensors has an exact form")
+    return ex.add(a, b, where)
+
+
+def _flatten(where: str, x: Any, start_dim: int = 0, end_dim: int = -1) -> Signal:
+    if isinstance(x, Grouped):
+        if (start_dim, end_dim) == (1, 2):
+            return _ungroup(x)
+    elif start_dim == 1 and end_dim in (-1, 3):
+        return Signal(x.shape, x.terms, flat=True)
+    raise SpikeportError(f"{where}: flattens dimensions {start_dim} to {end_dim}; only flatten(1) has an exact form")
+
+
+def _ungroup(x: Grouped) -> Signal:
+    return ex.select(x.signal, x.order.ravel())
+
+
+def _reshape(where: str, x: Any, *sizes: Any) -> Signal | Grouped:
+    wanted = tuple(int(s) for s in (sizes[0] if len(sizes) == 1 and not isinstance(sizes[0], int) else sizes))
+    signal = x.signal if isinstance(x, Grouped) else x
+    channels, height, width = signal.shape
+    rest = [channels * height * width // max(1, -int(np.prod(wanted[1:])))] if -1 in wanted[1:] else []
+    sizes_known = tuple(rest[0] if s == -1 else s for s in wanted[1:])
+    if wanted[0] in (-1, 1) or len(wanted) > 1:
+        if sizes_known == (channels, height, width) and not signal.flat:
+            return _ungroup(x) if isinstance(x, Grouped) else x
+        if sizes_known == (channels * height * width,) and not isinstance(x, Grouped):
+            return Signal(x.shape, x.terms, flat=True)
+        if len(sizes_known) == 4 and sizes_known[2:] == (height, width) and sizes_known[0] * sizes_known[1] == channels:
+            return Grouped(signal, np.arange(channels).reshape(sizes_known[:2]))
+    raise SpikeportError(
+        f"{where}: views {shape(x)} as {wanted}; only flattening and splitting channels into groups have an exact form"
+    )
+
+
+def _transpose(where: str, x: Any, a: int, b: int) -> Grouped:
+    if not isinstance(x, Grouped) or {a, b} != {1, 2}:
+        raise SpikeportError(f"{where}: transposes dimensions {a} and {b}; only a channel shuffle has an exact form")
+    return Grouped(x.signal, x.order.T)
+
+
+def _permute(where: str, x: Any, *dims: Any) -> Grouped:
+    order = tuple(dims[0]) if len(dims) == 1 else dims
+    if order != (0, 2, 1, 3, 4):
+        raise SpikeportError(f"{where}: permutes to {order}; only a channel shuffle has an exact form")
+    return _transpose(where, x, 1, 2)
+
+
+def _chunk(where: str, x: Signal, chunks: int, dim: int = 0) -> list[Signal]:
+    size = -(-x.shape[0] // chunks)
+    return _split(where, x, size, dim)
+
+
+def _split(where: str, x: Signal, split_size_or_sections: Any, dim: int = 0) -> list[Signal]:
+    if dim not in (1, -3):
+        raise SpikeportError(f"{where}: splits dimension {dim}; only channels (dim=1) have an exact form")
+    channels, sections = x.shape[0], split_size_or_sections
+    sizes = sections if isinstance(sections, (list, tuple)) else [sections] * -(-channels // sections)
+    ends = np.minimum(np.cumsum(sizes), channels)
+    return [ex.select(x, np.arange(e - s, e)) for s, e in zip(np.diff(ends, prepend=0), ends, strict=True)]
+
+
+def _getitem(where: str, x: Any, key: Any) -> Any:
+    if not isinstance(x, Signal):
+        return x[key]
+    whole = slice(None)
+    keys = key if isinstance(key, tuple) else (key,)
+    of_channels = len(keys) >= 2 and keys[0] == whole and isinstance(keys[1], (slice, list))
+    if of_channels and all(k == whole or k is Ellipsis for k in keys[2:]) and not x.flat:
+        return ex.select(x, np.arange(x.shape[0])[keys[1]])
+    raise SpikeportError(f"{where}: indexes {key}; only slices of channels have an exact form")
+
+
+def _max_pool(
+    where: str, x: Signal, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
+    ceil_mode: bool = False, return_indices: bool = False,
+) -> Signal:  # fmt: skip
+    if ceil_mode or return_indices or pair(dilation) != (1, 1):
+        raise SpikeportError(
+            f"{where}: max-pooling with ceil_mode, dilation or indices has no exact form; leave them out"
+        )
+    return ex.or_pool(x, pair(kernel_size), pair(stride or kernel_size), pair(padding), where)
+
+
+def _avg_pool(
+    where: str, x: Signal, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
+    count_include_pad: bool = True, divisor_override: int | None = None,
+) -> Signal:  # fmt: skip
+    if ceil_mode or divisor_override or (pair(padding) != (0, 0) and not count_include_pad):
+        raise SpikeportError(
+            f"{where}: average pooling with ceil_mode, divisor_override or count_include_pad=False has no NIR form; "
+            "use the defaults"
+        )
+    return ex.pool(x, pair(kernel_size), pair(stride or kernel_size), pair(padding), where)
+
+
+def _adaptive_pool(where: str, x: Signal, output_size: Any) -> Signal:
+    wanted = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * 2
+    size = tuple(have if want is None else want for want, have in zip(wanted, x.shape[1:], strict=True))
+    if any(have % want for want, have in zip(size, x.shape[1:], strict=True)):
+        raise SpikeportError(f"{where}: maps of {x.shape[1:]} do not divide evenly into {size}; use AvgPool2d")
+    kernel = (x.shape[1] // size[0], x.shape[2] // size[1])
+    return ex.pool(x, kernel, kernel, (0, 0), where)
+
+
+def _mean(where: str, x: Signal, dim: Any = None, keepdim: bool = False) -> Signal:
+    if dim is None or {d % 4 for d in dim} != {2, 3} or x.flat:
+        raise SpikeportError(f"{where}: averages over dimensions {dim}; only height and width have an exact form")
+    pooled = _adaptive_pool(where, x, 1)
+    return Signal(pooled.shape, pooled.terms, flat=not keepdim)
+
+
+def _same(where: str, x: Any, *args: Any, **kwargs: Any) -> Any:
+    return x
+
+
+#: function, or name of a method or function -> its rule; every rule takes the place's name first
+RULES: dict[Any, Callable[..., Any]] = {
+    torch.cat: _cat,
+    torch.concat: _cat,
+    operator.add: _add,
+    operator.iadd: _add,
+    torch.add: _add,
+    "add_": _add,
+    "flatten": _flatten,
+    "view": _reshape,
+    "reshape": _reshape,
+    "transpose": _transpose,
+    "permute": _permute,
+    "contiguous": _same,
+    F.dropout: _same,
+    F.dropout2d: _same,
+    "chunk": _chunk,
+    "split": _split,
+    operator.getitem: _getitem,
+    "size": lambda where, x, dim=None: shape(x) if dim is None else shape(x)[dim],
+    getattr: lambda where, x, attribute: _attribute(where, x, attribute),
+    F.max_pool2d: _max_pool,
+    F.avg_pool2d: _avg_pool,
+    F.adaptive_avg_pool2d: _adaptive_pool,
+    "mean": _mean,
+    "channel_shuffle": lambda where, x, groups: channel_shuffle(x, groups),
+}
+
+
+def _attribute(where: str, x: Any, attribute: str) -> Any:
+    if attribute == "shape":
+        return shape(x)
+    raise SpikeportError(f"{where}: uses .{attribute} of a tensor, which has no exact form")
+
+
+def channel_shuffle(x: Signal, groups: int) -> Signal:
+    return ex.select(x, np.arange(x.shape[0]).reshape(groups, -1).T.ravel())

@@ -1,0 +1,33 @@
+"""What all tests share: hypothesis profiles, and a network that trains in a second."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import small_digits
+from hypothesis import settings
+from spikeport.core import TrainConfig
+from spikeport.core.data import DATASETS
+
+settings.register_profile("default", deadline=None, derandomize=True, max_examples=25)
+settings.register_profile("long", deadline=None, max_examples=250)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _small_digits() -> Iterator[None]:
+    small_digits.register()
+    yield
+    del DATASETS[small_digits.NAME]
+
+
+def _tiny(**settings: Any) -> TrainConfig:
+    small = {"dataset": small_digits.NAME, "keep": (4,), "width": 0.125, "epochs": 2, "schedule": "constant"}
+    return TrainConfig(**(small | settings))
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Any:
+    """Settings of a tiny network on a sixth of the digits; keyword arguments replace some."""
+    return _tiny

@@ -1,0 +1,186 @@
+"""The NIR file: what it holds, who reads it, and what happens when it is damaged."""
+
+import json
+
+import h5py
+import nir
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from networks import RandomNet, random_nets
+from torch import nn
+
+from spikeport.core import LIF, CheckFailed, SpikeportError, TimeMean
+from spikeport.core.models import ModelSpec, Twin
+from spikeport.export import readers, to_nir
+from spikeport.export.interpreter import interpret
+from spikeport.export.nir_graph import Metadata, build_nir, metadata_of, nir_threshold, read_nir, write_nir
+from spikeport.export.trace import trace
+from spikeport.export.verify import explain_flips
+
+
+@pytest.fixture
+def net():
+    net = RandomNet(["conv", "fire", "maxpool", "conv"], 6, 8, 3, 5, True).eval()
+    for module in net.modules():
+        if isinstance(module, LIF):
+            module.tau = max(module.tau, 1.5)  # SpikingJelly reads no tau of 1
+    return net
+
+
+@pytest.fixture
+def x():
+    return torch.randn(4, 2, 8, 8, generator=torch.Generator().manual_seed(0)).numpy()
+
+
+def test_certificate_names_every_reader_and_each_agrees(tmp_path, net, x):
+    certificate = to_nir(net, tmp_path / "m.nir", x)
+    assert [w.status for w in certificate.witnesses] == ["agrees"] * 3
+    assert [w.reader.split()[0] for w in certificate.witnesses] == ["the", "spikingjelly", "snntorch"]
+    assert certificate.spikes_compared > 0
+    saved = json.loads((tmp_path / "certificate.json").read_text())
+    assert saved["passed"] is True
+    assert saved["samples"] == 4
+
+
+@settings(max_examples=15)
+@given(random_nets())
+def test_spikingjelly_reads_random_networks_spike_for_spike(tmp_path_factory, case):
+    net, x = case
+    file = tmp_path_factory.mktemp("nir") / "m.nir"
+    traced = trace(net, tuple(x.shape[1:]))
+    graph, _ = build_nir(traced, Metadata(traced.time_steps, input_shape=tuple(x.shape[1:])))
+    write_nir(graph, file)
+    try:
+        reading = readers.read_spikingjelly(file, x.numpy())
+    except readers.CannotRead as reason:
+        assert "Grouped" in str(reason) or "tau" in str(reason)  # noqa: PT017 - what it refuses, by name
+        return
+    reference = interpret(graph, x.numpy())
+    for name, spikes in reference.spikes.items():
+        np.testing.assert_array_equal(spikes, reading.spikes[name])
+
+
+def test_graph_is_canonical(net):
+    graph, _ = build_nir(trace(net, (2, 8, 8)), Metadata(3, input_shape=(2, 8, 8)))
+    kinds = {type(n) for n in graph.nodes.values()}
+    assert kinds <= {nir.Input, nir.Output, nir.Conv2d, nir.LIF, nir.AvgPool2d, nir.Flatten, nir.Affine}
+    for node in graph.nodes.values():
+        if isinstance(node, nir.LIF):
+            for name in ("tau", "r", "v_leak", "v_threshold", "v_reset"):
+                assert getattr(node, name).dtype == np.float64
+                assert getattr(node, name).ndim == 3
+
+
+def test_metadata_survives_the_file(tmp_path, net, x):
+    to_nir(net, tmp_path / "m.nir", x)
+    metadata = metadata_of(read_nir(tmp_path / "m.nir"))
+    assert (metadata.time_steps, metadata.dt, metadata.input_shape) == (3, 1e-4, (2, 8, 8))
+    assert "stem.lif" in metadata.layers.values()
+
+
+@pytest.mark.parametrize("v_threshold", [1.0, 0.5, 1.3, 1e-3])
+def test_threshold_turns_at_least_into_above(v_threshold):
+    """A float32 membrane is at or above the model's threshold just where it is above the file's."""
+    exported = nir_threshold(v_threshold)
+    at = np.float32(v_threshold)
+    around = [np.nextafter(at, np.float32(-9)), at, np.nextafter(at, np.float32(9))]
+    assert [bool(h >= at) for h in around] == [bool(h > np.float32(exported)) for h in around]
+
+
+def test_ties_do_not_flip():
+    """Weights on a grid make membranes land on the threshold itself, where ">" and ">=" part."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.act = nn.Conv2d(1, 8, 1), LIF(time_steps=4, constant_input=True)
+            self.head, self.end = nn.Conv2d(8, 2, 1), TimeMean(4)
+
+        def forward(self, x):
+            return self.end(self.head(self.act(self.conv(x))).mean((2, 3)))
+
+    net = Net().eval()
+    net.conv.weight.data = torch.arange(1, 9).view(8, 1, 1, 1) / 8
+    net.conv.bias.data.zero_()
+    x = torch.arange(16).view(1, 1, 4, 4).float()
+    graph, _ = build_nir(trace(net, (1, 4, 4)), Metadata(4, input_shape=(1, 4, 4)))
+    found = interpret(graph, x.numpy(), margins=True)
+    expected = net.act(net.conv(x)).unflatten(0, (4, -1)).bool().numpy()
+    np.testing.assert_array_equal(found.spikes["act"], expected)
+    assert (np.abs(found.margins["act"]) < 1e-6).any(), "no membrane met the threshold, so nothing was tested"
+
+
+def test_a_graph_that_differs_is_an_error_and_leaves_nothing(tmp_path, net, x, monkeypatch):
+    monkeypatch.setattr("spikeport.export.nir_graph.nir_threshold", lambda v: v * 1.2)
+    with pytest.raises(CheckFailed, match="differs from the model in .* spikes .first at stem.lif"):
+        to_nir(net, tmp_path / "m.nir", x)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_flips_at_the_threshold_are_ties_and_others_are_not(net, x):
+    graph, _ = build_nir(trace(net, (2, 8, 8)), Metadata(3, input_shape=(2, 8, 8)))
+    reference = interpret(graph, x, margins=True)
+    spikes = {name: s.copy() for name, s in reference.spikes.items()}
+    first = next(iter(spikes))
+    spikes[first][1, 2, 0, 0, 0] ^= True
+    ties, unexplained = explain_flips(graph, reference, spikes)
+    assert (len(ties), unexplained) == (0, 1)
+    reference.margins[first][1, 2, 0, 0, 0] = 1e-9
+    ties, unexplained = explain_flips(graph, reference, spikes)
+    assert (len(ties), unexplained) == (1, 0)
+    later = [name for name in spikes if name != first][-1]
+    spikes[later][2, 2, 0] ^= True  # downstream, same sample, later: follows from the tie
+    assert explain_flips(graph, reference, spikes)[1] == 0
+    spikes[later][2, 3, 0, 0, 0] ^= True  # another sample: does not
+    assert explain_flips(graph, reference, spikes)[1] == 1
+
+
+def test_squeezenet_goes_through_with_all_eight_fires(tmp_path):
+    model = ModelSpec("squeezenet", Twin(), width=0.125).build().eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.constant_(module.bias, 0.5)
+    x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).numpy()
+    certificate = to_nir(model, tmp_path / "m.nir", x)
+    assert [w.differing_spikes for w in certificate.witnesses] == [0, 0, 0]
+    assert all(count == 0 for count in certificate.witnesses[0].layers.values())
+
+
+def test_missing_truncated_and_foreign_files_are_named(tmp_path, net, x):
+    with pytest.raises(SpikeportError, match="no such file"):
+        read_nir(tmp_path / "m.nir")
+    to_nir(net, tmp_path / "m.nir", x)
+    data = (tmp_path / "m.nir").read_bytes()
+    (tmp_path / "cut.nir").write_bytes(data[: len(data) // 2])
+    with pytest.raises(SpikeportError, match="damaged, truncated or not a NIR file"):
+        read_nir(tmp_path / "cut.nir")
+    (tmp_path / "text.nir").write_text("hello")
+    with pytest.raises(SpikeportError, match="not a NIR file"):
+        read_nir(tmp_path / "text.nir")
+    with h5py.File(tmp_path / "m.nir", "r+") as file:
+        del file["node/metadata/spikeport"]
+        file["node/metadata/spikeport"] = "{"
+    with pytest.raises(SpikeportError, match="metadata is damaged"):
+        metadata_of(read_nir(tmp_path / "m.nir"))
+
+
+def test_dangling_edges_and_cycles_are_refused(net, x):
+    graph, _ = build_nir(trace(net, (2, 8, 8)), Metadata(3, input_shape=(2, 8, 8)))
+    graph.edges.append(("stem_lif", "nowhere"))
+    with pytest.raises(SpikeportError, match="edge stem_lif -> nowhere to a node it does not hold"):
+        interpret(graph, x)
+    graph.edges[-1] = ("output", "stem_conv")
+    with pytest.raises(SpikeportError, match="cycle through"):
+        interpret(graph, x)
+
+
+def test_samples_must_be_there_finite_and_of_the_right_shape(tmp_path, net, x):
+    with pytest.raises(SpikeportError, match="zero samples"):
+        to_nir(net, tmp_path / "m.nir", x[:0])
+    with pytest.raises(SpikeportError, match="NaN"):
+        to_nir(net, tmp_path / "m.nir", x * np.nan)
+    graph, _ = build_nir(trace(net, (2, 8, 8)), Metadata(3, input_shape=(2, 8, 8)))
+    with pytest.raises(SpikeportError, match=r"samples have shape \(2, 8, 7\)"):
+        interpret(graph, x[..., :7])

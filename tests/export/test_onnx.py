@@ -1,0 +1,58 @@
+"""The CNN in ONNX: equal in ONNX Runtime, at any batch size."""
+
+import numpy as np
+import pytest
+import torch
+
+from spikeport.core import CheckFailed, SpikeportError
+from spikeport.core.models import ModelSpec, Twin
+from spikeport.export import to_onnx
+from spikeport.export.onnx_model import open_onnx, run_onnx
+
+
+@pytest.fixture(scope="module")
+def model():
+    return ModelSpec("squeezenet-p", Twin(kind="cnn"), width=0.125).build().eval()
+
+
+@pytest.fixture(scope="module")
+def x():
+    return torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(0)).numpy()
+
+
+@pytest.fixture(scope="module")
+def file(model, x, tmp_path_factory):
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    assert to_onnx(model, path, x).witnesses[0].status == "agrees"
+    return path
+
+
+@pytest.mark.parametrize("batch", [1, 3, 5])
+def test_logits_equal_torch_at_any_batch_size(model, x, file, batch):
+    with torch.no_grad():
+        expected = model(torch.from_numpy(x[:batch])).numpy()
+    np.testing.assert_allclose(run_onnx(file, x[:batch]), expected, atol=1e-4)
+
+
+def test_certificate_lies_beside_the_file(file):
+    assert (file.parent / "certificate.json").exists()
+
+
+def test_a_file_that_differs_is_an_error_and_leaves_nothing(model, x, tmp_path, monkeypatch):
+    monkeypatch.setattr("spikeport.export.onnx_model.run_onnx", lambda path, x: np.ones((5, 10), np.float32))
+    with pytest.raises(CheckFailed, match="onnxruntime .* differs from the model"):
+        to_onnx(model, tmp_path / "model.onnx", x)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_and_missing_files_are_named(file, tmp_path):
+    (tmp_path / "cut.onnx").write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(SpikeportError, match="damaged or not an ONNX model"):
+        open_onnx(tmp_path / "cut.onnx")
+    with pytest.raises(SpikeportError, match="no such file"):
+        open_onnx(tmp_path / "none.onnx")
+
+
+def test_existing_files_stay_unless_asked(file, model, x):
+    with pytest.raises(SpikeportError, match="already exists"):
+        to_onnx(model, file, x)

@@ -1,0 +1,150 @@
+"""Rewriting is exact: in float64 the graph fires where the model fires, for any network it accepts."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from networks import OPS, RandomNet, random_nets
+from torch import nn
+from torch.nn import functional as F
+
+from spikeport.core import LIF, SpikeportError, TimeMean
+from spikeport.export.interpreter import interpret
+from spikeport.export.nir_graph import Metadata, build_nir
+from spikeport.export.trace import trace
+
+
+def run_both(net, x):
+    """Spikes and class currents of the model in float64 and of its graph in the interpreter."""
+    traced = trace(net, tuple(x.shape[1:]))
+    graph, names = build_nir(traced, Metadata(traced.time_steps, input_shape=tuple(x.shape[1:])))
+    seen = []
+    double = copy.deepcopy(net).double()
+    wanted = {layer for layer, _ in traced.observed}
+    for layer, module in double.named_modules():
+        if layer in wanted:
+            module.register_forward_hook(lambda m, a, y: seen.append(y.unflatten(0, (traced.time_steps, -1)).numpy()))
+    with torch.no_grad():
+        prediction = double(x.double()).numpy()
+    found = interpret(graph, x.double().numpy())
+    pairs = []
+    for (_, signal), expected in zip(traced.observed, seen, strict=True):
+        joined = np.zeros(expected.shape)
+        for term in signal.terms:
+            used = np.flatnonzero(term.index >= 0)
+            joined[:, :, used] += found.spikes[names[term.node]][:, :, term.index[used]]
+        pairs.append((expected, joined))
+    return pairs, prediction, found.prediction
+
+
+@given(random_nets())
+def test_every_spike_of_a_random_network_survives(case):
+    net, x = case
+    pairs, expected, found = run_both(net, x)
+    for model, graph in pairs:
+        np.testing.assert_array_equal(model, graph)
+    np.testing.assert_allclose(found, expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_every_construct_alone_and_it_does_spike(op):
+    net = RandomNet(["conv", op, "grouped"], 6, 8, 3, 5, True).eval()
+    pairs, expected, found = run_both(net, torch.randn(2, 2, 8, 8, generator=torch.Generator().manual_seed(1)))
+    for model, graph in pairs:
+        np.testing.assert_array_equal(model, graph)
+    assert pairs[0][0].sum() > 0
+    np.testing.assert_allclose(found, expected, atol=1e-10)
+
+
+@given(st.integers(0, 2**31), st.integers(1, 3), st.integers(1, 3))
+def test_max_pooling_of_spikes_is_the_or_neuron(seed, kernel, stride):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fire = LIF(time_steps=3, constant_input=True, tau=1.7)
+            self.pool = nn.MaxPool2d(kernel, stride, padding=kernel // 2)
+            self.head = nn.Conv2d(2, 1, 1)
+            self.end = TimeMean(3)
+
+        def forward(self, x):
+            return self.end(F.adaptive_avg_pool2d(self.head(self.pool(self.fire(x))), 1).flatten(1))
+
+    x = torch.randn(2, 2, 7, 6, generator=torch.Generator().manual_seed(seed)) * 3
+    pairs, expected, found = run_both(Net().eval(), x)
+    for model, graph in pairs:
+        np.testing.assert_array_equal(model, graph)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+class Chain(nn.Module):
+    """conv - LIF - the layer in question - conv - read-out."""
+
+    def __init__(self, middle, first=True):
+        super().__init__()
+        self.stem = nn.Conv2d(2, 4, 3, padding=1)
+        self.act = LIF(time_steps=2, constant_input=first)
+        self.middle = middle
+        self.head = nn.Conv2d(4, 3, 1)
+        self.end = TimeMean(2)
+
+    def forward(self, x):
+        return self.end(F.adaptive_avg_pool2d(self.head(self.middle(self.act(self.stem(x)))), 1).flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("middle", "message"),
+    [
+        (nn.ReLU(), "middle .ReLU.: has no exact spiking form; replace it by LIF"),
+        (nn.Softmax(1), "middle .Softmax.: has no exact spiking form"),
+        (nn.Conv2d(4, 4, 3, padding=1), "head: follows middle with no neuron between them"),
+        (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "padding_mode 'reflect'"),
+        (nn.MaxPool2d(2, ceil_mode=True), "middle: max-pooling with ceil_mode"),
+        (nn.Sequential(nn.Conv2d(4, 4, 1), nn.MaxPool2d(2)), "middle.1: max-pooling of analog values"),
+        (nn.BatchNorm2d(4), "middle: normalises act"),
+        (nn.BatchNorm2d(4, track_running_stats=False), "without running statistics"),
+        (nn.AvgPool2d(3, 1, 1, count_include_pad=False), "middle: average pooling"),
+        (nn.AdaptiveAvgPool2d(3), "do not divide evenly"),
+        (nn.Conv2d(4, 4, 9), "middle: its kernel does not fit"),
+        (nn.Sequential(nn.Conv2d(4, 4, 1), LIF(time_steps=5)), "disagree on the number of time steps"),
+    ],
+)
+def test_what_has_no_exact_form_is_refused_by_name(middle, message):
+    with pytest.raises(SpikeportError, match=message):
+        trace(Chain(middle).eval(), (2, 8, 8))
+
+
+def test_data_dependent_control_flow_is_refused():
+    class Net(Chain):
+        def forward(self, x):
+            return super().forward(x) if x.sum() > 0 else super().forward(-x)
+
+    with pytest.raises(SpikeportError, match="Net cannot be traced"):
+        trace(Net(nn.Identity()).eval(), (2, 8, 8))
+
+
+def test_unknown_function_is_refused():
+    class Net(Chain):
+        def forward(self, x):
+            return super().forward(torch.sigmoid(x))
+
+    with pytest.raises(SpikeportError, match=r"sigmoid\(\) has no exact spiking form"):
+        trace(Net(nn.Identity()).eval(), (2, 8, 8))
+
+
+def test_nan_weights_are_refused_by_name():
+    net = Chain(nn.Identity()).eval()
+    net.head.weight.data[0, 0] = torch.nan
+    with pytest.raises(SpikeportError, match="head.weight holds NaN"):
+        trace(net, (2, 8, 8))
+
+
+def test_training_mode_and_missing_ends_are_refused():
+    with pytest.raises(SpikeportError, match="call model.eval"):
+        trace(Chain(nn.Identity()), (2, 8, 8))
+    with pytest.raises(SpikeportError, match="no read-out"):
+        trace(nn.Sequential(nn.Conv2d(2, 3, 1), LIF(constant_input=True), nn.Conv2d(3, 1, 1)).eval(), (2, 4, 4))
+    with pytest.raises(SpikeportError, match="no spiking neurons"):
+        trace(nn.Sequential(nn.Conv2d(2, 3, 1), TimeMean(1)).eval(), (2, 4, 4))

@@ -1,0 +1,69 @@
+"""The table: the target's counts land in the row of the layer they come from."""
+
+import numpy as np
+import pytest
+import torch
+from networks import RandomNet
+
+from spikeport.core import SpikeportError
+from spikeport.export.nir_graph import Metadata, build_nir
+from spikeport.export.trace import trace
+from spikeport.profiling.comparison import TRAINING, compare, mean_rate, totals
+from spikeport.profiling.counts import count_operations
+from spikeport.profiling.energy import horowitz
+from spikeport.targets.loihi.compile import compile
+from spikeport.targets.loihi.fixed import simulate_fixed
+
+
+@pytest.fixture(scope="module")
+def case():
+    net = RandomNet(["conv", "fire", "skip", "residual"], 6, 8, 3, 5, True).eval()
+    x = torch.randn(4, 2, 8, 8, generator=torch.Generator().manual_seed(0)).clamp(-2, 2)
+    metadata = Metadata(3, input_shape=(2, 8, 8), input_bound=2.0)
+    program = compile(build_nir(trace(net, (2, 8, 8)), metadata)[0])
+    return count_operations(net, x), program, simulate_fixed(program, x.numpy())
+
+
+def test_every_event_and_spike_is_in_exactly_one_row(case):
+    training, program, record = case
+    rows = compare(training, program, {"fixed": record})
+    graded = sum(r.graded_events.get("fixed", 0.0) for r in rows)
+    events = sum(int(e.sum()) for e in record.events.values()) / record.samples
+    spikes = sum(int(s.sum()) for s in record.spikes.values()) / record.samples
+    assert totals(rows)["fixed"]["acs"] + graded == pytest.approx(events)
+    assert totals(rows)["fixed"]["spikes"] == pytest.approx(spikes)
+    assert totals(rows)[TRAINING]["acs"] == pytest.approx(training.total("acs"))
+    assert totals(rows)[TRAINING]["macs"] == pytest.approx(training.total("macs"))
+
+
+def test_layers_keep_their_order_and_training_is_close_to_the_target(case):
+    training, program, record = case
+    rows = compare(training, program, {"fixed": record})
+    named = [r.layer for r in rows if r.layer]
+    assert named == [name for name in training.layers if name in named]
+    assert named[0] == "stem.conv"
+    first = rows[1]
+    assert first.acs["fixed"] == pytest.approx(first.acs[TRAINING], rel=0.2)
+    assert mean_rate(rows, "fixed", 3) == pytest.approx(training.rate, rel=0.2)
+
+
+def test_energy_uses_the_same_constants_everywhere(case):
+    training, program, record = case
+    for row in compare(training, program, {"fixed": record}):
+        for witness, acs in row.acs.items():
+            assert row.energy_nj[witness] == horowitz(acs, row.macs)
+
+
+def test_a_record_of_another_program_is_refused(case):
+    training, program, record = case
+    record = type(record)(**record.__dict__ | {"program": "other"})
+    with pytest.raises(SpikeportError, match="fixed record is of another program"):
+        compare(training, program, {"fixed": record})
+
+
+def test_without_the_model_the_first_layer_is_still_charged(case):
+    _, program, record = case
+    rows = compare(None, program, {"fixed": record})
+    analog = [r for r in rows if r.graded_events]
+    assert np.allclose([r.macs for r in analog], [r.graded_events["fixed"] / 3 for r in analog])
+    assert all(TRAINING not in r.acs for r in rows)

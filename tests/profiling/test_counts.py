@@ -1,0 +1,151 @@
+"""Counts are exact: equal to counting by the definition, and to the paper's columns."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from networks import random_nets
+from torch import nn
+
+from spikeport.core import LIF, SpikeportError, TimeMean
+from spikeport.core.models import ModelSpec, Twin
+from spikeport.profiling.counts import count_operations
+from spikeport.profiling.energy import AC_PJ, MAC_PJ, horowitz, model_sizes, paper_count
+
+
+def direct_events(x, conv):
+    """Weights that meet a non-zero input, and all weights on the map, counted one by one."""
+    out, per_group, kh, kw = conv.weight.shape
+    (sh, sw), (ph, pw), (dh, dw) = conv.stride, conv.padding, conv.dilation
+    height = (x.shape[1] + 2 * ph - dh * (kh - 1) - 1) // sh + 1
+    width = (x.shape[2] + 2 * pw - dw * (kw - 1) - 1) // sw + 1
+    active = dense = 0
+    for o, c, y, z, i, j in np.ndindex(out, per_group, height, width, kh, kw):
+        row, column = y * sh + i * dh - ph, z * sw + j * dw - pw
+        if 0 <= row < x.shape[1] and 0 <= column < x.shape[2]:
+            dense += 1
+            active += bool(x[o // (out // conv.groups) * per_group + c, row, column])
+    return active, dense
+
+
+class One(nn.Module):
+    """Spikes that the test chooses, one convolution, a read-out."""
+
+    def __init__(self, conv, steps):
+        super().__init__()
+        self.fire = LIF(tau=1.0, v_threshold=0.5, time_steps=steps)
+        self.conv, self.end = conv, TimeMean(steps)
+
+    def forward(self, x):
+        return self.end(self.conv(self.fire(x)).mean((2, 3)))
+
+
+@given(
+    st.integers(0, 2**31), st.integers(1, 3), st.integers(1, 2), st.integers(0, 2), st.integers(1, 2),
+    st.sampled_from([1, 2]), st.integers(5, 7), st.integers(1, 3),
+)  # fmt: skip
+def test_synaptic_operations_equal_counting_one_by_one(seed, kernel, stride, padding, dilation, groups, size, steps):
+    rng = torch.Generator().manual_seed(seed)
+    conv = nn.Conv2d(2, 4, kernel, stride, padding, dilation, groups)
+    spikes = (torch.rand(steps * 2, 2, size, size + 1, generator=rng) < 0.3).float()
+    model = One(conv, steps)
+    # The model folds T into the batch: two samples of T steps each.
+    counts = count_operations_of_folded(model, spikes, samples=2)
+    found = counts["conv"]
+    for n in range(2):
+        for t in range(steps):
+            active, dense = direct_events(spikes[t * 2 + n], conv)
+            assert found.acs[n, t] == active
+            assert found.dense == dense
+            assert found.macs[n, t] == 0
+
+
+def count_operations_of_folded(model, x, samples):
+    from spikeport.profiling import counts
+
+    layers = {}
+    with counts._counting(model, samples, True, layers), torch.no_grad():
+        model(x)
+    return layers
+
+
+def test_analog_input_costs_macs_and_only_for_the_images_that_are_analog():
+    conv = nn.Conv2d(1, 2, 3, padding=1)
+    model = nn.Sequential(conv, LIF(time_steps=2, constant_input=True))
+    x = torch.zeros(2, 1, 4, 4)
+    x[0, 0, 0, 0] = 1  # a spike
+    x[1, 0, 1, 1] = 0.5  # an analog value
+    counts = count_operations(model, x).layers["0"]
+    assert counts.acs[:, 0].tolist() == [4 * 2, 0]
+    dense = direct_events(torch.ones(1, 4, 4), conv)[1]
+    assert counts.macs[:, 0].tolist() == [0, dense]
+    assert counts.macs_effective[:, 0].tolist() == [0, 9 * 2]
+    assert counts.analog
+
+
+def test_first_convolution_is_counted_once_and_the_others_t_times():
+    model = ModelSpec(twin=Twin(time_steps=5), width=0.125).build().eval()
+    counts = count_operations(model, torch.randn(3, 3, 16, 16))
+    assert counts.layers["stem.conv"].macs.shape == (3, 1)
+    assert counts.layers["features.fire4.squeeze.conv"].acs.shape == (3, 5)
+    assert counts.layers["stem.act"].spikes.shape == (3, 5)
+
+
+@given(random_nets())
+def test_rate_is_the_mean_over_neurons_steps_and_samples(case):
+    net, x = case
+    spikes = []
+    for module in net.modules():
+        if isinstance(module, LIF):
+            module.register_forward_hook(lambda m, a, y: spikes.append(y.flatten()))
+    counts = count_operations(net, x)
+    assert counts.rate == pytest.approx(float(torch.cat(spikes).double().mean()))
+    assert sum(int(c.spikes.sum()) for c in counts.layers.values() if c.kind == "LIF") == int(torch.cat(spikes).sum())
+
+
+def test_a_cnn_multiplies_even_where_its_maps_are_binary():
+    model = nn.Sequential(nn.ReLU(), nn.Conv2d(1, 1, 1))
+    counts = count_operations(model, torch.ones(1, 1, 2, 2))
+    assert (counts.total("macs"), counts.total("acs")) == (4, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "size", "macs"),
+    [
+        ("squeezenet", 10, 32, 4_466_848),
+        ("squeezenet", 100, 32, 4_468_288),
+        ("squeezenet", 200, 64, 17_879_552),
+        ("squeezenet-p", 10, 32, 4_227_232),
+        ("squeezenet-p", 100, 32, 4_228_672),
+        ("squeezenet-p", 200, 64, 16_921_088),
+    ],
+)
+def test_the_papers_mac_columns(name, classes, size, macs):
+    model = ModelSpec(name, Twin(), classes, 3, size).build().eval()
+    x = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    assert paper_count(count_operations(model, x)).macs == macs
+
+
+def test_the_papers_cnn_energy():
+    sizes = model_sizes("squeezenet", "cnn")
+    assert sizes["macs"] / 1e6 == pytest.approx(54.755, abs=5e-4)
+    assert horowitz(0, sizes["macs"]) / 1e6 == pytest.approx(0.2519, abs=5e-5)  # mJ
+
+
+def test_energy_is_the_sum_of_its_operations():
+    assert horowitz(1000, 0) == AC_PJ
+    assert horowitz(0, 1000) == MAC_PJ
+
+
+def test_zero_samples_and_mixed_steps_are_refused():
+    with pytest.raises(SpikeportError, match="zero samples"):
+        count_operations(nn.ReLU(), torch.zeros(0, 1))
+    with pytest.raises(SpikeportError, match="disagree on the number of time steps"):
+        count_operations(nn.Sequential(LIF(time_steps=2), LIF(time_steps=3)), torch.zeros(6, 1))
+
+
+def test_max_pooling_with_ceil_mode_is_refused_rather_than_miscounted():
+    model = nn.Sequential(LIF(time_steps=1), nn.MaxPool2d(2, ceil_mode=True))
+    with pytest.raises(SpikeportError, match="cannot be counted exactly"):
+        count_operations(model, torch.zeros(1, 1, 5, 5))

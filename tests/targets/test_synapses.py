@@ -1,0 +1,100 @@
+"""A chain of linear nodes composes into one convolution exactly, or is refused."""
+
+import nir
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from spikeport.core import SpikeportError
+from spikeport.targets.loihi.synapses import follow, start
+
+
+def conv(rng, cin, cout, kernel, stride, padding, dilation=1, groups=1):
+    weight = rng.normal(size=(cout, cin // groups, kernel, kernel))
+    return nir.Conv2d(None, weight, stride, padding, dilation, groups, rng.normal(size=cout))
+
+
+def mean(kernel, stride, padding=0):
+    return nir.AvgPool2d(np.array([kernel] * 2), np.array([stride] * 2), np.array([padding] * 2))
+
+
+def run(node, x):
+    """One NIR node in torch."""
+    if isinstance(node, nir.Conv2d):
+        weight, bias = torch.from_numpy(node.weight), torch.from_numpy(node.bias)
+        options = (int(np.max(getattr(node, n))) for n in ("stride", "padding", "dilation"))
+        return F.conv2d(x, weight, bias, *options, int(node.groups))
+    if isinstance(node, nir.AvgPool2d):
+        kernel, stride, padding = (int(np.max(getattr(node, n))) for n in ("kernel_size", "stride", "padding"))
+        return F.avg_pool2d(x, kernel, stride, padding)
+    if isinstance(node, nir.Affine):
+        return (x.flatten(1) @ torch.from_numpy(node.weight).T + torch.from_numpy(node.bias))[..., None, None]
+    return x
+
+
+@st.composite
+def chains(draw):
+    rng = np.random.default_rng(draw(st.integers(0, 2**31)))
+    x = torch.from_numpy(rng.normal(size=(2, 4, draw(st.integers(4, 9)), draw(st.integers(4, 9)))))
+    nodes = []
+    for _ in range(draw(st.integers(1, 3))):
+        kind = draw(st.sampled_from(("conv", "grouped", "depthwise", "mean")))
+        kernel, stride, padding = draw(st.integers(1, 3)), draw(st.integers(1, 2)), draw(st.integers(0, 1))
+        if kind == "mean":
+            nodes.append(mean(kernel, draw(st.sampled_from((kernel, stride))), min(padding, kernel // 2)))
+        else:
+            groups = {"conv": 1, "grouped": 2, "depthwise": 4}[kind]
+            nodes.append(conv(rng, 4, 4, kernel, stride, padding, draw(st.integers(1, 2)), groups))
+    if draw(st.booleans()):
+        nodes.append(nir.Flatten({"input": np.array([4])}, start_dim=0))
+    return x, nodes
+
+
+@given(chains())
+def test_composition_equals_the_chain(case):
+    x, nodes = case
+    y, path = x, start("pre", tuple(x.shape[1:]))
+    try:
+        for k, node in enumerate(nodes):
+            path = follow(path, f"n{k}", node)
+            y = run(node, y)
+    except SpikeportError as error:
+        assume("does not fit" not in str(error))
+        assert "pads a map" in str(error)  # noqa: PT017 - the one combination without an exact form
+        return
+    weight, bias = torch.from_numpy(path.weight), torch.from_numpy(path.bias)
+    found = F.conv2d(x, weight, bias, path.stride, path.padding, 1, path.groups)
+    assert found.shape[1:] == path.shape
+    np.testing.assert_allclose(found.numpy(), y.numpy().reshape(found.shape), atol=1e-10)
+
+
+@given(st.integers(0, 2**31))
+def test_affine_behind_a_pool_is_a_covering_convolution(seed):
+    rng = np.random.default_rng(seed)
+    x = torch.from_numpy(rng.normal(size=(2, 4, 6, 6)))
+    nodes = [mean(2, 2), nir.Affine(rng.normal(size=(5, 36)), rng.normal(size=5))]
+    path = start("pre", (4, 6, 6))
+    for k, node in enumerate(nodes):
+        path = follow(path, f"n{k}", node)
+    found = F.conv2d(x, torch.from_numpy(path.weight), torch.from_numpy(path.bias), path.stride, path.padding)
+    np.testing.assert_allclose(found.numpy(), run(nodes[1], run(nodes[0], x)).numpy(), atol=1e-10)
+
+
+def test_padding_behind_a_convolution_is_refused():
+    rng = np.random.default_rng(0)
+    path = follow(start("pre", (4, 6, 6)), "first", conv(rng, 4, 4, 1, 1, 0))
+    with pytest.raises(SpikeportError, match="second: pads a map that comes from first"):
+        follow(path, "second", conv(rng, 4, 4, 3, 1, 1))
+
+
+def test_unknown_nodes_and_wrong_shapes_are_named():
+    path = start("pre", (4, 6, 6))
+    with pytest.raises(SpikeportError, match="d: Delay does not compile to Loihi"):
+        follow(path, "d", nir.Delay(np.ones(4)))
+    with pytest.raises(SpikeportError, match="c: takes 2 channels, is given 4"):
+        follow(path, "c", conv(np.random.default_rng(0), 2, 2, 1, 1, 0))
+    with pytest.raises(SpikeportError, match="a: weights"):
+        follow(path, "a", nir.Affine(np.ones((2, 7)), np.zeros(2)))
