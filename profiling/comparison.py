@@ -7,6 +7,8 @@ inference), so that any difference between witnesses is spikes alone.
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from spikeport.core.errors import SpikeportError
 from spikeport.profiling.counts import LayerCounts, ModelCounts
 from spikeport.profiling.energy import horowitz
@@ -90,7 +92,8 @@ def compare(
     shown: set[str] = set()
     for source in [*order, *(s for s in sources if s not in order)]:
         row = _row(source, sources[source], training, program, records, cnn)
-        if row.neurons_layer and row.neurons_layer in shown:  # a second branch into the same neurons: their spikes are shown once
+        if row.neurons_layer and row.neurons_layer in shown:
+            # A second branch into the same neurons: their spikes are shown once.
             row = replace(row, spikes={}, rate={})
         shown.add(row.neurons_layer)
         rows.append(row)
@@ -108,6 +111,8 @@ def _row(
     populations = {s.post: program.population(s.post) for s in synapses}
     spiking = [p for p in populations.values() if p.spiking]
     neurons_layer = spiking[0].source if spiking else ""
+    if neurons_layer:  # a layer over a concatenation is several populations
+        spiking = [p for p in program.populations if p.source == neurons_layer]
     counts = training.layers.get(source) if training else None
     neurons = training.layers.get(neurons_layer) if training else None
     analog = all(s.pre == INPUT for s in synapses)
@@ -116,7 +121,9 @@ def _row(
     graded: dict[str, float] = {}
     macs = 0.0
     if counts is not None and training is not None:
-        acs[TRAINING] = float(counts.acs.sum()) / training.samples
+        operations = counts.acs if counts.kind != "LIF" else _passed_on(synapses, program, counts)
+        if operations is not None:
+            acs[TRAINING] = float(operations.sum()) / training.samples
         macs = float(counts.macs.sum()) / training.samples
         if neurons is not None:
             spikes[TRAINING] = float(neurons.spikes.sum()) / training.samples
@@ -129,7 +136,7 @@ def _row(
         spikes[engine] = sum(float(record.spikes[p.name].sum()) for p in spiking) / record.samples
     if counts is None and analog:
         macs = max(graded.values(), default=0.0) / program.time_steps
-    total = sum(p.neurons for p in populations.values())
+    total = sum(p.neurons for p in spiking or populations.values())
     cnn_counts = cnn.layers.get(source) if cnn else None
     cnn_macs = float(cnn_counts.dense) if cnn_counts and cnn_counts.kind != "MaxPool2d" else None
     return Row(
@@ -149,9 +156,16 @@ def _row(
     )
 
 
+def _passed_on(synapses: list[Synapse], program: LoihiProgram, counts: LayerCounts) -> np.ndarray | None:
+    """Additions of a residual connection: one per spike, where every channel is passed on once; else None."""
+    passed = sum(s.weight.shape[0] for s in synapses)
+    channels = sum(program.shape_of(name)[0] for name in {s.pre for s in synapses})
+    return counts.spikes if passed == channels else None
+
+
 def _kind(counts: LayerCounts | None, populations: dict[str, Population]) -> str:
     if counts is not None:
-        return counts.kind
+        return "Skip" if counts.kind == "LIF" else counts.kind
     return "Relay" if all(not p.source for p in populations.values()) else "Synapses"
 
 
