@@ -41,6 +41,9 @@ def app() -> None:
     except SpikeportError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_status)
+    except OSError as error:  # a full disk, a folder without permission, a file where a folder should be
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(SpikeportError.exit_status)
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         sys.exit(130)

@@ -1,7 +1,6 @@
 """The settings of one training run, and their file."""
 
 import json
-import math
 import tomllib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from spikeport.core.errors import SpikeportError
 from spikeport.core.files import write_text
 from spikeport.core.models import ModelSpec, Twin
+from spikeport.core.settings import check_types
 
 OPTIMIZERS = ("adam", "sgd")
 SCHEDULES = ("step", "cosine", "constant")
@@ -54,14 +54,21 @@ class TrainConfig:
     precision: str = "fp32"
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name, allowed in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
             if getattr(self, name) not in allowed:
                 raise SpikeportError(f"{name} {getattr(self, name)!r} is not one of {', '.join(allowed)}")
-        for name in ("epochs", "batch_size", "time_steps"):
+        for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise SpikeportError(f"{name} is {getattr(self, name)}; at least 1 is needed")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise SpikeportError(f"lr is {self.lr}; a positive learning rate is needed")
+        for name in ("lr", "gamma"):
+            if getattr(self, name) <= 0:
+                raise SpikeportError(f"{name} is {getattr(self, name)}; it must be positive")
+        for name in ("momentum", "weight_decay", "patience"):
+            if getattr(self, name) < 0:
+                raise SpikeportError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if not 0 <= self.seed < 2**32:
+            raise SpikeportError(f"seed is {self.seed}; it must lie within 0..{2**32 - 1}")
 
     def spec(self, num_classes: int, image_shape: tuple[int, int, int]) -> ModelSpec:
         twin = Twin(self.kind, self.spiking, self.time_steps, self.tau, self.v_threshold, self.surrogate)
@@ -70,8 +77,9 @@ class TrainConfig:
 
     def save(self, path: Path) -> None:
         """TOML; a setting that is None is left out."""
-        # A JSON string, number, boolean or list of numbers is the same in TOML.
-        lines = [f"{name} = {json.dumps(value)}" for name, value in asdict(self).items() if value is not None]
+        # A JSON string, number or list of numbers is the same in TOML, but for DEL and what \u can say.
+        toml = lambda value: json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # noqa: E731
+        lines = [f"{name} = {toml(value)}" for name, value in asdict(self).items() if value is not None]
         write_text(path, "\n".join(lines) + "\n")
 
     @staticmethod
@@ -81,10 +89,10 @@ class TrainConfig:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise SpikeportError(f"{path}: no such file") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise SpikeportError(f"{path}: not TOML ({error})") from None
+        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SpikeportError(f"{path}: not readable as TOML ({error})") from None
         known = {f.name for f in fields(TrainConfig)}
         unknown = sorted(set(values) - known)
         if unknown:
             raise SpikeportError(f"{path}: unknown setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
-        return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        return values

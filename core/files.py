@@ -4,7 +4,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,12 @@ from spikeport.core.errors import SpikeportError
 
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
-    """Yields a temporary path beside ``path``; renamed to it on success, removed on any error."""
+    """Yields a temporary path beside ``path``; renamed to it on success.
+
+    On any error it is removed, with the folders that were made for it.
+    """
     path = Path(path)
+    missing = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays: np.savez and torch.onnx look at it.
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
@@ -24,8 +28,12 @@ def replacing(path: Path | str) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
-    finally:
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        for folder in missing:
+            with suppress(OSError):  # not empty: another file went there meanwhile
+                folder.rmdir()
+        raise
 
 
 def _umask() -> int:

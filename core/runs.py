@@ -22,6 +22,7 @@ from spikeport.core.data.images import normalise
 from spikeport.core.errors import SpikeportError
 from spikeport.core.files import read_json, replacing, write_json
 from spikeport.core.models import ModelSpec
+from spikeport.core.settings import check_types
 
 MODEL_FILE = "model.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -37,6 +38,15 @@ class DataInfo:
     std: tuple[float, ...]
     class_names: tuple[str, ...]
     folder: str | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if not (len(self.image_shape) == 3 and self.image_shape[0] == len(self.mean) == len(self.std)):
+            raise SpikeportError(
+                f"image_shape {self.image_shape} does not suit {len(self.mean)} means, {len(self.std)} deviations"
+            )
+        if min(self.std) <= 0:
+            raise SpikeportError(f"std {self.std} is not positive")
 
     def normalise(self, images: Tensor) -> Tensor:
         return normalise(images, self.mean, self.std)
@@ -92,9 +102,9 @@ def load_run(path: Path | str) -> Run:
         raise SpikeportError(f"{path}: no {MODEL_FILE}, so this is not a run folder; `spikeport train` makes one")
     value = read_json(path / MODEL_FILE)
     try:
-        data = DataInfo(**{k: tuple(v) if isinstance(v, list) else v for k, v in value["data"].items()})
+        data = DataInfo(**value["data"])
         return Run(path, ModelSpec.from_dict(value["model"]), data, dict(value["results"]))
-    except (TypeError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, KeyError, SpikeportError) as error:
         raise SpikeportError(f"{path / MODEL_FILE}: not the description of a run ({error}); train again") from None
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,11 +19,22 @@ from spikeport.core.data import ImageData, load_dataset, split
 from spikeport.core.errors import SpikeportError
 from spikeport.core.files import refuse_existing, replacing, write_text
 from spikeport.core.progress import Progress, silent
-from spikeport.core.runs import WEIGHTS_FILE, DataInfo, Run, load_run, load_weights, save_model, save_weights
+from spikeport.core.runs import (
+    MODEL_FILE,
+    WEIGHTS_FILE,
+    DataInfo,
+    Run,
+    load_run,
+    load_weights,
+    save_model,
+    save_weights,
+)
 
 CHECKPOINT_FILE = "checkpoint.pt"
 CONFIG_FILE = "config.toml"
 METRICS_FILE = "metrics.csv"
+#: Folders of a run that later steps write from its weights.
+DERIVED = ("onnx", "nir", "loihi", "report")
 METRICS = ("epoch", "lr", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
 EVALUATION_BATCH = 128
 
@@ -72,11 +84,11 @@ def train(
     history: list[Row] = []
     if resume:
         history = _restore(checkpoint, config, model, optimizer, schedule)
+        config.save(out / CONFIG_FILE)
     else:
         refuse_existing(out, overwrite, "pass --resume to go on with it or --overwrite to replace it")
-        _clear(out)
+        _require_replaceable(out)
         torch.manual_seed(config.seed)
-        config.save(out / CONFIG_FILE)
 
     batches = -(-len(training) // config.batch_size)
     while not _finished(history, config):
@@ -88,9 +100,16 @@ def train(
         loss, accuracy = _epoch(model, optimizer, data, order, config, device, report)
         schedule.step()
         judged = evaluate(model, data, data.train_images[validation], data.train_labels[validation], config.precision)
+        if not math.isfinite(judged.loss):
+            raise SpikeportError(f"the validation loss became {judged.loss} in epoch {epoch}; lower --lr ({config.lr})")
+        if not history:  # an earlier run in this folder goes only now that this one has come through an epoch
+            _clear(out)
+            config.save(out / CONFIG_FILE)
         row = dict(zip(METRICS, (epoch, lr, loss, accuracy, judged.loss, judged.accuracy), strict=True))
         history.append(row)
         if _best(history) == epoch:
+            for name in DERIVED:  # made of other weights than the run is about to hold
+                shutil.rmtree(out / name, ignore_errors=True)
             save_weights(model, out / WEIGHTS_FILE)
         _save_metrics(out / METRICS_FILE, history)
         _save_checkpoint(checkpoint, config, model, optimizer, schedule, history)
@@ -112,12 +131,19 @@ def train(
     return load_run(out)
 
 
-def _clear(out: Path) -> None:
-    """An empty run folder; what was exported from an earlier training goes with it."""
-    if out.exists() and any(out.iterdir()) and not (out / CONFIG_FILE).exists():
+def _require_replaceable(out: Path) -> None:
+    """Raises SpikeportError where ``out`` cannot be made, or is something else than a run."""
+    parent = next(folder for folder in (out, *out.parents) if folder.exists())
+    if not parent.is_dir():
+        raise SpikeportError(f"{out} cannot be made: {parent} is a file; name another folder")
+    if parent == out and any(out.iterdir()) and not (out / CONFIG_FILE).exists():
         raise SpikeportError(f"{out}: not a run folder (it has no {CONFIG_FILE}), so it is not replaced; name another")
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+
+
+def _clear(out: Path) -> None:
+    """Takes an earlier run out of its folder, and nothing else."""
+    for name in (CONFIG_FILE, MODEL_FILE, WEIGHTS_FILE, METRICS_FILE, CHECKPOINT_FILE):
+        (out / name).unlink(missing_ok=True)
 
 
 def pick_device(name: str) -> torch.device:
@@ -126,7 +152,7 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise SpikeportError(f"device {name!r} cannot be used here ({reason}); try --device cpu") from None
@@ -264,7 +290,7 @@ def _restore(
     except FileNotFoundError:
         raise SpikeportError(f"{path}: no checkpoint to resume from; train without --resume") from None
     except Exception as error:  # torch.load raises many kinds for a damaged file
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SpikeportError(f"{path}: damaged or truncated ({reason}); train again with --overwrite") from None
     if not isinstance(state, dict) or "identity" not in state:
         raise SpikeportError(f"{path}: not a checkpoint of spikeport; train again with --overwrite")

@@ -163,20 +163,32 @@ def convolve(
     if min(size) < 1:
         raise SpikeportError(f"{source}: its kernel does not fit on a map of {x.shape[1:]}")
     shape = (weight.shape[0], *size)
-    terms: list[Term] = []
+
+    def node(inputs: Sequence[Node], kernel: np.ndarray, own_bias: np.ndarray, own_groups: int) -> Node:
+        return Conv(source, distinct(inputs), shape, kernel, own_bias, stride, padding, dilation, own_groups)
+
+    return _synapses(x, weight, bias, groups, shape, node)
+
+
+def _synapses(
+    x: Signal,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    groups: int,
+    shape: Shape,
+    node: Callable[[Sequence[Node], np.ndarray, np.ndarray, int], Node],
+) -> Signal:
+    """One node for all the terms the signal takes whole, one with its slice of the weights for every other."""
+    together = [term.node for term in x.terms if term.whole]
+    nodes = [node(together, weight, bias, groups)] if together else []
     for term in x.terms:
-        refuse_linear(term.node, source)
-        own_bias = bias if not terms else np.zeros_like(bias)
-        if groups > 1 and term.whole:
-            node = Conv(source, (term.node,), shape, weight, own_bias, stride, padding, dilation, groups)
-        else:
+        if not term.whole:
             full = ungrouped(weight, groups)
             mine = np.zeros((weight.shape[0], term.node.shape[0], *weight.shape[2:]))
             used = np.flatnonzero(term.index >= 0)
             np.add.at(mine, (slice(None), term.index[used]), full[:, used])
-            node = Conv(source, (term.node,), shape, mine, own_bias, stride, padding, dilation, 1)
-        terms.append(Term(node, np.arange(shape[0])))
-    return Signal(shape, tuple(terms))
+            nodes.append(node([term.node], mine, np.zeros_like(bias) if nodes else bias, 1))
+    return Signal(shape, tuple(Term(n, np.arange(shape[0])) for n in nodes))
 
 
 def ungrouped(weight: np.ndarray, groups: int) -> np.ndarray:
@@ -195,30 +207,13 @@ def multiply(x: Signal, weight: np.ndarray, bias: np.ndarray, source: str) -> Si
     features = int(np.prod(x.shape))
     if weight.shape[1] != features:
         raise SpikeportError(f"{source}: takes {weight.shape[1]} features, is given {features}")
-    by_channel = weight.reshape(weight.shape[0], *x.shape)
     shape = (weight.shape[0], 1, 1)
-    terms: list[Term] = []
-    for term in x.terms:
-        refuse_linear(term.node, source)
-        mine = np.zeros((weight.shape[0], *term.node.shape))
-        used = np.flatnonzero(term.index >= 0)
-        np.add.at(mine, (slice(None), term.index[used]), by_channel[:, used])
-        own_bias = bias if not terms else np.zeros_like(bias)
-        node = Linear(source, (term.node,), shape, mine.reshape(weight.shape[0], -1), own_bias)
-        terms.append(Term(node, np.arange(shape[0])))
-    return Signal(shape, tuple(terms), flat=True)
 
+    def node(inputs: Sequence[Node], kernel: np.ndarray, own_bias: np.ndarray, groups: int) -> Node:
+        return Linear(source, distinct(inputs), shape, kernel.reshape(len(kernel), -1), own_bias)
 
-def refuse_linear(node: Node, source: str) -> None:
-    if isinstance(node, (Conv, Linear)) or (isinstance(node, Pool) and not _reads_spikes(node)):
-        raise SpikeportError(
-            f"{source}: follows {node.source} with no neuron between them, and the two do not compose exactly; "
-            'build the model with spiking="every-layer"'
-        )
-
-
-def _reads_spikes(node: Node) -> bool:
-    return all(isinstance(n, (Neuron, Input)) or (isinstance(n, Pool) and _reads_spikes(n)) for n in node.inputs)
+    by_channel = weight.reshape(weight.shape[0], *x.shape)
+    return replace(_synapses(x, by_channel, bias, 1, shape, node), flat=True)
 
 
 def scale_shift(x: Signal, scale: np.ndarray, shift: np.ndarray, source: str) -> Signal:

@@ -100,6 +100,8 @@ def simulate(
         CheckFailed: a state left its 24 bits.
     """
     source = Path(source)
+    if not source.exists():
+        raise SpikeportError(f"{source}: no such run folder or program; `spikeport train --out {source}` makes a run")
     found = find_target(target)
     chosen = pick_engine(found, engine)
     run = load_run(source) if source.is_dir() else None
@@ -113,7 +115,11 @@ def simulate(
     if x is None:
         if run is None:
             raise SpikeportError(f"{source} is a program without a data set; give its samples with --input X.npy")
+        if labels is not None:
+            raise SpikeportError("labels without samples; give both, --input X.npy --labels Y.npy")
         x, labels = run.samples(samples)
+    if labels is not None and labels.shape != x.shape[:1]:
+        raise SpikeportError(f"labels have shape {list(labels.shape)}; {len(x)} samples need [{len(x)}]")
     record = found.simulate(program, x, labels, chosen, progress, **options)
     record.save(path)
     return record

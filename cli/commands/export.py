@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from zipfile import BadZipFile
 
 import typer
 
@@ -73,8 +74,11 @@ def load_array(path: Path) -> "np.ndarray":
     from spikeport.core.errors import SpikeportError
 
     try:
-        return np.load(path, allow_pickle=False)
+        array = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise SpikeportError(f"{path}: no such file") from None
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise SpikeportError(f"{path}: not a NumPy array file ({error}); write it with numpy.save") from None
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+        raise SpikeportError(f"{path}: holds no array of real numbers; write one with numpy.save")
+    return array

@@ -39,10 +39,13 @@ def simulate(
     overwrite: console.Overwrite = False,
 ) -> None:
     """Run an exported network where it will live. Exit status 1 where the two Loihi engines disagree."""
+    from spikeport.core.errors import SpikeportError
     from spikeport.targets import simulate as run
 
     options: dict[str, Any] = {"convolution": convolution, "timeout": timeout, "rasters": rasters or None}
     options = {name: value for name, value in options.items() if value is not None}
+    if engine != "lava" and (convolution or timeout):
+        raise SpikeportError("--convolution and --timeout belong to Lava; add --engine lava")
     given = {"x": load_array(input) if input else None, "labels": load_array(labels) if labels else None}
     with console.bar("simulating") as progress:
         record = run(

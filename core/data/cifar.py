@@ -6,7 +6,7 @@ Source and layout: A. Krizhevsky, Learning Multiple Layers of Features from Tiny
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,15 +19,55 @@ FOLDER = "cifar-10-batches-py"
 CLASSES = 10
 
 
-class _BatchUnpickler(pickle.Unpickler):
-    """Admits only what a CIFAR batch holds: containers, numbers, bytes, and numpy arrays."""
+class _Dtype:
+    """Stands in for numpy.dtype: the only one a CIFAR batch holds is uint8."""
+
+    def __init__(self, name: bytes | str, *flags: object) -> None:
+        if name not in (b"u1", "u1"):
+            raise SpikeportError(f"the pickle holds an array of {name!r}; CIFAR images are 'u1' (uint8)")
+
+    def __setstate__(self, state: object) -> None:
+        """Byte order and alignment of a uint8: nothing to set."""
+
+
+class _Array:
+    """Stands in for numpy.ndarray, whose own unpickling lets a hostile file make arrays of pointers."""
+
+    def __init__(self, *arguments: object) -> None:
+        self.value = np.zeros(0, np.uint8)
+
+    def __setstate__(self, state: tuple[int, tuple[int, ...], _Dtype, bool, bytes]) -> None:
+        _, shape, dtype, fortran, data = state
+        if not isinstance(dtype, _Dtype):
+            raise ValueError("an array without dtype")
+        self.value = np.frombuffer(data, np.uint8).reshape(shape, order="F" if fortran else "C")
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """Stands in for _codecs.encode, as which Python 3 writes bytes in protocol 2."""
+    if encoding not in ("latin1", "latin-1"):
+        raise SpikeportError(f"the pickle asks for the encoding {encoding!r}, which no CIFAR batch holds")
+    return text.encode("latin-1")
+
+
+class _BatchUnpickler(pickle._Unpickler):
+    """Admits only what a CIFAR batch holds: containers, numbers, bytes, and arrays of uint8.
+
+    The unpickler written in Python: the one in C lets one damaged index ask for 64 GB of memory.
+    """
+
+    allowed: ClassVar[dict[tuple[str, str], Callable[..., Any]]] = {
+        ("numpy", "ndarray"): _Array,
+        ("numpy", "dtype"): _Dtype,
+        ("numpy.core.multiarray", "_reconstruct"): _Array,
+        ("numpy._core.multiarray", "_reconstruct"): _Array,
+        ("_codecs", "encode"): _encode,
+    }
 
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
-        if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
-            return getattr(np, name)  # type: ignore[no-any-return]
-        if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            return np.ndarray.__reduce__(np.empty(0))[0]  # type: ignore[return-value]
-        raise SpikeportError(f"the pickle asks for {module}.{name}, which no CIFAR batch holds; it was not run")
+        if (module, name) not in self.allowed:
+            raise SpikeportError(f"the pickle asks for {module}.{name}, which no CIFAR batch holds; it was not run")
+        return self.allowed[module, name]
 
 
 def load_batch(path: Path) -> dict[bytes, Any]:
@@ -43,13 +83,13 @@ def load_batch(path: Path) -> dict[bytes, Any]:
         raise SpikeportError(f"{path}: damaged or truncated ({error}); unpack the archive again") from None
     if not isinstance(value, dict):
         raise SpikeportError(f"{path}: holds a {type(value).__name__}, not a CIFAR dictionary")
-    return value
+    return {key: item.value if isinstance(item, _Array) else item for key, item in value.items()}
 
 
 def _images(path: Path) -> tuple[Tensor, Tensor]:
     batch = load_batch(path)
     data, labels = batch.get(b"data"), batch.get(b"labels")
-    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
+    if not isinstance(data, np.ndarray) or data.ndim != 2 or data.shape[1] != 3072:
         raise SpikeportError(f"{path}: b'data' is not uint8 [N, 3072]; unpack the archive again")
     if not isinstance(labels, list) or len(labels) != len(data):
         raise SpikeportError(f"{path}: b'labels' does not name one class per image")
@@ -71,7 +111,7 @@ def load_cifar10(folder: Path | None) -> ImageData:
     train_images, train_labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     test_images, test_labels = _images(root / "test_batch")
     names = load_batch(root / "batches.meta").get(b"label_names")
-    if not isinstance(names, list) or len(names) != CLASSES:
+    if not isinstance(names, list) or len(names) != CLASSES or not all(isinstance(name, bytes) for name in names):
         raise SpikeportError(f"{root / 'batches.meta'}: b'label_names' does not name {CLASSES} classes")
     mean, std = statistics(train_images)
     return ImageData(
@@ -82,5 +122,5 @@ def load_cifar10(folder: Path | None) -> ImageData:
         test_labels=test_labels,
         mean=mean,
         std=std,
-        class_names=tuple(name.decode() for name in names),
+        class_names=tuple(name.decode(errors="replace") for name in names),
     )

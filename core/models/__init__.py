@@ -1,6 +1,6 @@
 """The models, each defined once for both twins."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -8,8 +8,12 @@ import torch
 from torch import nn
 
 from spikeport.core.errors import SpikeportError
+from spikeport.core.models.mobile import MIXNET, MNASNET, MobileNet
+from spikeport.core.models.shufflenet import ShuffleNetV2
 from spikeport.core.models.squeezenet import FIRES, PRUNED, SqueezeNet
 from spikeport.core.models.twin import FORMS, KINDS, Twin
+from spikeport.core.models.xception import Xception
+from spikeport.core.settings import check_types
 
 __all__ = ["FORMS", "KINDS", "MODELS", "ModelSpec", "SqueezeNet", "Twin"]
 
@@ -26,6 +30,10 @@ class Entry:
 MODELS: dict[str, Entry] = {
     "squeezenet": Entry(SqueezeNet, {"keep": tuple(FIRES)}, "SqueezeNet with all eight Fire modules"),
     "squeezenet-p": Entry(SqueezeNet, {"keep": PRUNED}, "SqueezeNet-P of the paper: Fire 4, 6, 8, 9"),
+    "shufflenetv2": Entry(ShuffleNetV2, {}, "ShuffleNetV2 at the paper's 0.3x"),
+    "mnasnet": Entry(MobileNet, {"table": MNASNET}, "MnasNet-B1 at the paper's size"),
+    "mixnet": Entry(MobileNet, {"table": MIXNET}, "MixNet-S at the paper's size, kernels mixed per channel group"),
+    "xception": Entry(Xception, {}, "Xception-like, at the paper's size"),
 }
 
 
@@ -39,7 +47,13 @@ class ModelSpec:
     in_channels: int = 3
     image_size: int = 32
     width: float = 1.0
-    keep: Sequence[int] | None = None
+    keep: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("num_classes", "in_channels", "image_size", "width"):
+            if getattr(self, name) <= 0:
+                raise SpikeportError(f"{name} is {getattr(self, name)}; it must be positive")
 
     def build(self, seed: int = 0) -> nn.Module:
         """The model with weights drawn from ``seed``. Raises SpikeportError for an unknown name or option."""
@@ -50,9 +64,7 @@ class ModelSpec:
         if self.keep is not None:
             if "keep" not in arguments:
                 raise SpikeportError(f"--keep names Fire modules; {self.name} has none")
-            arguments["keep"] = tuple(self.keep)
-        if not (self.width > 0):
-            raise SpikeportError(f"width {self.width} is not positive")
+            arguments["keep"] = self.keep
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return entry.builder(self.twin, self.num_classes, self.in_channels, self.width, **arguments)
@@ -67,5 +79,5 @@ class ModelSpec:
             value = dict(value)
             value["twin"] = Twin(**value["twin"])
             return ModelSpec(**value)
-        except (TypeError, KeyError) as error:
+        except (TypeError, ValueError, KeyError) as error:
             raise SpikeportError(f"not a model description: {error}") from None

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeport.core.errors import SpikeportError
+from spikeport.core.models.layers import conv_bn, scaled
 from spikeport.core.models.twin import Twin
 
 #: Fire module -> (squeeze channels, channels of each of the two expand branches)
@@ -21,24 +22,14 @@ POOL_AFTER = (4, 8)
 PRUNED = (4, 6, 8, 9)
 
 
-def conv_bn(channels_in: int, channels_out: int, kernel: int, activation: nn.Module) -> nn.Sequential:
-    return nn.Sequential(
-        OrderedDict(
-            conv=nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2),
-            bn=nn.BatchNorm2d(channels_out),
-            act=activation,
-        )
-    )
-
-
 class Fire(nn.Module):
     """Squeeze (1x1), then two expand branches (1x1 and 3x3), concatenated."""
 
     def __init__(self, channels_in: int, squeeze: int, expand: int, twin: Twin) -> None:
         super().__init__()
-        self.squeeze = conv_bn(channels_in, squeeze, 1, twin.activation())
-        self.expand1 = conv_bn(squeeze, expand, 1, twin.activation())
-        self.expand3 = conv_bn(squeeze, expand, 3, twin.activation())
+        self.squeeze = conv_bn(channels_in, squeeze, 1, twin.activation(), bias=True)
+        self.expand1 = conv_bn(squeeze, expand, 1, twin.activation(), bias=True)
+        self.expand3 = conv_bn(squeeze, expand, 3, twin.activation(), bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.squeeze(x)
@@ -65,14 +56,13 @@ class SqueezeNet(nn.Module):
         unknown = sorted(set(keep) - set(FIRES))
         if unknown or not keep:
             raise SpikeportError(f"keep={list(keep)}: SqueezeNet has the Fire modules {list(FIRES)}; name at least one")
-        scale = lambda channels: max(1, round(channels * width))  # noqa: E731
-        channels = scale(STEM)
-        self.stem = conv_bn(in_channels, channels, 3, twin.activation(first=True))
+        channels = scaled(STEM, width)
+        self.stem = conv_bn(in_channels, channels, 3, twin.activation(first=True), bias=True)
         blocks: OrderedDict[str, nn.Module] = OrderedDict(pool1=nn.MaxPool2d(2))
         for number, (squeeze, expand) in FIRES.items():
             if number in keep:
-                blocks[f"fire{number}"] = Fire(channels, scale(squeeze), scale(expand), twin)
-                channels = 2 * scale(expand)
+                blocks[f"fire{number}"] = Fire(channels, scaled(squeeze, width), scaled(expand, width), twin)
+                channels = 2 * scaled(expand, width)
             if number in POOL_AFTER:
                 blocks[f"pool{number}"] = nn.MaxPool2d(2)
         self.features = nn.Sequential(blocks)

@@ -6,6 +6,8 @@ from torch import nn
 
 from spikeport.core.errors import SpikeportError
 from spikeport.core.neurons import LIF, TimeMean
+from spikeport.core.settings import check_types
+from spikeport.core.surrogates import surrogate_named
 
 KINDS = ("cnn", "snn")
 FORMS = ("activations", "every-layer")
@@ -31,9 +33,17 @@ class Twin:
     surrogate: str = "atan"
 
     def __post_init__(self) -> None:
+        check_types(self)
         for value, allowed in ((self.kind, KINDS), (self.spiking, FORMS)):
             if value not in allowed:
                 raise SpikeportError(f"{value!r} is not one of {', '.join(allowed)}")
+        if self.time_steps < 1:
+            raise SpikeportError(f"time_steps is {self.time_steps}; at least 1 is needed")
+        if self.tau < 1:
+            raise SpikeportError(f"tau is {self.tau}; the time constant is at least 1 step")
+        if self.v_threshold <= 0:
+            raise SpikeportError(f"v_threshold is {self.v_threshold}; it must lie above the reset, 0")
+        surrogate_named(self.surrogate)
 
     def activation(self, first: bool = False) -> nn.Module:
         """ReLU or LIF; ``first`` marks the one that takes the constant current of the first convolution."""

@@ -53,7 +53,7 @@ def compile(graph: nir.NIRGraph, calibration: np.ndarray | None = None) -> Loihi
             populations.append(replace(population, depth=depth[name]))
             values[name] = [start(name, population.shape)]
         else:
-            values[name] = [follow(path, name, node) for path in paths]
+            values[name] = [follow(path, name, node, with_bias=k == 0) for k, path in enumerate(paths)]
     if not output:
         raise SpikeportError("the NIR graph has no output")
     carried = ("dataset", "mean", "std", "class_names", "readout", "dt")

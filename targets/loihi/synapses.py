@@ -44,8 +44,11 @@ def start(pre: str, shape: Shape) -> Path:
     return Path(pre, (), shape, shape, ones, np.zeros(shape[0]), groups=shape[0], mean=True)
 
 
-def follow(path: Path, name: str, node: nir.NIRNode) -> Path:
-    """The path extended by one NIR node. Raises SpikeportError where the two do not compose exactly."""
+def follow(path: Path, name: str, node: nir.NIRNode, with_bias: bool = True) -> Path:
+    """The path extended by one NIR node. Raises SpikeportError where the two do not compose exactly.
+
+    Where several paths meet in a node, its bias must be added on one of them only (``with_bias``).
+    """
     if isinstance(node, nir.Flatten):
         return path
     if isinstance(node, nir.AvgPool2d):
@@ -55,13 +58,14 @@ def follow(path: Path, name: str, node: nir.NIRNode) -> Path:
         return _compose(path, name, weight, bias, stride, padding, path.shape[0], mean=True)
     if isinstance(node, nir.Conv2d):
         weight = _dilated(np.asarray(node.weight, np.float64), pair(node.dilation))
-        bias = np.asarray(node.bias, np.float64)
+        bias = np.asarray(node.bias, np.float64) * with_bias
         return _compose(path, name, weight, bias, pair(node.stride), pair(node.padding), int(node.groups))
     if isinstance(node, (nir.Affine, nir.Linear)):
         weight = np.asarray(node.weight, np.float64)
         if weight.ndim != 2 or weight.shape[1] != np.prod(path.shape):
             raise SpikeportError(f"{name}: weights {weight.shape} do not take a map of {path.shape}")
-        bias = np.asarray(node.bias, np.float64) if isinstance(node, nir.Affine) else np.zeros(len(weight))
+        has_bias = with_bias and isinstance(node, nir.Affine)
+        bias = np.asarray(node.bias, np.float64) if has_bias else np.zeros(len(weight))
         return _compose(path, name, weight.reshape(len(weight), *path.shape), bias, (1, 1), (0, 0), 1)
     raise SpikeportError(f"{name}: {type(node).__name__} does not compile to Loihi")
 

@@ -99,7 +99,6 @@ class Chain(nn.Module):
     [
         (nn.ReLU(), "middle .ReLU.: has no exact spiking form; replace it by LIF"),
         (nn.Softmax(1), "middle .Softmax.: has no exact spiking form"),
-        (nn.Conv2d(4, 4, 3, padding=1), "head: follows middle with no neuron between them"),
         (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "padding_mode 'reflect'"),
         (nn.MaxPool2d(2, ceil_mode=True), "middle: max-pooling with ceil_mode"),
         (nn.Sequential(nn.Conv2d(4, 4, 1), nn.MaxPool2d(2)), "middle.1: max-pooling of analog values"),

@@ -1,0 +1,44 @@
+"""The types of a dataclass's values, checked: settings come from files that anyone may have edited."""
+
+import math
+import types
+from dataclasses import fields
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from spikeport.core.errors import SpikeportError
+
+
+def check_types(settings: Any) -> None:
+    """Raises SpikeportError, naming the field, where a value is not of its annotated type or not finite.
+
+    Lists become tuples. Understands str, int, float (an int will do), tuples and unions of these, and classes.
+    """
+    hints = get_type_hints(type(settings))
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if isinstance(value, list):  # what a tuple becomes in a file
+            value = tuple(value)
+            object.__setattr__(settings, field.name, value)
+        if not _is(value, hints[field.name]):
+            raise SpikeportError(f"{field.name} is {value!r}; expected {_label(hints[field.name])}")
+
+
+def _is(value: Any, hint: Any) -> bool:
+    if get_origin(hint) in (types.UnionType, Union):
+        return any(_is(value, option) for option in get_args(hint))
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_is(item, get_args(hint)[0]) for item in value)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _label(hint: Any) -> str:
+    if get_origin(hint) in (types.UnionType, Union):
+        return " or ".join(_label(option) for option in get_args(hint) if option is not types.NoneType)
+    if get_origin(hint) is tuple:
+        return f"a list of {_label(get_args(hint)[0])}"
+    names = {int: "a whole number", float: "a finite number", str: "text"}
+    return names.get(hint, getattr(hint, "__name__", str(hint)))
