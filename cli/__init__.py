@@ -9,6 +9,7 @@ __version__ = version("spikeport")
 # Imported on first use: `spikeport --help` should not wait for torch.
 _HOME = {
     "LIF": "spikeport.core",
+    "convert": "spikeport.core",
     "train": "spikeport.core",
     "load_run": "spikeport.core",
     "to_onnx": "spikeport.export",

@@ -1,6 +1,7 @@
 """Neurons, models, data sets and training. Knows nothing of the other layers."""
 
 from spikeport.core.config import TrainConfig
+from spikeport.core.conversion import convert
 from spikeport.core.errors import CheckFailed, SpikeportError
 from spikeport.core.models import ModelSpec, Twin
 from spikeport.core.neurons import LIF, TimeMean, lif
@@ -16,6 +17,7 @@ __all__ = [
     "TimeMean",
     "TrainConfig",
     "Twin",
+    "convert",
     "lif",
     "load_run",
     "train",

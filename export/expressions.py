@@ -9,7 +9,7 @@ All arithmetic is in float64.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from torch import Tensor
@@ -28,11 +28,13 @@ class Node:
         source: name of the layer of the PyTorch model it comes from.
         inputs: the nodes whose values are summed at its entrance.
         shape: channels, height, width of its output.
+        flat: whether the file holds its output as one axis, C * H * W.
     """
 
     source: str
     inputs: tuple["Node", ...]
     shape: Shape
+    flat: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +139,7 @@ def concat(signals: Sequence[Signal], where: str) -> Signal:
 
 
 def add(a: Signal, b: Signal, where: str) -> Signal:
-    if a.shape != b.shape:
+    if a.shape != b.shape or a.flat != b.flat:
         raise SpikeportError(f"{where}: adds maps of shapes {a.shape} and {b.shape}; broadcasting has no exact form")
     return Signal(a.shape, a.terms + b.terms, a.flat)
 
@@ -210,7 +212,7 @@ def multiply(x: Signal, weight: np.ndarray, bias: np.ndarray, source: str) -> Si
     shape = (weight.shape[0], 1, 1)
 
     def node(inputs: Sequence[Node], kernel: np.ndarray, own_bias: np.ndarray, groups: int) -> Node:
-        return Linear(source, distinct(inputs), shape, kernel.reshape(len(kernel), -1), own_bias)
+        return Linear(source, distinct(inputs), shape, kernel.reshape(len(kernel), -1), own_bias, flat=True)
 
     by_channel = weight.reshape(weight.shape[0], *x.shape)
     return replace(_synapses(x, by_channel, bias, 1, shape, node), flat=True)
@@ -250,7 +252,7 @@ def fire(x: Signal, make: Callable[[tuple[Node, ...], Shape], Neuron]) -> Signal
     terms = []
     for channels in map(np.array, blocks.values()):
         part = select(x, channels)
-        node = make(distinct([_aligned(t) for t in part.terms]), part.shape)
+        node = replace(make(distinct([_aligned(t) for t in part.terms]), part.shape), flat=x.flat)
         index = np.full(x.shape[0], -1)
         index[channels] = np.arange(len(channels))
         terms.append(Term(node, index))
@@ -283,15 +285,19 @@ def distinct(nodes: Sequence[Node]) -> tuple[Node, ...]:
     return tuple(result)
 
 
-def selection(node: Node, rows: np.ndarray) -> Conv:
-    """A 1x1 convolution that passes the channels ``rows`` of a node on unchanged."""
-    channels = len(rows)
+def selection(node: Node, rows: np.ndarray) -> Node:
+    """Synapses of weight 1 that pass the channels ``rows`` of a node on unchanged."""
+    channels, bias = len(rows), np.zeros(len(rows))
     shape = (channels, *node.shape[1:])
+    if node.flat:
+        size = node.shape[1] * node.shape[2]
+        taken = np.eye(node.shape[0] * size).reshape(node.shape[0], size, -1)[rows]
+        return Linear(node.source, (node,), shape, taken.reshape(channels * size, -1), np.repeat(bias, size), flat=True)
     if channels == node.shape[0] and (rows == np.arange(channels)).all():
-        return Conv(node.source, (node,), shape, np.ones((channels, 1, 1, 1)), np.zeros(channels), groups=channels)
+        return Conv(node.source, (node,), shape, np.ones((channels, 1, 1, 1)), bias, groups=channels)
     weight = np.zeros((channels, node.shape[0], 1, 1))
     weight[np.arange(channels), rows] = 1
-    return Conv(node.source, (node,), shape, weight, np.zeros(channels))
+    return Conv(node.source, (node,), shape, weight, bias)
 
 
 def pool(x: Signal, kernel: Pair, stride: Pair, padding: Pair, source: str) -> Signal:

@@ -73,29 +73,28 @@ def build_nir(traced: Traced, metadata: Metadata) -> tuple[nir.NIRGraph, dict[ex
     nodes: dict[str, nir.NIRNode] = {}
     edges: list[tuple[str, str]] = []
 
+    def flattened(node: ex.Node) -> str:
+        name = f"{emit(node)}_flatten"
+        if name not in nodes:
+            nodes[name] = nir.Flatten({"input": np.array(node.shape)}, start_dim=0)
+            edges.append((names[node], name))
+        return name
+
     def emit(node: ex.Node) -> str:
         if node not in names:
-            before = [emit(parent) for parent in node.inputs]
+            before = [flattened(p) if node.flat and not p.flat else emit(p) for p in node.inputs]
             name = _unique(node, nodes)
-            if isinstance(node, ex.Linear):
-                flat = f"{name}_flatten"
-                nodes[flat] = nir.Flatten({"input": np.array(node.inputs[0].shape)}, start_dim=0)
-                edges.extend((parent, flat) for parent in before)
-                before = [flat]
             nodes[name] = _nir_node(node)
             edges.extend((parent, name) for parent in before)
             names[node] = name
         return names[node]
 
     emit(traced.input)
-    heads = [emit(node) for node in _aligned_output(traced.output)]
+    heads = _aligned_output(traced.output)
     shape = traced.output.shape
-    if any(not isinstance(node, ex.Linear) for node in _aligned_output(traced.output)):
-        nodes["output_flatten"] = nir.Flatten({"input": np.array(shape)}, start_dim=0)
-        edges.extend((head, "output_flatten") for head in heads)
-        heads = ["output_flatten"]
+    before_output = [emit(node) if node.flat else flattened(node) for node in heads]
     nodes["output"] = nir.Output({"output": np.array([int(np.prod(shape))])})
-    edges.extend((head, "output") for head in heads)
+    edges.extend((head, "output") for head in before_output)
 
     layers = {name: node.source for node, name in names.items() if not isinstance(node, ex.Input)}
     value = asdict(metadata) | {"layers": layers}
@@ -108,9 +107,7 @@ def build_nir(traced: Traced, metadata: Metadata) -> tuple[nir.NIRGraph, dict[ex
 def _aligned_output(output: ex.Signal) -> tuple[ex.Node, ...]:
     if not all(term.whole for term in output.terms):
         raise SpikeportError("the output is a concatenation; end the model with one classifier")
-    if any(isinstance(node, (ex.Neuron, ex.Input)) for node in output.nodes):
-        raise SpikeportError("the output is made of spikes; end the model with a linear layer (class currents)")
-    return output.nodes
+    return ex.distinct(output.nodes)
 
 
 def _unique(node: ex.Node, taken: dict[str, nir.NIRNode]) -> str:
@@ -125,8 +122,8 @@ def _unique(node: ex.Node, taken: dict[str, nir.NIRNode]) -> str:
 
 
 def _nir_node(node: ex.Node) -> nir.NIRNode:
+    shape = (int(np.prod(node.shape)),) if node.flat else node.shape
     if isinstance(node, ex.Input):
-        shape = node.shape
         return nir.Input({"input": np.array(shape)})
     if isinstance(node, ex.Conv):
         return nir.Conv2d(
@@ -143,7 +140,7 @@ def _nir_node(node: ex.Node) -> nir.NIRNode:
     if isinstance(node, ex.Pool):
         return nir.AvgPool2d(np.array(node.kernel), np.array(node.stride), np.array(node.padding))
     assert isinstance(node, ex.Neuron)
-    full = lambda value: np.full(node.shape, value, dtype=np.float64)  # noqa: E731
+    full = lambda value: np.full(shape, value, dtype=np.float64)  # noqa: E731
     return nir.LIF(
         tau=full(node.tau * DT),
         r=full(1.0),

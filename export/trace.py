@@ -12,6 +12,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
+from spikeport.core.conversion import HoldTime, trace_module
 from spikeport.core.errors import SpikeportError
 from spikeport.core.geometry import pair
 from spikeport.core.neurons import LIF, TimeMean
@@ -39,11 +40,6 @@ class Traced:
     observed: tuple[tuple[str, Signal], ...]
 
 
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, (LIF, TimeMean)) or super().is_leaf_module(m, module_qualified_name)
-
-
 def trace(model: nn.Module, input_shape: tuple[int, ...]) -> Traced:
     """Rewrites a spiking model exactly.
 
@@ -59,16 +55,7 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> Traced:
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise SpikeportError(f"{name} holds NaN or infinity; an exported network needs finite weights")
-    try:
-        graph = _Tracer().trace(model)
-    except SpikeportError:
-        raise
-    except Exception as error:  # fx lets anything the model's code raises pass
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SpikeportError(
-            f"{type(model).__name__} cannot be traced ({reason}); its forward must not depend on the data"
-        ) from error
-    return _Rewriter(model, input_shape).run(graph)
+    return _Rewriter(model, input_shape).run(trace_module(model).graph)
 
 
 class _Rewriter:
@@ -78,7 +65,7 @@ class _Rewriter:
             raise SpikeportError(f"input shape {input_shape}; expected (C, H, W) or (F,)")
         shape: Shape = (input_shape[0], 1, 1) if flat else (input_shape[0], input_shape[1], input_shape[2])
         self.modules = dict(model.named_modules())
-        self.input = ex.Input("input", (), shape)
+        self.input = ex.Input("input", (), shape, flat=flat)
         self.flat = flat
         self.neurons: list[LIF] = []
         self.readout: TimeMean | None = None
@@ -232,4 +219,5 @@ RULES: dict[type[nn.Module], Callable[[Any, Signal, str], Signal]] = {
     nn.Dropout: _nothing,
     nn.Dropout2d: _nothing,
     nn.Identity: _nothing,
+    HoldTime: _nothing,
 }

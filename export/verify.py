@@ -138,10 +138,11 @@ def _against_model(
         prediction = double(x if traced.constant_input else x.flatten(0, 1)).numpy()
     layers: dict[str, int] = {}
     for (layer, signal), expected in zip(traced.observed, seen, strict=True):
+        expected = expected.reshape(*expected.shape[:2], *signal.shape)
         found = np.zeros(expected.shape)
         for term in signal.terms:
             used = np.flatnonzero(term.index >= 0)
-            maps = reference.spikes[names[term.node]].reshape(*expected.shape[:2], -1, *expected.shape[3:])
+            maps = reference.spikes[names[term.node]].reshape(*expected.shape[:2], *term.node.shape)
             found[:, :, used] += maps[:, :, term.index[used]]
         layers[layer] = layers.get(layer, 0) + int((found != expected).sum())
     error = float(np.abs(prediction - reference.prediction).max())

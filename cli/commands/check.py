@@ -22,12 +22,20 @@ def check(
     source: Annotated[Path, typer.Argument(help="A run folder, or a NIR file.")],
     target: Annotated[str, typer.Option(help="loihi.")] = "loihi",
     chip: Annotated[str | None, typer.Option(help="loihi1 or loihi2. Default: loihi2.")] = None,
+    limits: Annotated[bool, typer.Option("--limits", help="Every limit of every layer, a line each.")] = False,
     json: console.Json = False,
 ) -> None:
     """Say before compiling whether a network fits: every layer, every limit, the remedy. Status 1 where it does not."""
     from spikeport.targets import check as run
+    from spikeport.targets.loihi.check import COLUMNS, LAYER_COLUMNS
 
     found = run(source, target, chip)
     if json:
         console.print_json(found.to_dict())
+    else:
+        columns, rows = (COLUMNS, found.lines()) if limits else (LAYER_COLUMNS, found.layers())
+        console.table(f"{source} on {found.chip.title}", columns, rows)
+        console.say(found.summary())
+        for line in found.errors:
+            console.say(f"does not fit: {line}")
     raise typer.Exit(0 if found.fits else 1)

@@ -13,10 +13,10 @@ STEM = (64, 128)
 STAGES = ((128, 1), (256, 1), (256, 2), (512, 2))
 
 
-def separable(channels_in: int, channels: int, activation: nn.Module) -> nn.Sequential:
+def separable(channels_in: int, channels: int, activation: nn.Module, twin: Twin) -> nn.Sequential:
     """Depthwise 3x3, then 1x1, BatchNorm, activation."""
     depthwise = nn.Conv2d(channels_in, channels_in, 3, padding=1, groups=channels_in, bias=False)
-    return nn.Sequential(depthwise, conv_bn(channels_in, channels, 1, activation))
+    return nn.Sequential(depthwise, twin.between(), conv_bn(channels_in, channels, 1, activation))
 
 
 class Block(nn.Module):
@@ -25,8 +25,8 @@ class Block(nn.Module):
     def __init__(self, channels_in: int, channels: int, stride: int, twin: Twin) -> None:
         super().__init__()
         self.main = nn.Sequential(
-            separable(channels_in, channels, twin.activation()),
-            separable(channels, channels, twin.between()),
+            separable(channels_in, channels, twin.activation(), twin),
+            separable(channels, channels, twin.between(), twin),
             nn.AvgPool2d(2) if stride == 2 else nn.Identity(),
         )
         self.skip = conv_bn(channels_in, channels, 1, twin.between(), stride)

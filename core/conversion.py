@@ -1,0 +1,195 @@
+"""convert: any CNN of the user's becomes its spiking twin."""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from spikeport.core.errors import SpikeportError
+from spikeport.core.models.twin import Twin
+from spikeport.core.neurons import LIF, TimeMean
+
+_RELUS = (torch.relu, torch.relu_, F.relu, F.relu_, "relu", "relu_")
+_SYNAPTIC = (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+class HoldTime(nn.Module):
+    """A constant current [N, ...] repeated for T steps, [T*N, ...], where it meets signals that change."""
+
+    def __init__(self, time_steps: int) -> None:
+        super().__init__()
+        self.time_steps = time_steps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.repeat(self.time_steps, *[1] * (x.dim() - 1))
+
+
+def convert(
+    model: nn.Module,
+    time_steps: int = 4,
+    tau: float = 2.0,
+    v_threshold: float = 1.0,
+    surrogate: str = "atan",
+    spiking: str = "activations",
+    weights: bool = True,
+) -> nn.Module:
+    """The spiking twin of a CNN: a LIF where it has a ReLU, class currents averaged over time.
+
+    Args:
+        model: any CNN that torch.fx can trace, [N, C, H, W] to [N, K]; it is not changed.
+        spiking: "activations", or "every-layer" to put a LIF behind every other convolution, linear layer or
+            BatchNorm too (but the last), so that every synapse carries spikes.
+        weights: keep the CNN's weights (a start for training), or draw new ones.
+
+    Raises:
+        SpikeportError: the model cannot be traced, or has no ReLU.
+    """
+    twin = Twin("snn", spiking, time_steps, tau, v_threshold, surrogate)
+    graph = trace_module(model)
+    names = _Names(graph)
+    activations = [node for node in graph.graph.nodes if _is_relu(node, graph)]
+    if not activations:
+        raise SpikeportError(f"{type(model).__name__} has no ReLU to turn into a neuron; there is nothing to convert")
+    for node in activations:
+        owner = str(node.target) if node.op == "call_module" else node.name
+        _replace(graph, node, names.add(owner, twin.activation(), replaces=True))
+    if spiking == "every-layer":
+        for node in list(graph.graph.nodes):
+            if _ends_linear(node, graph):
+                _insert_behind(graph, node, names.add(f"{node.target}_lif", twin.between()))
+    if not weights:
+        for module in graph.modules():
+            if isinstance(module, _SYNAPTIC):
+                module.reset_parameters()
+    return fold_time(graph, time_steps, names)
+
+
+def trace_module(model: nn.Module, leaves: tuple[type[nn.Module], ...] = ()) -> fx.GraphModule:
+    """An independent copy of a model as a graph of its layers; modules of type ``leaves`` stay whole."""
+
+    class Tracer(fx.Tracer):
+        def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+            return isinstance(m, (LIF, TimeMean, HoldTime, *leaves)) or super().is_leaf_module(m, module_qualified_name)
+
+    model = copy.deepcopy(model)
+    try:
+        return fx.GraphModule(model, Tracer().trace(model))
+    except SpikeportError:
+        raise
+    except Exception as error:  # fx lets anything the model's code raises pass
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SpikeportError(
+            f"{type(model).__name__} cannot be traced ({reason}); its forward must not depend on the data"
+        ) from error
+
+
+class _Names:
+    """Adds modules to a graph module under names of their own."""
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        self.graph = graph
+        self.added: set[str] = set()
+
+    def add(self, wanted: str, module: nn.Module, replaces: bool = False) -> str:
+        """The name the module got; with ``replaces`` it takes the place of a module of that name, once."""
+        taken = {name for name, _ in self.graph.named_modules()}
+        if replaces and wanted not in self.added:
+            taken.discard(wanted)
+        name, number = wanted, 1
+        while name in taken:
+            number += 1
+            name = f"{wanted}_{number}"
+        self.added.add(name)
+        self.graph.add_submodule(name, module)
+        return name
+
+
+def _is_relu(node: fx.Node, graph: fx.GraphModule) -> bool:
+    if node.op == "call_module":
+        return isinstance(graph.get_submodule(str(node.target)), nn.ReLU)
+    return node.op in ("call_function", "call_method") and node.target in _RELUS
+
+
+def _replace(graph: fx.GraphModule, node: fx.Node, name: str) -> None:
+    """Calls module ``name`` in the place of ``node``, on its first argument."""
+    with graph.graph.inserting_after(node):
+        new = graph.graph.call_module(name, (node.args[0],))
+    node.replace_all_uses_with(new)
+    graph.graph.erase_node(node)
+
+
+def _insert_behind(graph: fx.GraphModule, node: fx.Node, name: str) -> None:
+    with graph.graph.inserting_after(node):
+        new = graph.graph.call_module(name, (node,))
+    node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+
+
+def _ends_linear(node: fx.Node, graph: fx.GraphModule) -> bool:
+    """Whether a synaptic layer's output reaches another synaptic layer, or a sum, without a neuron."""
+    if node.op != "call_module" or not isinstance(graph.get_submodule(str(node.target)), _SYNAPTIC):
+        return False
+    for user in node.users:
+        module = graph.get_submodule(str(user.target)) if user.op == "call_module" else None
+        if isinstance(module, (LIF, nn.BatchNorm1d, nn.BatchNorm2d)):
+            return False
+    return _reaches_synapse(node, graph)
+
+
+def _reaches_synapse(node: fx.Node, graph: fx.GraphModule) -> bool:
+    for user in node.users:
+        module = graph.get_submodule(str(user.target)) if user.op == "call_module" else None
+        if isinstance(module, (*_SYNAPTIC, LIF)) or _reaches_synapse(user, graph):
+            return True
+    return False
+
+
+def fold_time(graph: fx.GraphModule, time_steps: int, names: "_Names | None" = None) -> fx.GraphModule:
+    """Completes a network of LIF layers whose input is held constant.
+
+    The LIF layers that see only the input take a constant current; where such a current meets signals that change,
+    it is held; the output is averaged over time.
+    """
+    names = names or _Names(graph)
+    modules = dict(graph.named_modules())
+    held: dict[fx.Node, bool] = {}
+    for node in list(graph.graph.nodes):
+        inputs = node.all_input_nodes
+        if node.op == "placeholder":
+            held[node] = True
+        elif node.op == "output":
+            (value,) = inputs
+            if held[value]:
+                raise SpikeportError("the output does not depend on any neuron; there is nothing to run over time")
+            if not isinstance(modules.get(str(value.target)), TimeMean):
+                with graph.graph.inserting_before(node):
+                    mean = graph.graph.call_module(names.add("readout", TimeMean(time_steps)), (value,))
+                node.replace_input_with(value, mean)
+        elif isinstance(modules.get(str(node.target)), LIF) and node.op == "call_module":
+            module = modules[str(node.target)]
+            module.constant_input = held[inputs[0]]
+            held[node] = False
+        else:
+            held[node] = all(held[i] for i in inputs)
+            if not held[node]:
+                for value in [i for i in inputs if held[i] and _is_tensor(i)]:
+                    with graph.graph.inserting_before(node):
+                        repeated = graph.graph.call_module(names.add("hold", HoldTime(time_steps)), (value,))
+                    node.replace_input_with(value, repeated)
+    graph.graph.lint()
+    graph.recompile()
+    return graph
+
+
+def _is_tensor(node: fx.Node) -> bool:
+    """Sizes and shapes of the input are numbers, and stay."""
+    return not (node.op == "call_method" and node.target == "size") and node.target is not getattr
+
+
+def replace_modules(graph: fx.GraphModule, rule: Callable[[str, nn.Module], nn.Module | None]) -> None:
+    """Replaces every called module for which ``rule(name, module)`` gives another."""
+    for name in dict.fromkeys(str(n.target) for n in graph.graph.nodes if n.op == "call_module"):
+        new = rule(name, graph.get_submodule(name))
+        if new is not None:
+            graph.add_submodule(name, new)

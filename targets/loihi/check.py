@@ -1,0 +1,292 @@
+"""Whether a program fits a chip: every layer, every limit, what is used, what there is, and what to do about it."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
+
+import nir
+import numpy as np
+
+from spikeport.core.errors import SpikeportError
+from spikeport.export.nir_graph import metadata_of
+from spikeport.targets.loihi import arithmetic as loihi
+from spikeport.targets.loihi.chips import CHIPS, NO_FIGURE, RESOURCES, Chip, find_chip
+from spikeport.targets.loihi.compile import INPUT_MAX, compile
+from spikeport.targets.loihi.mapping import Mapping, map_program
+from spikeport.targets.loihi.program import INPUT, LoihiProgram, Population
+
+#: How samples enter: signed 8-bit spikes; a bias per neuron that the host computes; ordinary spikes.
+InputMode = Literal["graded", "host-current", "spikes"]
+#: Of ``Compatibility.lines``: every limit a line.
+COLUMNS = ("layer", "rule", "used", "available", "unit", "fits", "remedy")
+#: Of ``Compatibility.layers``: every layer a line, with the rules that say most about its size.
+LAYER_COLUMNS = ("layer", "cores", *(name for name, _ in RESOURCES.values()), "worst-case current", "breaks")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One limit of one layer.
+
+    Attributes:
+        layer: a population, the input, or the chip.
+        used: the worst value found; None where nothing was counted.
+        available: the largest legal value (the smallest is 0); None where no figure is public.
+        remedy: what to do where it does not fit; empty where it fits.
+        note: a remark without a limit: it always fits.
+    """
+
+    layer: str
+    rule: str
+    used: float | None
+    available: float | None
+    unit: str
+    fits: bool
+    remedy: str = ""
+    note: bool = False
+
+    def message(self, chip: Chip) -> str:
+        """The error of a row that does not fit."""
+        if self.used is None:
+            return self.remedy
+        beyond = "is below 0" if self.used < 0 else f"exceeds {_number(self.available)} of {chip.title}"
+        return f"{self.layer}: {self.rule} {_number(self.used)} {beyond}; {self.remedy}"
+
+    @property
+    def load(self) -> str:
+        return _number(self.used) + (f" / {_number(self.available)}" if self.available is not None else "")
+
+    def cells(self) -> tuple[str, ...]:
+        unknown = self.available is None and self.used is not None and not self.note
+        available = NO_FIGURE if unknown else _number(self.available)
+        fits = "yes" if self.fits else "no"
+        return (self.layer, self.rule, _number(self.used), available, self.unit, fits, self.remedy)
+
+
+@dataclass(frozen=True)
+class Compatibility:
+    """The answer of a check.
+
+    Attributes:
+        mapping: neurons on cores; None where the network does not compile.
+    """
+
+    chip: Chip
+    input_mode: InputMode
+    rows: tuple[Row, ...]
+    mapping: Mapping | None
+
+    @property
+    def fits(self) -> bool:
+        return all(row.fits for row in self.rows)
+
+    @property
+    def errors(self) -> tuple[str, ...]:
+        return tuple(row.message(self.chip) for row in self.rows if not row.fits)
+
+    def lines(self) -> list[tuple[str, ...]]:
+        """The table under ``COLUMNS``."""
+        return [row.cells() for row in self.rows]
+
+    def layers(self) -> list[tuple[str, ...]]:
+        """The table under ``LAYER_COLUMNS``: used, or used / available, on the layer's fullest core."""
+        table = []
+        for layer in dict.fromkeys(row.layer for row in self.rows if row.layer != self.chip.title):
+            rules = {row.rule: row for row in self.rows if row.layer == layer}
+            cells = [rules[name].load if name in rules else "" for name in LAYER_COLUMNS[1:-1]]
+            table.append((layer, *cells, ", ".join(row.rule for row in rules.values() if not row.fits)))
+        return table
+
+    def summary(self) -> str:
+        """One or two lines on cores and chips."""
+        if self.mapping is None:
+            return "does not compile"
+        m, cores = self.mapping, len(self.mapping.cores)
+        shares = [
+            f"{sum(getattr(core.usage, key) for core in m.cores) / (cores * limit):.0%} of its {RESOURCES[key][0]}"
+            for key, limit in self.chip.limits.items()
+            if limit is not None
+        ]
+        return (
+            f"{cores} cores on {m.chips} {self.chip.title}; no split needs fewer than {m.lower_bound} "
+            f"({RESOURCES[m.bound_by][0]}). A core uses, on average, {', '.join(shares)}; "
+            + ("it stores a kernel once." if m.shared else "every synapse is stored.")
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "chip": self.chip.name,
+            "input": self.input_mode,
+            "fits": self.fits,
+            "errors": list(self.errors),
+            "rows": [asdict(row) for row in self.rows],
+            "limits": {k: {"value": getattr(self.chip, k), "source": v} for k, v in self.chip.sources.items()},
+            "mapping": _mapping(self.mapping) if self.mapping else None,
+        }
+
+
+def check_program(
+    program: LoihiProgram,
+    chip: str = "loihi2",
+    input_mode: InputMode = "graded",
+    shared: bool | None = None,
+    chips: int | None = None,
+) -> Compatibility:
+    """Checks a program against every limit of a chip and maps it onto cores.
+
+    Args:
+        shared: see ``map_program``.
+        chips: how many chips there are; those of the largest system Intel has shown where None.
+
+    Raises:
+        SpikeportError: an unknown chip or way of input.
+    """
+    found = find_chip(chip)
+    if input_mode not in get_args(InputMode):
+        raise SpikeportError(f"unknown input {input_mode!r}; available: {', '.join(get_args(InputMode))}")
+    mapping = map_program(program, found, shared, host_input=input_mode == "host-current")
+    rows = list(_input_rows(program, found, input_mode))
+    for population in program.populations:
+        rows += _register_rows(program, population, found, input_mode)
+        rows += _state_rows(program, population, found, input_mode)
+        rows += _core_rows(population, mapping)
+    return Compatibility(found, input_mode, (*rows, *_chip_rows(mapping, chips or found.chips)), mapping)
+
+
+def check_graph(
+    graph: nir.NIRGraph,
+    chip: str = "loihi2",
+    input_mode: InputMode = "graded",
+    shared: bool | None = None,
+    chips: int | None = None,
+    calibration: np.ndarray | None = None,
+) -> Compatibility:
+    """Checks a NIR graph: what does not compile becomes a row; what does is checked as a program.
+
+    Args and errors as of ``check_program``; ``calibration`` as of ``compile``.
+    """
+    found = find_chip(chip)
+    try:
+        program = compile(graph, calibration)
+    except SpikeportError as error:
+        layer = str(error).split(": ")[0]
+        layer = layer if layer in graph.nodes else "network"
+        return Compatibility(found, input_mode, (Row(layer, "compiles", None, None, "", False, str(error)),), None)
+    checked = check_program(program, chip, input_mode, shared, chips)
+    return replace(checked, rows=(*checked.rows, *_rounding_notes(graph, program)))
+
+
+def _input_rows(program: LoihiProgram, chip: Chip, input_mode: InputMode) -> Iterator[Row]:
+    if input_mode == "graded" and program.out_of(INPUT):
+        others = [f"`--chip {other.name}`" for other in CHIPS.values() if other.graded_bits >= 8]
+        remedy = " or ".join(["`--input host-current`", *others])
+        yield _row("input", "graded spike bits", INPUT_MAX.bit_length() + 1, chip.graded_bits, "bits", remedy)
+
+
+def _register_rows(program: LoihiProgram, population: Population, chip: Chip, input_mode: InputMode) -> Iterator[Row]:
+    """Integers that a register of the chip has to hold."""
+    name = population.name
+    weights = [s.weight for s in program.into(name) if not (input_mode == "host-current" and s.pre == INPUT)]
+    bits = max((max(int(w.max()), -int(w.min()) - 1).bit_length() + 1 for w in weights), default=0)
+    yield _row(name, "weight bits", bits, chip.weight_bits, "bits", "quantise it with a smaller scale")
+    if population.spiking:
+        remedy = "quantise it with a smaller scale, or train it with a smaller threshold"
+        yield _row(name, "threshold", population.vth, chip.threshold_max, "x 64", remedy)
+    remedy = "quantise it with a larger bias exponent or a smaller scale"
+    yield _row(name, "bias mantissa", np.abs(population.bias_mant), chip.bias_mantissa_max, "steps", remedy)
+    remedy = "quantise it with a smaller scale, or train it with smaller biases"
+    yield _row(name, "bias exponent", population.bias_exp, chip.bias_exponent_max, "", remedy)
+    for rule, value in (("decay of v", population.dv), ("decay of u", population.du)):
+        legal = chip.decay_max if np.max(value) > chip.decay_max else 0
+        remedy = f"the register's nearest value is {legal}: export it again, or train with another tau"
+        yield _row(name, rule, value, chip.decay_max, "1 / 4096", remedy)
+
+
+def _state_rows(program: LoihiProgram, population: Population, chip: Chip, input_mode: InputMode) -> Iterator[Row]:
+    """Worst cases of u and v: all inputs at their largest, all signs alike, in units of a weight."""
+    name, steps, host = population.name, program.time_steps, input_mode == "host-current"
+    current: np.ndarray = np.zeros(population.shape[0])
+    injected: np.ndarray = np.zeros(population.shape[0])
+    for synapse in program.into(name):
+        total = np.abs(synapse.weight.astype(np.int64)).sum((1, 2, 3))
+        if synapse.pre == INPUT and host:
+            injected += total * INPUT_MAX
+        else:
+            current += total * (INPUT_MAX if synapse.pre == INPUT and input_mode == "graded" else 1)
+    kept = np.maximum(loihi.NO_CURRENT_MEMORY - np.asarray(population.du, np.float64), 0).max() / loihi.DECAY_ONE
+    current = current * (kept ** np.arange(steps)).sum()
+    remedy = "its current u may wrap: quantise it with a smaller scale, or give it fewer inputs (a narrower `--width`)"
+    yield _row(name, "worst-case current", np.ceil(current), chip.state_max, "weights", remedy)
+    bias = np.abs(population.bias[:, 0, 0]) / (1 << loihi.SHIFT) + injected
+    if injected.any():
+        most = (chip.bias_mantissa_max << chip.bias_exponent_max) >> loihi.SHIFT
+        remedy = "the current from the host is a bias: compile it with `--input host-current`, which scales it to fit"
+        yield _row(name, "host current", np.ceil(bias), most, "weights", remedy)
+    if not population.spiking:
+        remedy = f"its sum over {steps} steps may saturate: fewer `--time-steps`, or a smaller scale"
+        yield _row(name, "integrator range", np.ceil(steps * (current + bias)), chip.state_max, "weights", remedy)
+
+
+def _core_rows(population: Population, mapping: Mapping) -> Iterator[Row]:
+    """The fullest slice of a population: it exceeds a limit only where no split can help."""
+    held, largest = mapping.taken(population.name)
+    remedy = f"a single neuron takes more than a core has, so no split helps: {_smaller(mapping.chip)}"
+    for resource, (rule, unit) in RESOURCES.items():
+        available = mapping.chip.limits[resource]
+        yield _row(population.name, rule, getattr(largest, resource), available, unit, remedy)
+    yield Row(population.name, "cores", held, None, "cores", True, note=True)
+
+
+def _chip_rows(mapping: Mapping, chips: int) -> Iterator[Row]:
+    chip = mapping.chip
+    yield _row(chip.title, "cores", len(mapping.cores), chips * chip.cores, "cores", _smaller(chip))
+    yield _row(chip.title, "chips", mapping.chips, chips, "chips", _smaller(chip))
+
+
+def _rounding_notes(graph: nir.NIRGraph, program: LoihiProgram) -> Iterator[Row]:
+    """How far a decay of 12 bits is from the network's, where it is not equal."""
+    dt = metadata_of(graph).dt
+    for population in program.populations:
+        node = graph.nodes.get(population.name)
+        tau = getattr(node, "tau_mem", getattr(node, "tau", None))
+        if tau is not None:
+            error = np.abs(np.asarray(population.dv) / loihi.DECAY_ONE - dt / np.asarray(tau, np.float64)).max()
+            if error > 1e-9:
+                yield Row(population.name, "decay rounding error", float(error), None, "per step", True, note=True)
+
+
+def _row(layer: str, rule: str, values: Any, available: float | None, unit: str, remedy: str) -> Row:
+    """A row for the worst of ``values``, which are legal from 0 to ``available``."""
+    low, high = int(np.min(values)), int(np.max(values))
+    used = low if low < 0 else high
+    fits = low >= 0 and (available is None or high <= available)
+    return Row(layer, rule, used, available, unit, fits, "" if fits else remedy)
+
+
+def _smaller(chip: Chip) -> str:
+    larger = [f" or `--chip {other.name}`" for other in CHIPS.values() if other.compartments > chip.compartments]
+    return "a narrower `--width`" + "".join(larger)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}"
+
+
+def _mapping(mapping: Mapping) -> dict[str, Any]:
+    return {
+        "kernels": "stored once per core" if mapping.shared else "each synapse stored",
+        "chips": mapping.chips,
+        "cores": len(mapping.cores),
+        "lower_bound": mapping.lower_bound,
+        "bound_by": mapping.bound_by,
+        "per_core": [
+            {
+                "slices": [[s.population, list(s.channels), list(s.pixels)] for s in core.slices],
+                **core.usage._asdict(),
+                "utilisation": core.utilisation(mapping.chip),
+            }
+            for core in mapping.cores
+        ],
+    }

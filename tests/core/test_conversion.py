@@ -1,0 +1,107 @@
+"""convert: a CNN's twin is the network one would have written by hand."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from spikeport.core import LIF, SpikeportError, convert
+from spikeport.core.models import FORMS, MODELS, ModelSpec, Twin
+
+
+def enliven(model):
+    """BatchNorm biases and gains that make an untrained network spike, the same for equal layers."""
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.bias, -0.5, 2.0, generator=generator)
+            nn.init.uniform_(module.weight, 0.5, 3.0, generator=generator)
+    return model.eval()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", list(MODELS))
+def test_converting_the_cnn_gives_the_snn(name, form):
+    cnn = ModelSpec(name, Twin("cnn"), width=0.25).build().eval()
+    snn = enliven(ModelSpec(name, Twin("snn", spiking=form, v_threshold=0.05), width=0.25).build())
+    twin = enliven(convert(cnn, spiking=form, v_threshold=0.05))
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    spikes = []
+    for module in twin.modules():
+        if isinstance(module, LIF):
+            module.register_forward_hook(lambda m, a, y: spikes.append(float(y.mean())))
+    with torch.no_grad():
+        assert torch.equal(twin(x), snn(x))
+    assert len(spikes) == sum(isinstance(m, LIF) for m in snn.modules())
+    assert min(spikes) > 0, "a silent layer proves nothing"
+
+
+class Mixed(nn.Module):
+    """ReLU as a module used twice, as a function and as a method; a skip from the input."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.skip = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(2, 4, 1)
+        self.b, self.c = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+        self.relu, self.head = nn.ReLU(inplace=True), nn.Linear(64, 3)
+
+    def forward(self, x):
+        skip = self.skip(x)
+        y = self.relu(self.a(x))
+        y = F.relu(self.b(y) + skip)
+        y = self.relu(self.c(y)).relu()
+        return self.head(y.view(y.size(0), -1))
+
+
+def test_relus_are_found_however_they_are_called():
+    twin = convert(Mixed(), time_steps=3)
+    lifs = [m for m in twin.modules() if isinstance(m, LIF)]
+    assert [m.constant_input for m in lifs].count(True) == 1
+    assert len({id(m) for m in lifs}) == 4
+    assert not any(isinstance(m, nn.ReLU) for _, m in twin.named_modules() if m in list(twin.children()))
+
+
+def test_a_current_from_the_input_is_held_where_it_joins():
+    net = Mixed().eval()
+    twin = convert(net, time_steps=3, tau=1.5)
+    x = torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(0)) * 3
+    by_hand = []
+    states = [None] * 4
+    for _ in range(3):
+        skip, value = net.skip(x), net.a(x)
+        for k, layer in enumerate((lambda s, skip=skip: net.b(s) + skip, net.c, lambda s: s, None)):
+            v = torch.zeros_like(value) if states[k] is None else states[k]
+            h = v * (1 - 1 / 1.5) + value * (1 / 1.5)
+            spikes = (h >= 1).float()
+            states[k] = h * (1 - spikes)
+            value = layer(spikes) if layer else spikes
+        by_hand.append(net.head(value.flatten(1)))
+    torch.testing.assert_close(twin(x), torch.stack(by_hand).mean(0))
+
+
+def test_weights_stay_or_are_drawn_anew_and_the_model_is_untouched():
+    net = Mixed()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    kept, fresh = convert(net), convert(net, weights=False)
+    assert torch.equal(kept.b.weight, net.b.weight)
+    assert not torch.equal(fresh.b.weight, net.b.weight)
+    kept.b.weight.data.zero_()
+    assert all(torch.equal(value, net.state_dict()[name]) for name, value in before.items())
+
+
+def test_the_twin_learns():
+    twin = convert(Mixed())
+    twin(torch.randn(2, 2, 4, 4)).square().mean().backward()
+    assert float(twin.a.weight.grad.abs().sum()) > 0
+
+
+def test_what_cannot_be_converted_is_named():
+    with pytest.raises(SpikeportError, match="has no ReLU"):
+        convert(nn.Sequential(nn.Conv2d(1, 1, 1)))
+
+    class Branching(Mixed):
+        def forward(self, x):
+            return super().forward(x) if x.mean() > 0 else super().forward(-x)
+
+    with pytest.raises(SpikeportError, match="Branching cannot be traced"):
+        convert(Branching())
