@@ -127,22 +127,31 @@ def _insert_behind(graph: fx.GraphModule, node: fx.Node, name: str) -> None:
 
 
 def _ends_linear(node: fx.Node, graph: fx.GraphModule) -> bool:
-    """Whether a synaptic layer's output reaches another synaptic layer, or a sum, without a neuron."""
+    """Whether a synaptic layer's output goes on without a neuron or BatchNorm right behind it."""
     if node.op != "call_module" or not isinstance(graph.get_submodule(str(node.target)), _SYNAPTIC):
         return False
-    for user in node.users:
-        module = graph.get_submodule(str(user.target)) if user.op == "call_module" else None
-        if isinstance(module, (LIF, nn.BatchNorm1d, nn.BatchNorm2d)):
-            return False
+    behind = [_module(user, graph) for user in _users(node)]
+    if any(isinstance(m, (LIF, nn.BatchNorm1d, nn.BatchNorm2d)) for m in behind):
+        return False
     return _reaches_synapse(node, graph)
 
 
-def _reaches_synapse(node: fx.Node, graph: fx.GraphModule) -> bool:
+def _users(node: fx.Node) -> list[fx.Node]:
+    """What reads a node, looking through concatenations."""
+    found: list[fx.Node] = []
     for user in node.users:
-        module = graph.get_submodule(str(user.target)) if user.op == "call_module" else None
-        if isinstance(module, (*_SYNAPTIC, LIF)) or _reaches_synapse(user, graph):
-            return True
-    return False
+        found += _users(user) if user.target in (torch.cat, torch.concat) else [user]
+    return found
+
+
+def _module(node: fx.Node, graph: fx.GraphModule) -> nn.Module | None:
+    return graph.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def _reaches_synapse(node: fx.Node, graph: fx.GraphModule) -> bool:
+    return any(
+        isinstance(_module(user, graph), (*_SYNAPTIC, LIF)) or _reaches_synapse(user, graph) for user in node.users
+    )
 
 
 def fold_time(graph: fx.GraphModule, time_steps: int, names: "_Names | None" = None) -> fx.GraphModule:
