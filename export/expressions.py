@@ -73,9 +73,13 @@ class Pool(Node):
 
 @dataclass(frozen=True, eq=False)
 class Neuron(Node):
-    """LIF with hard reset: h = v + (x - (v - v_reset)) / tau, fires at h >= v_threshold."""
+    """LIF with hard reset, measured from v_reset: h = v * (1 - 1/tau) + gain * x, fires at h >= v_threshold.
+
+    ``gain`` is 1/tau, or 1 where the input does not decay; tau is infinite for an integrator (IF).
+    """
 
     tau: float
+    gain: float
     v_threshold: float
     v_reset: float = 0.0
 
@@ -327,6 +331,8 @@ def or_pool(x: Signal, kernel: Pair, stride: Pair, padding: Pair, source: str) -
     pooled = {}
     for node in x.nodes:
         mean = pool(whole(node), kernel, stride, padding, source).nodes[0]
-        pooled[node] = Neuron(source, (mean,), mean.shape, tau=2.0, v_threshold=0.25 / (kernel[0] * kernel[1]))
+        pooled[node] = Neuron(
+            source, (mean,), mean.shape, tau=2.0, gain=0.5, v_threshold=0.25 / (kernel[0] * kernel[1])
+        )
     terms = tuple(Term(pooled[t.node], t.index) for t in x.terms)
     return Signal((x.shape[0], *terms[0].node.shape[1:]), terms, x.flat)

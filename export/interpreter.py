@@ -9,7 +9,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from spikeport.core.errors import SpikeportError
 from spikeport.core.geometry import Pair, pair
-from spikeport.export.nir_graph import metadata_of, ordered
+from spikeport.export.nir_graph import check_neurons, metadata_of, ordered
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +64,9 @@ def interpret(graph: nir.NIRGraph, x: np.ndarray, margins: bool = False) -> Traj
         total = sum((values[b] for b in before[1:]), values[before[0]]) if before else None
         if total is None:
             raise SpikeportError(f"{name} ({type(node).__name__}): nothing feeds it")
-        if isinstance(node, nir.LIF):
-            spikes[name], margin = _lif(node, total, steps, metadata.dt)
+        if isinstance(node, (nir.LIF, nir.IF)):
+            check_neurons(name, node, total.shape[2:])
+            spikes[name], margin = _neuron(node, total, steps, metadata.dt)
             values[name] = spikes[name].astype(np.float64)
             if margins:
                 kept[name] = margin
@@ -73,7 +74,12 @@ def interpret(graph: nir.NIRGraph, x: np.ndarray, margins: bool = False) -> Traj
             output = np.broadcast_to(total, (steps, *total.shape[1:]))
         elif type(node) in STATELESS:
             folded = total.reshape(-1, *total.shape[2:])
-            result = STATELESS[type(node)](node, folded)
+            try:
+                result = STATELESS[type(node)](node, folded)
+            except ValueError as error:
+                raise SpikeportError(
+                    f"{name} ({type(node).__name__}): does not take {total.shape[2:]} ({error})"
+                ) from None
             values[name] = result.reshape(*total.shape[:2], *result.shape[1:])
         else:
             raise SpikeportError(f"{name}: the interpreter does not know {type(node).__name__}")
@@ -82,13 +88,15 @@ def interpret(graph: nir.NIRGraph, x: np.ndarray, margins: bool = False) -> Traj
     return Trajectory(spikes, kept, output)
 
 
-def _lif(node: nir.LIF, current: np.ndarray, steps: int, dt: float) -> tuple[np.ndarray, np.ndarray]:
-    """tau dv/dt = v_leak - v + r I, spike where v > v_threshold, then v = v_reset (NIR's definition)."""
+def _neuron(node: nir.LIF | nir.IF, current: np.ndarray, steps: int, dt: float) -> tuple[np.ndarray, np.ndarray]:
+    """NIR's definitions: tau dv/dt = v_leak - v + r I (LIF), dv/dt = r I (IF); spike at v > v_threshold, then reset."""
     v = np.broadcast_to(node.v_reset, current.shape[1:]).astype(np.float64)
     spikes = np.empty((steps, *current.shape[1:]), bool)
     margins = np.empty(spikes.shape)
     for t in range(steps):
-        v = v + dt / node.tau * (node.v_leak - v + node.r * current[min(t, len(current) - 1)])
+        now = current[min(t, len(current) - 1)]
+        leaks = isinstance(node, nir.LIF)
+        v = v + (dt / node.tau * (node.v_leak - v + node.r * now) if leaks else dt * node.r * now)
         margins[t] = v - node.v_threshold
         spikes[t] = v > node.v_threshold
         v = np.where(spikes[t], node.v_reset, v)
@@ -122,6 +130,18 @@ def _avg_pool(node: nir.AvgPool2d, x: np.ndarray) -> np.ndarray:
     return _windows(x, pair(node.kernel_size), node, (1, 1)).mean((4, 5))
 
 
+def _sum_pool(node: nir.SumPool2d, x: np.ndarray) -> np.ndarray:
+    return _windows(x, pair(node.kernel_size), node, (1, 1)).sum((4, 5))
+
+
+def _scale(node: nir.Scale, x: np.ndarray) -> np.ndarray:
+    return x * node.scale
+
+
+def _linear(node: nir.Linear, x: np.ndarray) -> np.ndarray:
+    return x @ node.weight.T
+
+
 def _flatten(node: nir.Flatten, x: np.ndarray) -> np.ndarray:
     return x.reshape(len(x), -1)
 
@@ -134,6 +154,9 @@ def _affine(node: nir.Affine, x: np.ndarray) -> np.ndarray:
 STATELESS: dict[type, Callable[..., np.ndarray]] = {
     nir.Conv2d: _conv2d,
     nir.AvgPool2d: _avg_pool,
+    nir.SumPool2d: _sum_pool,
+    nir.Scale: _scale,
+    nir.Linear: _linear,
     nir.Flatten: _flatten,
     nir.Affine: _affine,
 }

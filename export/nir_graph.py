@@ -5,6 +5,7 @@ metadata under ``spikeport``.
 """
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -141,9 +142,13 @@ def _nir_node(node: ex.Node) -> nir.NIRNode:
         return nir.AvgPool2d(np.array(node.kernel), np.array(node.stride), np.array(node.padding))
     assert isinstance(node, ex.Neuron)
     full = lambda value: np.full(shape, value, dtype=np.float64)  # noqa: E731
+    if math.isinf(node.tau):
+        return nir.IF(
+            r=full(node.gain / DT), v_threshold=full(nir_threshold(node.v_threshold)), v_reset=full(node.v_reset)
+        )
     return nir.LIF(
         tau=full(node.tau * DT),
-        r=full(1.0),
+        r=full(1.0 if node.gain == 1 / node.tau else node.gain * node.tau),
         v_leak=full(node.v_reset),
         v_threshold=full(nir_threshold(node.v_threshold)),
         v_reset=full(node.v_reset),
@@ -179,6 +184,41 @@ def metadata_of(graph: nir.NIRGraph) -> Metadata:
         return Metadata(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
     except (TypeError, ValueError, KeyError) as error:
         raise SpikeportError(f"the NIR graph's spikeport metadata is damaged ({error}); export it again") from None
+
+
+def with_metadata(graph: nir.NIRGraph, time_steps: int, dt: float = DT, sequence: bool = False) -> nir.NIRGraph:
+    """Another framework's graph with what it cannot say of itself: T, dt, and how samples enter.
+
+    A graph that carries our metadata keeps it.
+
+    Raises:
+        SpikeportError: no single input, or nested graphs.
+    """
+    if KEY in graph.metadata:
+        return graph
+    nested = [name for name, node in graph.nodes.items() if isinstance(node, nir.NIRGraph)]
+    if nested:
+        raise SpikeportError(f"{nested[0]}: a graph within the graph is not supported; export it flat")
+    inputs = [node for node in graph.nodes.values() if isinstance(node, nir.Input)]
+    if len(inputs) != 1:
+        raise SpikeportError(f"the NIR graph has {len(inputs)} inputs; exactly one is supported")
+    if time_steps < 1 or not dt > 0:
+        raise SpikeportError(f"time steps {time_steps} and dt {dt} must be positive")
+    shape = tuple(int(n) for n in np.ravel(inputs[0].input_type["input"]))
+    metadata = Metadata(time_steps, dt, "sequence" if sequence else "constant", shape, spike_condition=">")
+    return nir.NIRGraph(
+        graph.nodes, graph.edges, metadata={**graph.metadata, KEY: json.dumps(asdict(metadata))}, type_check=False
+    )
+
+
+def check_neurons(name: str, node: nir.NIRNode, shape: tuple[int, ...]) -> None:
+    """Raises SpikeportError where a neuron node's arrays do not suit a map of ``shape``."""
+    for field_name in ("tau", "r", "v_leak", "v_threshold", "v_reset"):
+        found = np.shape(getattr(node, field_name, ()))
+        if found not in ((), (1,), tuple(shape)):
+            raise SpikeportError(
+                f"{name}: its {field_name} has shape {found}, the map it receives has {tuple(shape)}; export it again"
+            )
 
 
 def ordered(graph: nir.NIRGraph) -> Iterator[tuple[str, nir.NIRNode, list[str]]]:

@@ -49,7 +49,7 @@ def _run(network: nn.Module, neurons: list[str], x: Tensor, metadata: Metadata, 
 
 
 def _neurons(graph: nir.NIRGraph) -> list[str]:
-    return [name for name, node in graph.nodes.items() if isinstance(node, nir.LIF)]
+    return [name for name, node in graph.nodes.items() if isinstance(node, (nir.LIF, nir.IF))]
 
 
 def read_spikingjelly(path: Path, x: np.ndarray) -> Reading:
@@ -77,6 +77,8 @@ def read_snntorch(path: Path, x: np.ndarray) -> Reading:
             node.start_dim += 1
         if isinstance(node, nir.LIF) and np.any(node.v_reset):
             raise CannotRead(f"{name}: snnTorch reads v_reset as 0")
+        if isinstance(node, nir.IF):
+            raise CannotRead(f"{name}: snnTorch reads IF as a leaky neuron")
         if isinstance(node, nir.Conv2d) and int(node.groups) > 1:
             raise CannotRead(f"{name}: snnTorch's importer drops groups")
     try:

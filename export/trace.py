@@ -131,7 +131,9 @@ class _Rewriter:
 
 
 def lif_maker(module: LIF, name: str) -> Callable[[tuple[Node, ...], Shape], Neuron]:
-    return lambda inputs, shape: Neuron(name, inputs, shape, module.tau, module.v_threshold, module.v_reset)
+    return lambda inputs, shape: Neuron(
+        name, inputs, shape, module.tau, module.gain, module.v_threshold, module.v_reset
+    )
 
 
 def _conv(module: nn.Conv2d, x: Signal, name: str) -> Signal:

@@ -11,7 +11,7 @@ import nir
 import numpy as np
 
 from spikeport.core.errors import SpikeportError
-from spikeport.export.nir_graph import Metadata, metadata_of, ordered
+from spikeport.export.nir_graph import Metadata, check_neurons, metadata_of, ordered
 from spikeport.targets.loihi import arithmetic as loihi
 from spikeport.targets.loihi.program import INPUT, LoihiProgram, Population, Shape, Synapse
 from spikeport.targets.loihi.synapses import Path, follow, start
@@ -42,7 +42,7 @@ def compile(graph: nir.NIRGraph, calibration: np.ndarray | None = None) -> Loihi
         paths = [path for b in before for path in values[b]]
         if isinstance(node, nir.Input):
             values[name] = [start(INPUT, _shape(metadata.input_shape))]
-        elif isinstance(node, (nir.LIF, nir.Output)):
+        elif isinstance(node, (nir.LIF, nir.IF, nir.Output)):
             if isinstance(node, nir.Output):
                 output = name
             population, incoming = _population(name, node, paths, metadata, input_scale)
@@ -87,7 +87,7 @@ def _input_bound(metadata: Metadata, calibration: np.ndarray | None) -> float:
 
 
 def _population(
-    name: str, node: nir.LIF | nir.Output, paths: list[Path], metadata: Metadata, input_scale: float
+    name: str, node: nir.LIF | nir.IF | nir.Output, paths: list[Path], metadata: Metadata, input_scale: float
 ) -> tuple[Population, list[Synapse]]:
     """A population and the synapses into it, in integers."""
     if not paths:
@@ -95,8 +95,11 @@ def _population(
     shapes = {path.shape for path in paths}
     if len(shapes) != 1:
         raise SpikeportError(f"{name}: its inputs have the shapes {sorted(shapes)}; they must agree")
-    if isinstance(node, nir.LIF):
-        decay, gain, threshold, offset = _lif_constants(name, node, metadata.dt)
+    if isinstance(node, (nir.LIF, nir.IF)):
+        shape = paths[0].shape
+        flat = np.ndim(node.v_threshold) == 1
+        check_neurons(name, node, (int(np.prod(shape)),) if flat else shape)
+        decay, gain, threshold, offset = _neuron_constants(name, node, metadata.dt)
     else:
         decay, gain, threshold, offset = 0.0, 1.0, None, 0.0
     weights = [path.weight * gain * (input_scale if path.pre == INPUT else 1.0) for path in paths]
@@ -142,7 +145,7 @@ def _population(
     return population, synapses
 
 
-def _lif_constants(name: str, node: nir.LIF, dt: float) -> tuple[float, float, float, float]:
+def _neuron_constants(name: str, node: nir.LIF | nir.IF, dt: float) -> tuple[float, float, float, float]:
     """Decay per step, gain of the current, threshold above the reset, and the constant current of v_leak."""
 
     def one(field: str) -> float:
@@ -151,13 +154,15 @@ def _lif_constants(name: str, node: nir.LIF, dt: float) -> tuple[float, float, f
             raise SpikeportError(f"{name}: {field} differs between neurons or is not finite; Loihi takes one per layer")
         return float(values[0])
 
-    tau, r, reset = one("tau"), one("r"), one("v_reset")
-    decay = dt / tau
-    if not 0 < decay <= 1 + 1e-9:
-        raise SpikeportError(f"{name}: tau is {tau / dt:.4g} steps; at least 1 is needed")
+    r, reset = one("r"), one("v_reset")
     threshold = one("v_threshold") - reset
     if threshold <= 0:
         raise SpikeportError(f"{name}: its threshold is not above its reset")
+    if isinstance(node, nir.IF):
+        return 0.0, r * dt, threshold, 0.0
+    decay = dt / one("tau")
+    if not 0 < decay <= 1 + 1e-9:
+        raise SpikeportError(f"{name}: tau is {1 / decay:.4g} steps; at least 1 is needed")
     return decay, r * decay, threshold, (one("v_leak") - reset) * decay
 
 

@@ -51,9 +51,10 @@ def follow(path: Path, name: str, node: nir.NIRNode, with_bias: bool = True) -> 
     """
     if isinstance(node, nir.Flatten):
         return path
-    if isinstance(node, nir.AvgPool2d):
+    if isinstance(node, (nir.AvgPool2d, nir.SumPool2d)):
         kernel, stride, padding = pair(node.kernel_size), pair(node.stride), pair(node.padding)
-        weight = np.full((path.shape[0], 1, *kernel), 1 / (kernel[0] * kernel[1]))
+        tap = 1 / (kernel[0] * kernel[1]) if isinstance(node, nir.AvgPool2d) else 1.0
+        weight = np.full((path.shape[0], 1, *kernel), tap)
         bias = np.zeros(path.shape[0])
         return _compose(path, name, weight, bias, stride, padding, path.shape[0], mean=True)
     if isinstance(node, nir.Conv2d):
@@ -67,6 +68,12 @@ def follow(path: Path, name: str, node: nir.NIRNode, with_bias: bool = True) -> 
         has_bias = with_bias and isinstance(node, nir.Affine)
         bias = np.asarray(node.bias, np.float64) if has_bias else np.zeros(len(weight))
         return _compose(path, name, weight.reshape(len(weight), *path.shape), bias, (1, 1), (0, 0), 1)
+    if isinstance(node, nir.Scale):
+        factor = np.broadcast_to(np.asarray(node.scale, np.float64), path.shape)
+        if np.ptp(factor, axis=(1, 2)).any():
+            raise SpikeportError(f"{name}: scales within a map; only one factor per channel compiles to Loihi")
+        weight = factor[:, :1, :1, None]
+        return _compose(path, name, weight, np.zeros(path.shape[0]), (1, 1), (0, 0), path.shape[0])
     raise SpikeportError(f"{name}: {type(node).__name__} does not compile to Loihi")
 
 
@@ -128,11 +135,13 @@ def _compose(
 
 
 def _refuse_padding(path: Path, name: str) -> None:
-    """Zeros padded behind a linear layer equal zeros padded before it only for disjoint averages without a rest."""
+    """Zeros padded behind a linear layer equal zeros padded before it only where it keeps positions apart and adds
+    nothing: disjoint averages without a rest, or a 1x1 convolution without bias."""
     kernel = path.weight.shape[2:]
-    tiles = kernel == path.stride and path.padding == (0, 0)
+    tiles = path.mean and kernel == path.stride
     even = all(n % k == 0 for n, k in zip(path.input_shape[1:], kernel, strict=True))
-    if not (path.mean and tiles and even):
+    pointwise = kernel == (1, 1) and not path.bias.any()
+    if path.padding != (0, 0) or not ((tiles and even) or pointwise):
         raise SpikeportError(
             f"{name}: pads a map that comes from {path.names[-1]} with no neurons between them, which has no exact "
             'form as one synapse; put neurons there (spiking="every-layer")'

@@ -1,0 +1,157 @@
+"""Models built of SpikingJelly or snnTorch, taken as they are: their layers and neurons become ours, weights kept.
+
+What our neuron cannot do exactly (soft reset, learnt or per-channel constants, other neurons) is refused by name.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx, nn
+
+from spikeport.core.conversion import fold_time, replace_modules, trace_module
+from spikeport.core.errors import SpikeportError
+from spikeport.core.neurons import LIF
+
+#: SpikingJelly's layers that are torch's with a time axis.
+_SAME = (
+    "Conv2d", "Linear", "BatchNorm1d", "BatchNorm2d", "MaxPool2d", "AvgPool2d", "AdaptiveAvgPool2d", "Flatten",
+    "Dropout", "Dropout2d",
+)  # fmt: skip
+
+
+def is_foreign(model: nn.Module) -> bool:
+    """Whether any module of the model belongs to SpikingJelly or snnTorch."""
+    return any(owner(module) is not None for module in model.modules())
+
+
+def owner(module: nn.Module) -> str | None:
+    package = type(module).__module__.split(".")[0]
+    return package if package in ("spikingjelly", "snntorch") else None
+
+
+def adopt(model: nn.Module, time_steps: int) -> nn.Module:
+    """The same network in our layers, over ``time_steps`` steps of a constant input.
+
+    Args:
+        model: one step of time, [N, ...] to [N, K] (SpikingJelly: step mode "s" or "m"; snnTorch: neurons with
+            ``init_hidden=True``); it is not changed.
+
+    Returns:
+        A module that takes [N, ...] and gives the mean output over time, [N, K], in evaluation mode.
+
+    Raises:
+        SpikeportError: a layer or neuron without exact form, by name and remedy.
+    """
+    leaves = tuple({type(m) for m in model.modules() if owner(m) is not None})
+    graph = trace_module(model, leaves)
+    replace_modules(graph, lambda name, module: _ours(name, module, time_steps))
+    _drop_membranes(graph)
+    return fold_time(graph, time_steps).eval()
+
+
+def _ours(name: str, module: nn.Module, time_steps: int) -> nn.Module | None:
+    package = owner(module)
+    if package is None:
+        return None
+    kind = type(module).__name__
+    rule = NEURONS.get((package, kind))
+    if rule is not None:
+        return rule(name, module, time_steps)
+    if package == "spikingjelly" and kind in _SAME:
+        return _plain(module)
+    if package == "spikingjelly" and kind in ("SeqToANNContainer", "MultiStepContainer"):
+        inner = [_ours(f"{name}.{k}", child, time_steps) or child for k, child in module.named_children()]
+        return nn.Sequential(*inner)
+    raise SpikeportError(
+        f"{name} ({package} {kind}): has no exact form here; known neurons: "
+        + ", ".join(k for p, k in NEURONS if p == package)
+    )
+
+
+def _plain(module: nn.Module) -> nn.Module:
+    """The torch layer under a SpikingJelly layer: same weights, no step mode."""
+    base = next(t for t in type(module).__mro__ if t.__module__.startswith("torch.nn"))
+    plain = base.__new__(base)
+    plain.__dict__.update(module.__dict__)
+    return plain
+
+
+def _spikingjelly(name: str, module: Any, time_steps: int) -> LIF:
+    if module.v_reset is None:
+        raise SpikeportError(
+            f"{name} ({type(module).__name__}): soft reset has no exact form on Loihi; train with v_reset=0"
+        )
+    kind = type(module).__name__
+    decay_input = True
+    if kind == "IFNode":
+        tau, decay_input = math.inf, False
+    elif kind == "ParametricLIFNode":
+        tau, decay_input = 1 / float(torch.sigmoid(module.w.detach().double())), module.decay_input
+    else:
+        tau, decay_input = float(module.tau), module.decay_input
+    return LIF(
+        tau=tau,
+        decay_input=decay_input,
+        v_threshold=float(module.v_threshold),
+        v_reset=float(module.v_reset),
+        time_steps=time_steps,
+    )
+
+
+def _snntorch(name: str, module: Any, time_steps: int) -> LIF:
+    where = f"{name} (Leaky)"
+    if module.reset_mechanism != "zero":
+        raise SpikeportError(
+            f"{where}: reset_mechanism {module.reset_mechanism!r} has no exact form on Loihi; train with "
+            'reset_mechanism="zero"'
+        )
+    if not module.init_hidden:
+        raise SpikeportError(
+            f"{where}: keeps its state outside; build it with init_hidden=True and give the network of one time step"
+        )
+    if module.inhibition or module.state_quant or float(module.graded_spikes_factor) != 1:
+        raise SpikeportError(f"{where}: inhibition, state_quant and graded spikes have no exact form; leave them out")
+    beta, threshold = _scalar(where, "beta", module.beta.clamp(0, 1)), _scalar(where, "threshold", module.threshold)
+    return LIF(
+        tau=math.inf if beta == 1 else 1 / (1 - beta),
+        decay_input=False,
+        # snnTorch fires above its threshold, we fire at it.
+        v_threshold=float(np.nextafter(np.float32(threshold), np.float32(np.inf))),
+        time_steps=time_steps,
+    )
+
+
+def _scalar(where: str, name: str, value: torch.Tensor) -> float:
+    values = torch.unique(value.detach().double())
+    if len(values) != 1:
+        raise SpikeportError(f"{where}: {name} differs between neurons; only one value per layer has a form here")
+    return float(values[0])
+
+
+#: (package, class) -> how it becomes ours
+NEURONS: dict[tuple[str, str], Callable[[str, Any, int], LIF]] = {
+    ("spikingjelly", "LIFNode"): _spikingjelly,
+    ("spikingjelly", "IFNode"): _spikingjelly,
+    ("spikingjelly", "ParametricLIFNode"): _spikingjelly,
+    ("snntorch", "Leaky"): _snntorch,
+}
+
+
+def _drop_membranes(graph: fx.GraphModule) -> None:
+    """snnTorch's Leaky may return (spikes, membrane); ours returns spikes."""
+    for node in list(graph.graph.nodes):
+        source = node.args[0] if node.args else None
+        if node.op != "call_function" or getattr(node.target, "__name__", "") != "getitem":
+            continue
+        if not isinstance(source, fx.Node) or source.op != "call_module":
+            continue
+        if not isinstance(graph.get_submodule(str(source.target)), LIF):
+            continue
+        if node.args[1] == 0:
+            node.replace_all_uses_with(source)
+        elif node.users:
+            raise SpikeportError(f"{source.target}: its membrane is used; only its spikes have a form here")
+        graph.graph.erase_node(node)
