@@ -34,19 +34,20 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 
 def app() -> None:
     """Runs the command; an error of ours ends it in one or two lines, with its exit status."""
-    from spikeport.core.errors import SpikeportError
-
     try:
         cli()
-    except SpikeportError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_status)
-    except OSError as error:  # a full disk, a folder without permission, a file where a folder should be
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(SpikeportError.exit_status)
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         sys.exit(130)
+    except Exception as error:
+        # Imported only now: it brings torch with it, and --help should not wait for that.
+        from spikeport.core.errors import SpikeportError
+
+        # OSError: a full disk, a folder without permission, a file where a folder should be.
+        if not isinstance(error, (SpikeportError, OSError)):
+            raise
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(getattr(error, "exit_status", SpikeportError.exit_status))
 
 
 if __name__ == "__main__":

@@ -255,9 +255,9 @@ def _save_metrics(path: Path, history: list[Row]) -> None:
 
 def _identity(config: TrainConfig) -> dict[str, Any]:
     """The settings that must not change between a run and its resumption."""
-    free = ("epochs", "patience", "data", "device")
+    free = {"epochs", "patience", "data", "device"}
     if config.schedule == "cosine":
-        free = ("patience", "data", "device")
+        free.remove("epochs")  # they shape the schedule
     return {name: value for name, value in asdict(config).items() if name not in free}
 
 

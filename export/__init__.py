@@ -9,12 +9,13 @@ from torch import nn
 from spikeport.core.errors import SpikeportError
 from spikeport.core.files import refuse_existing, replacing
 from spikeport.core.runs import Run, load_run
+from spikeport.export.foreign import adopt, is_foreign
 from spikeport.export.nir_graph import Metadata, build_nir, read_nir, write_nir
 from spikeport.export.onnx_model import export_onnx
 from spikeport.export.trace import trace
-from spikeport.export.verify import Certificate, verify_nir
+from spikeport.export.verify import Certificate, verify_nir, verify_owner
 
-__all__ = ["Certificate", "Metadata", "read_nir", "to_nir", "to_onnx"]
+__all__ = ["Certificate", "Metadata", "is_factory", "read_nir", "to_nir", "to_onnx"]
 
 #: Real samples an exported file is verified on.
 SAMPLES = 64
@@ -25,13 +26,16 @@ def to_nir(
     path: Path | str | None = None,
     samples: np.ndarray | None = None,
     overwrite: bool = False,
+    time_steps: int | None = None,
 ) -> Certificate:
     """Writes a spiking network as a canonical NIR graph, with ``certificate.json`` beside it.
 
     Args:
-        network: a run (or its folder), or a spiking model in evaluation mode.
+        network: a run (or its folder), or a spiking model: of ours, of SpikingJelly or of snnTorch (one step of
+            time, [N, ...] to [N, K]).
         path: the file to write; RUN/nir/model.nir where None.
         samples: float [N, ...] to verify it on; a run has its own test images.
+        time_steps: T, for a model of another framework.
 
     Returns:
         The certificate: every reader of the file and where it agrees with the model.
@@ -42,6 +46,13 @@ def to_nir(
     """
     model, samples, path, run = _opened(network, path, samples, "snn", "nir/model.nir")
     refuse_existing(path, overwrite)
+    original = model
+    if is_foreign(model):
+        if time_steps is None:
+            raise SpikeportError(
+                f"{type(model).__name__} is a model of another framework; say over how many time steps"
+            )
+        model = adopt(model, time_steps)
     traced = trace(model, samples.shape[1:])
     metadata = Metadata(
         time_steps=traced.time_steps,
@@ -57,6 +68,8 @@ def to_nir(
     with replacing(path) as temporary:
         write_nir(graph, temporary)
         certificate = verify_nir(temporary, path.name, model, traced, names, samples)
+        if original is not model:
+            certificate = certificate.with_witness(verify_owner(original, model, samples, traced))
         certificate.require()
     certificate.save(path.with_name("certificate.json"))
     return certificate
@@ -75,6 +88,11 @@ def to_onnx(
     model, samples, path, _ = _opened(network, path, samples, "cnn", "onnx/model.onnx")
     refuse_existing(path, overwrite)
     return export_onnx(model, path, samples)
+
+
+def is_factory(source: str) -> bool:
+    """Whether a source names a function that builds a network, not a file."""
+    return ":" in source and not Path(source).exists()
 
 
 def _opened(

@@ -3,6 +3,7 @@
 What our neuron cannot do exactly (soft reset, learnt or per-channel constants, other neurons) is refused by name.
 """
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -155,3 +156,32 @@ def _drop_membranes(graph: fx.GraphModule) -> None:
         elif node.users:
             raise SpikeportError(f"{source.target}: its membrane is used; only its spikes have a form here")
         graph.graph.erase_node(node)
+
+
+def owner_forward(model: nn.Module, x: np.ndarray, time_steps: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The model as its own framework runs it, in float64: spikes per neuron layer [T, N, ...], outputs [T, N, K]."""
+    model = copy.deepcopy(model).double().eval()
+    if any(owner(m) == "spikingjelly" for m in model.modules()):
+        from spikingjelly.activation_based import functional
+
+        functional.set_step_mode(model, "s")
+        functional.reset_net(model)
+    else:
+        from snntorch import utils
+
+        utils.reset(model)
+    seen: dict[str, list[torch.Tensor]] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        return lambda module, args, y: seen.setdefault(name, []).append(y[0] if isinstance(y, tuple) else y)
+
+    for name, module in model.named_modules():
+        if (owner(module), type(module).__name__) in NEURONS:
+            module.register_forward_hook(keep(name))
+    outputs = []
+    with torch.no_grad():
+        for _ in range(time_steps):
+            y = model(torch.from_numpy(np.asarray(x, np.float64)))
+            outputs.append(y[0] if isinstance(y, tuple) else y)
+    spikes = {name: torch.stack(steps).numpy() for name, steps in seen.items()}
+    return spikes, torch.stack(outputs).numpy()

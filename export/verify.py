@@ -7,7 +7,8 @@ agree in every spike. A float32 reader (snnTorch) may differ only where the floa
 
 import copy
 import hashlib
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from spikeport.core.errors import CheckFailed
 from spikeport.core.files import write_json
 from spikeport.export import expressions as ex
 from spikeport.export import readers
+from spikeport.export.foreign import owner, owner_forward
 from spikeport.export.interpreter import Trajectory, interpret
 from spikeport.export.nir_graph import metadata_of, ordered, read_nir
 from spikeport.export.trace import Traced
@@ -69,6 +71,9 @@ class Certificate:
     @property
     def passed(self) -> bool:
         return all(w.status != "differs" for w in self.witnesses)
+
+    def with_witness(self, witness: Witness) -> "Certificate":
+        return replace(self, witnesses=(*self.witnesses, witness))
 
     def require(self) -> None:
         """Raises CheckFailed where a witness disagrees."""
@@ -148,6 +153,28 @@ def _against_model(
     error = float(np.abs(prediction - reference.prediction).max())
     agree = bool((prediction.argmax(1) == reference.prediction.argmax(1)).all())
     return _witness("the model (PyTorch, float64) and spikeport's interpreter (NumPy, float64)", layers, error, agree)
+
+
+def verify_owner(original: nn.Module, adopted: nn.Module, samples: np.ndarray, traced: Traced) -> Witness:
+    """A model of another framework, run by that framework in float64, against what it became here."""
+    steps = traced.time_steps
+    theirs, outputs = owner_forward(original, samples, steps)
+    double = copy.deepcopy(adopted).double().eval()
+    ours: dict[str, np.ndarray] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        return lambda module, args, y: ours.__setitem__(name, y.unflatten(0, (steps, -1)).numpy())
+
+    for name, module in double.named_modules():
+        if name in theirs:
+            module.register_forward_hook(keep(name))
+    with torch.no_grad():
+        prediction = double(torch.from_numpy(np.asarray(samples, np.float64))).numpy()
+    layers = {name: int((ours[name] != spikes).sum()) for name, spikes in theirs.items()}
+    agree = bool((prediction.argmax(1) == outputs.mean(0).argmax(1)).all())
+    packages = {owner(m) for m in original.modules()} - {None}
+    error = float(np.abs(prediction - outputs.mean(0)).max())
+    return _witness(f"the model as {' and '.join(sorted(map(str, packages)))} runs it (float64)", layers, error, agree)
 
 
 def _against_reference(

@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import nir
 import numpy as np
 
 from spikeport.core.errors import SpikeportError
 from spikeport.core.files import refuse_existing, write_json
 from spikeport.core.progress import Progress, silent
 from spikeport.core.runs import Run, load_run
-from spikeport.export import to_nir
+from spikeport.export import read_nir, to_nir
+from spikeport.export.nir_graph import DT, KEY, with_metadata
 from spikeport.targets.base import Target, find_target, pick_engine, target_names
 from spikeport.targets.record import SpikeRecord, differences
 
@@ -42,8 +44,14 @@ def compile(
     chip: str | None = None,
     calibration: np.ndarray | None = None,
     overwrite: bool = False,
+    time_steps: int | None = None,
+    dt: float = DT,
 ) -> Any:
     """Compiles a run or a NIR file for Loihi: writes program.npz, and compatibility.json beside it.
+
+    Args:
+        calibration: real samples [N, ...]; the range of the input where the file does not say it.
+        time_steps, dt: T and seconds per step, for a NIR file of another framework.
 
     Returns:
         The ``LoihiProgram``.
@@ -55,15 +63,26 @@ def compile(
     refuse_existing(path, overwrite)
     file = nir_file(source, overwrite)
     target = find_target("loihi")
-    compatibility = target.check(file, chip)
-    compiled = target.compile(file, path, calibration)
+    graph = readable(file, time_steps, dt)
+    compatibility = target.check(graph, chip, calibration)
+    compiled = target.compile(graph, path, calibration)
     write_json(path.with_name("compatibility.json"), compatibility.to_dict())
     return compiled
 
 
-def check(source: Path | str, target: str = "loihi", chip: str | None = None) -> Any:
+def readable(file: Path, time_steps: int | None = None, dt: float = DT) -> nir.NIRGraph:
+    """A NIR file's graph with our metadata. Raises SpikeportError where T is not known."""
+    graph = read_nir(file)
+    if KEY not in graph.metadata and time_steps is None:
+        raise SpikeportError(f"{file}: does not say over how many steps it runs; add --time-steps T (and --dt)")
+    return with_metadata(graph, time_steps or 1, dt)
+
+
+def check(
+    source: Path | str, target: str = "loihi", chip: str | None = None, time_steps: int | None = None, dt: float = DT
+) -> Any:
     """Whether a run or a NIR file fits the target: every layer and limit, before anything is compiled."""
-    return find_target(target).check(nir_file(source), chip)
+    return find_target(target).check(readable(nir_file(source), time_steps, dt), chip)
 
 
 def default_folder(source: Path | str) -> Path:

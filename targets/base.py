@@ -32,14 +32,14 @@ class Target(Protocol):
     engines: tuple[str, ...]
     help: str
 
-    def compile(self, source: Path, program: Path, calibration: np.ndarray | None = None) -> Any:
-        """Turns an exported file into the target's own program file; returns the program.
+    def compile(self, source: Any, program: Path, calibration: np.ndarray | None = None) -> Any:
+        """Turns an exported network (a NIR graph or an ONNX file) into the target's own file; returns the program.
 
         Raises:
             SpikeportError: the network cannot be held exactly, by layer and remedy.
         """
 
-    def check(self, source: Path, chip: str | None = None) -> Any:
+    def check(self, source: Any, chip: str | None = None, calibration: np.ndarray | None = None) -> Any:
         """Says before anything is compiled whether the network fits: every layer, every limit, the remedy."""
 
     def simulate(

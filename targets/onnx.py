@@ -56,10 +56,10 @@ class OnnxTarget:
     engines = ("onnxruntime",)
     help = "ONNX Runtime on the CPU: accuracy and latency of the CNN twin"
 
-    def compile(self, source: Path, program: Path, calibration: np.ndarray | None = None) -> Any:
+    def compile(self, source: Any, program: Path, calibration: np.ndarray | None = None) -> Any:
         raise SpikeportError("an ONNX file needs no compiling; `spikeport simulate RUN --target onnx` runs it")
 
-    def check(self, source: Path, chip: str | None = None) -> Any:
+    def check(self, source: Any, chip: str | None = None, calibration: np.ndarray | None = None) -> Any:
         raise SpikeportError("ONNX Runtime has no limits to check; `spikeport simulate RUN --target onnx` runs it")
 
     def simulate(

@@ -2,17 +2,27 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import small_digits
+import torch
 from hypothesis import settings
+
 from spikeport.core import TrainConfig
 from spikeport.core.data import DATASETS
+from spikeport.targets.loihi.lava import environment
 
 settings.register_profile("default", deadline=None, derandomize=True, max_examples=25)
 settings.register_profile("long", deadline=None, max_examples=250)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Networks this small lose far more than they gain by waiting for a second thread."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,11 +33,19 @@ def _small_digits() -> Iterator[None]:
 
 
 def _tiny(**settings: Any) -> TrainConfig:
-    small = {"dataset": small_digits.NAME, "keep": (4,), "width": 0.125, "epochs": 2, "schedule": "constant"}
+    small = {"dataset": small_digits.NAME, "keep": (4,), "width": 0.0625, "epochs": 2, "schedule": "constant"}
     return TrainConfig(**(small | settings))
 
 
 @pytest.fixture(scope="session")
 def tiny() -> Any:
-    """Settings of a tiny network on a sixth of the digits; keyword arguments replace some."""
+    """Settings of a tiny network on a few of the digits; keyword arguments replace some."""
     return _tiny
+
+
+@pytest.fixture(scope="session")
+def lava() -> Path:
+    """The Lava environment's Python; builds the environment where it is not ready."""
+    if not environment.status().ready:
+        environment.setup()
+    return environment.require()

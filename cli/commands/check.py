@@ -22,6 +22,7 @@ def check(
     source: Annotated[Path, typer.Argument(help="A run folder, or a NIR file.")],
     target: Annotated[str, typer.Option(help="loihi.")] = "loihi",
     chip: Annotated[str | None, typer.Option(help="loihi1 or loihi2. Default: loihi2.")] = None,
+    time_steps: Annotated[int | None, typer.Option(help="T, for a NIR file of another framework.")] = None,
     limits: Annotated[bool, typer.Option("--limits", help="Every limit of every layer, a line each.")] = False,
     json: console.Json = False,
 ) -> None:
@@ -29,7 +30,7 @@ def check(
     from spikeport.targets import check as run
     from spikeport.targets.loihi.check import COLUMNS, LAYER_COLUMNS
 
-    found = run(source, target, chip)
+    found = run(source, target, chip, time_steps)
     if json:
         console.print_json(found.to_dict())
     else:

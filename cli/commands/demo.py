@@ -34,8 +34,8 @@ def demo(
     cnn, snn = out / "cnn", out / "snn"
     refuse_existing(out, overwrite)
     if not environment.status().ready:
-        console.say("building the Lava environment (once, about a minute)")
-        environment.setup()
+        step("build the Lava environment, once")
+        environment.setup(say=console.say)
     for kind, epochs, folder in (("cnn", 6, cnn), ("snn", 12, snn)):
         step(f"train the {kind.upper()} of SqueezeNet-P on the digits")
         settings = TrainConfig(kind=kind, epochs=epochs, schedule="cosine", patience=0)

@@ -7,6 +7,7 @@ from zipfile import BadZipFile
 import typer
 
 from spikeport import console
+from spikeport.commands.train import integers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,11 +16,13 @@ if TYPE_CHECKING:
 
 EPILOG = """Examples:
 
-spikeport export runs/snn --target nir
-
 spikeport export runs/snn --target loihi
 
-spikeport export runs/cnn --target onnx"""
+spikeport export runs/cnn --target onnx
+
+spikeport export mynets:vgg --weights vgg.pt --calibration X.npy --time-steps 4 --target loihi --out exported
+
+spikeport export other.nir --time-steps 8 --calibration X.npy --target loihi --out exported"""
 
 
 def register(cli: typer.Typer) -> None:
@@ -27,36 +30,53 @@ def register(cli: typer.Typer) -> None:
 
 
 def export(
-    source: Annotated[Path, typer.Argument(help="A run folder, or a NIR file (--target loihi).")],
+    source: Annotated[str, typer.Argument(help="A run folder, a NIR file, or pkg.module:factory.")],
     target: Annotated[str, typer.Option(help="loihi, nir or onnx.")],
     chip: Annotated[str | None, typer.Option(help="loihi1 or loihi2: what compatibility.json is about.")] = None,
-    calibration: Annotated[Path | None, typer.Option(help="Samples [N, C, H, W] as .npy, for a NIR file.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The file to write; inside the run folder where left out.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights of a factory's network: .safetensors or .pt.")] = None,
+    input_shape: Annotated[str | None, typer.Option(help="Shape of one sample, as 3,32,32; checked.")] = None,
+    time_steps: Annotated[int | None, typer.Option(help="T, for SpikingJelly, snnTorch and foreign NIR files.")] = None,
+    dt: Annotated[float, typer.Option(help="Seconds per step of a foreign NIR file.")] = 1e-4,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Real samples [N, ...] as .npy: range of the input, and to verify on.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder to write; the run folder where left out.")] = None,
     overwrite: console.Overwrite = False,
 ) -> None:
     """Export a network; every file is read back and verified on real samples as it is written."""
     from spikeport.core.errors import SpikeportError
+    from spikeport.export import is_factory, to_nir, to_onnx
+    from spikeport.export.factory import build_model
 
-    if target == "nir":
-        from spikeport.export import to_nir
-
-        certificate(to_nir(source, out, overwrite=overwrite), out or source / "nir/model.nir")
-    elif target == "onnx":
-        from spikeport.export import to_onnx
-
-        certificate(to_onnx(source, out, overwrite=overwrite), out or source / "onnx/model.onnx")
-    elif target == "loihi":
-        from spikeport.targets import PROGRAM_FILE, compile, default_folder
-
-        samples = load_array(calibration) if calibration else None
-        program = compile(source, out, chip, samples, overwrite)
-        neurons = sum(p.neurons for p in program.populations)
-        console.say(
-            f"{out or default_folder(source) / PROGRAM_FILE}: {len(program.populations)} populations, {neurons:,} "
-            f"neurons, {len(program.synapses)} synapse groups, {program.time_steps} steps"
-        )
-    else:
+    if target not in ("loihi", "nir", "onnx"):
         raise SpikeportError(f"unknown target {target!r}; available: loihi, nir, onnx")
+    samples = load_array(calibration) if calibration else None
+    if is_factory(source):
+        if samples is None or out is None:
+            raise SpikeportError(f"{source}: a network that is no run needs --calibration X.npy and --out DIR")
+        if input_shape and integers(input_shape, "--input-shape") != samples.shape[1:]:
+            raise SpikeportError(f"--input-shape {input_shape} is not the shape of the samples, {samples.shape[1:]}")
+        network, folder = build_model(source, weights), out
+    else:
+        network, folder = Path(source), out or Path(source)
+    if target == "onnx":
+        certificate(to_onnx(network, folder / "onnx/model.onnx", samples, overwrite), folder / "onnx/model.onnx")
+        return
+    file = folder / "nir/model.nir"
+    if target == "nir" or is_factory(source):
+        certificate(to_nir(network, file, samples, overwrite, time_steps), file)
+    if target == "nir":
+        return
+    from spikeport.targets import PROGRAM_FILE, compile, default_folder
+
+    graph = file if is_factory(source) else network
+    path = (out or default_folder(Path(source))) / PROGRAM_FILE
+    program = compile(graph, path, chip, samples, overwrite, time_steps, dt)
+    neurons = sum(p.neurons for p in program.populations)
+    console.say(
+        f"{path}: {len(program.populations)} populations, {neurons:,} neurons, {len(program.synapses)} synapse groups, "
+        f"{program.time_steps} steps"
+    )
 
 
 def certificate(written: "Certificate", path: Path) -> None:

@@ -12,8 +12,7 @@ def setup(overwrite: console.Overwrite = False) -> None:
     """Build the environment that engine lava runs in (about a minute)."""
     from spikeport.targets.loihi.lava import environment
 
-    with console.err.status("building the Lava environment"):
-        environment.setup(overwrite=overwrite)
+    environment.setup(say=console.say, overwrite=overwrite)
     status()
 
 
@@ -32,4 +31,4 @@ def status(json: console.Json = False) -> None:
         versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
         console.say(f"ready in {found.home}: {versions}")
     else:
-        console.say(f"not ready in {found.home}: {found.problem}; run `spikeport lava setup`")
+        console.say(str(found.problem))

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import nir
 import numpy as np
 
 from spikeport.core.errors import CheckFailed
 from spikeport.core.progress import Progress, silent
-from spikeport.export.nir_graph import read_nir
 from spikeport.targets.base import pick_engine
 from spikeport.targets.loihi.fixed import simulate_fixed
 from spikeport.targets.loihi.program import LoihiProgram
@@ -24,17 +24,17 @@ class LoihiTarget:
     engines = ("fixed", "lava")
     help = "Intel Loihi 1 and 2, simulated: our fixed-point engine, or Intel's Lava"
 
-    def compile(self, source: Path, program: Path, calibration: np.ndarray | None = None) -> LoihiProgram:
+    def compile(self, source: nir.NIRGraph, program: Path, calibration: np.ndarray | None = None) -> LoihiProgram:
         from spikeport.targets.loihi.compile import compile
 
-        compiled = compile(read_nir(source), calibration)
+        compiled = compile(source, calibration)
         compiled.save(program)
         return compiled
 
-    def check(self, source: Path, chip: str | None = None) -> Any:
+    def check(self, source: nir.NIRGraph, chip: str | None = None, calibration: np.ndarray | None = None) -> Any:
         from spikeport.targets.loihi.check import check_graph
 
-        return check_graph(read_nir(source), chip or "loihi2")
+        return check_graph(source, chip or "loihi2", calibration=calibration)
 
     def simulate(
         self,

@@ -1,0 +1,199 @@
+"""The fixed engine against the chip's arithmetic written out neuron by neuron and step by step."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from programs import programs
+
+from spikeport.core import SpikeportError
+from spikeport.targets.loihi import arithmetic
+from spikeport.targets.loihi.fixed import _conv, convolve, event_counts, simulate_fixed
+from spikeport.targets.loihi.program import INPUT, LoihiProgram, Synapse
+from spikeport.targets.record import SpikeRecord, differences
+
+
+def scalar_neuron(currents, du, dv, vth, bias):
+    """One neuron over time in Python integers: spikes, last v, wraps, saturations."""
+    u = v = wraps = saturations = 0
+    spikes = []
+    for a in currents:
+        p = u * (4096 - (du + 1))
+        u = (abs(p) >> 12) * (1 if p > 0 else -1) + (a << 6)
+        if u > 1 << 23 or u <= -(1 << 23):
+            u += -(1 << 24) if u > 0 else 1 << 24
+            wraps += 1
+        p = v * (4096 - dv)
+        v = (abs(p) >> 12) * (1 if p > 0 else -1) + u + bias
+        saturations += abs(v) >= (1 << 23) - 1
+        v = max(min(v, (1 << 23) - 1), 1 - (1 << 23))
+        spikes.append(v > vth << 6)
+        v = 0 if spikes[-1] else v
+    return spikes, v, wraps, saturations
+
+
+@given(
+    st.lists(st.integers(-140000, 140000), min_size=1, max_size=8),
+    st.integers(0, 4095),
+    st.integers(0, 4095),
+    st.integers(0, 131072),
+    st.integers(-4095 << 7, 4095 << 7),
+)
+def test_arithmetic_equals_the_scalar_neuron(currents, du, dv, vth, bias):
+    u, v = torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
+    spikes, wraps, saturations = [], 0, 0
+    for a in currents:
+        u, v, w, s = arithmetic.charge(u, v, torch.tensor([a]), du, dv, torch.tensor([bias]))
+        fired, v = arithmetic.fire(v, vth)
+        spikes.append(bool(fired))
+        wraps, saturations = wraps + w, saturations + s
+    assert (spikes, int(v), wraps, saturations) == scalar_neuron(currents, du, dv, vth, bias)
+
+
+def direct_convolution(x, synapse):
+    """int64 [O, oH, oW] of x [C, H, W], and the number of weights read, by the definition."""
+    weight = synapse.weight.astype(np.int64)
+    out, per_group, kh, kw = weight.shape
+    (sh, sw), (ph, pw), (dh, dw) = synapse.stride, synapse.padding, synapse.dilation
+    height = (x.shape[1] + 2 * ph - dh * (kh - 1) - 1) // sh + 1
+    width = (x.shape[2] + 2 * pw - dw * (kw - 1) - 1) // sw + 1
+    result, events = np.zeros((out, height, width), np.int64), 0
+    for o, c, y, z, i, j in np.ndindex(out, per_group, height, width, kh, kw):
+        channel = o // (out // synapse.groups) * per_group + c
+        row, column = y * sh + i * dh - ph, z * sw + j * dw - pw
+        if 0 <= row < x.shape[1] and 0 <= column < x.shape[2] and x[channel, row, column]:
+            result[o, y, z] += weight[o, c, i, j] * x[channel, row, column]
+            events += 1
+    return result, events
+
+
+@settings(max_examples=40)
+@given(programs())
+def test_engine_equals_the_network_written_out(case):
+    program, x = case
+    record = simulate_fixed(program, x, rasters=len(x))
+    q = program.quantise(x)
+    for n in range(min(len(x), 2)):
+        values = {INPUT: np.repeat(q[n][None], program.time_steps, 0)}
+        for p in program.populations:
+            current = np.zeros((program.time_steps, *p.shape), np.int64)
+            for s in program.into(p.name):
+                for t in range(program.time_steps):
+                    part, events = direct_convolution(values[s.pre][t], s)
+                    current[t] += part
+                    assert record.events[s.name][n, t] == events
+            bias = np.broadcast_to(p.bias, p.shape)
+            spikes, last = np.zeros(current.shape, bool), np.zeros(p.shape, np.int64)
+            for place in np.ndindex(*p.shape):
+                neuron = scalar_neuron(
+                    [int(a) for a in current[(slice(None), *place)]], p.du, p.dv, p.vth, int(bias[place])
+                )
+                spikes[(slice(None), *place)], last[place] = neuron[0], neuron[1]
+            values[p.name] = spikes.astype(np.int64)
+            if p.spiking:
+                np.testing.assert_array_equal(record.rasters[p.name][n], spikes)
+                np.testing.assert_array_equal(record.spikes[p.name][n], spikes.sum((1, 2, 3)))
+            else:
+                np.testing.assert_array_equal(record.output_sums[n], last.ravel())
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5, 7])
+@pytest.mark.parametrize("groups", [1, 8])
+@pytest.mark.parametrize("batch", [1, 16, 33])
+def test_float32_convolution_of_integers_is_exact(kernel, groups, batch):
+    """Exact where batches are large enough for a transforming (inexact) algorithm to be chosen."""
+    rng = torch.Generator().manual_seed(kernel)
+    x = torch.randint(-127, 128, (batch, 16, 12, 12), generator=rng)
+    weight = torch.randint(-127, 128, (32, 16 // groups, kernel, kernel), generator=rng).to(torch.int8)
+    synapse = Synapse("s", "", "a", "b", weight.numpy(), padding=(kernel // 2,) * 2, groups=groups)
+    options = (synapse.stride, synapse.padding, synapse.dilation, groups)
+    assert torch.equal(convolve(x.float(), synapse), _conv(x.double(), weight.double(), *options).long())
+
+
+def test_exact_under_the_users_autocast():
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randint(-127, 128, (16, 8, 9, 9), generator=rng)
+    weight = torch.randint(-127, 128, (8, 8, 3, 3), generator=rng).to(torch.int8)
+    synapse = Synapse("s", "", "a", "b", weight.numpy())
+    expected = _conv(x.double(), weight.double(), (1, 1), (0, 0), (1, 1), 1).long()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(convolve(x.float(), synapse), expected)
+
+
+@settings(max_examples=10)
+@given(programs())
+def test_samples_do_not_meet(case):
+    """A sample's spikes do not depend on its neighbours or on where batches are cut."""
+    program, x = case
+    many = np.concatenate([x] * (33 // len(x) + 1))
+    record = simulate_fixed(program, many)
+    alone = simulate_fixed(program, x[:1])
+    for name in alone.digests:
+        np.testing.assert_array_equal(record.digests[name][0], alone.digests[name][0])
+        np.testing.assert_array_equal(record.digests[name][-1], simulate_fixed(program, many[-1:]).digests[name][0])
+
+
+def test_bad_input_is_named():
+    program = programs_example()
+    shape = program.input_shape
+    for x, message in (
+        (np.zeros((0, *shape)), "zero samples"),
+        (np.zeros((1, *shape[:-1], shape[-1] + 1)), "input has shape"),
+        (np.full((1, *shape), np.nan), "NaN or infinity"),
+        (np.full((1, *shape), 1e6), "the graded input ends at"),
+    ):
+        with pytest.raises(SpikeportError, match=message):
+            simulate_fixed(program, x)
+
+
+def programs_example() -> LoihiProgram:
+    from programs import single
+
+    return single(np.ones((2, 1, 1, 1), np.int8), (1, 4, 4))
+
+
+@settings(max_examples=10)
+@given(programs())
+def test_files_give_back_what_was_saved(tmp_path_factory, case):
+    program, x = case
+    folder = tmp_path_factory.mktemp("files")
+    program.save(folder / "program.npz")
+    loaded = LoihiProgram.load(folder / "program.npz")
+    assert loaded.digest() == program.digest()
+    record = simulate_fixed(loaded, x, rasters=1)
+    record.save(folder / "fixed.npz")
+    again = SpikeRecord.load(folder / "fixed.npz")
+    assert differences(record, again) == []
+    assert again.rasters.keys() == record.rasters.keys()
+
+
+def test_a_moved_spike_is_a_difference_although_counts_agree():
+    program = programs_example()
+    x = np.zeros((1, *program.input_shape))
+    record = simulate_fixed(program, x)
+    other = simulate_fixed(program, x)
+    other.digests["layer"][0, 1] ^= 1
+    assert differences(record, record) == []
+    (line,) = differences(record, other)
+    assert "layer: digests differ" in line
+    assert "sample 0, step 1" in line
+
+
+@pytest.mark.parametrize("kind", [LoihiProgram, SpikeRecord])
+def test_missing_and_damaged_files_are_named(tmp_path, kind):
+    with pytest.raises(SpikeportError, match="no such file"):
+        kind.load(tmp_path / "none.npz")
+    (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 nothing")
+    with pytest.raises(SpikeportError, match=r"bad\.npz: not a"):
+        kind.load(tmp_path / "bad.npz")
+    np.savez(tmp_path / "other.npz", a=np.zeros(3))
+    with pytest.raises(SpikeportError, match=r"other\.npz: not a"):
+        kind.load(tmp_path / "other.npz")
+
+
+def test_events_skip_the_padding():
+    synapse = Synapse("s", "", "a", "b", np.ones((2, 1, 3, 3), np.int8), padding=(1, 1))
+    corner, centre = torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)
+    corner[0, 0, 0, 0] = centre[0, 0, 1, 1] = 1
+    assert [int(event_counts(m != 0, synapse)[0]) for m in (corner, centre)] == [4 * 2, 9 * 2]
