@@ -3,10 +3,14 @@
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
 
 from spikeport.core.errors import SpikeportError
 
@@ -60,6 +64,28 @@ def read_json(path: Path | str) -> Any:
         raise SpikeportError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise SpikeportError(f"{path}: not readable as JSON ({error}); write it again") from None
+
+
+def tuples(value: dict[str, Any]) -> dict[str, Any]:
+    """A dictionary out of JSON with its lists as the tuples they were."""
+    return {name: tuple(item) if isinstance(item, list) else item for name, item in value.items()}
+
+
+@contextmanager
+def reading_archive(path: Path | str, what: str, remedy: str) -> Iterator[Any]:
+    """Yields the .npz file at ``path``; what is raised for a damaged one becomes a SpikeportError.
+
+    Args:
+        what: what the file should be, as "a spike record".
+        remedy: the command that writes it again.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            yield archive
+    except FileNotFoundError:
+        raise SpikeportError(f"{path}: no such file; {remedy}") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile, zlib.error) as error:
+        raise SpikeportError(f"{path}: not {what} ({error}); {remedy}") from None
 
 
 def refuse_existing(path: Path | str, overwrite: bool, remedy: str = "pass --overwrite to replace it") -> None:

@@ -192,7 +192,7 @@ def _synapses(
             full = ungrouped(weight, groups)
             mine = np.zeros((weight.shape[0], term.node.shape[0], *weight.shape[2:]))
             used = np.flatnonzero(term.index >= 0)
-            np.add.at(mine, (slice(None), term.index[used]), full[:, used])
+            np.add.at(mine.swapaxes(0, 1), term.index[used], full[:, used].swapaxes(0, 1))
             nodes.append(node([term.node], mine, np.zeros_like(bias) if nodes else bias, 1))
     return Signal(shape, tuple(Term(n, np.arange(shape[0])) for n in nodes))
 

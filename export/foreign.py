@@ -74,8 +74,8 @@ def _ours(name: str, module: nn.Module, time_steps: int) -> nn.Module | None:
 
 def _plain(module: nn.Module) -> nn.Module:
     """The torch layer under a SpikingJelly layer: same weights, no step mode."""
-    base = next(t for t in type(module).__mro__ if t.__module__.startswith("torch.nn"))
-    plain = base.__new__(base)
+    base: Any = next(t for t in type(module).__mro__ if t.__module__.startswith("torch.nn"))
+    plain: nn.Module = base.__new__(base)
     plain.__dict__.update(module.__dict__)
     return plain
 

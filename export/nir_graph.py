@@ -15,7 +15,7 @@ import nir
 import numpy as np
 
 from spikeport.core.errors import SpikeportError
-from spikeport.core.files import replacing
+from spikeport.core.files import replacing, tuples
 from spikeport.export import expressions as ex
 from spikeport.export.trace import Traced
 
@@ -181,7 +181,7 @@ def metadata_of(graph: nir.NIRGraph) -> Metadata:
         value: dict[str, Any] = json.loads(text)
         if value["format"] != FORMAT:
             raise SpikeportError(f"the NIR graph's metadata has format {value['format']}, this version reads {FORMAT}")
-        return Metadata(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
+        return Metadata(**tuples(value))
     except (TypeError, ValueError, KeyError) as error:
         raise SpikeportError(f"the NIR graph's spikeport metadata is damaged ({error}); export it again") from None
 

@@ -76,7 +76,7 @@ def report(
         SpikeportError: nothing simulated yet, a record of another program or of other samples, a wrong kind.
     """
     single = Path(source) if isinstance(source, (str, Path)) and Path(source).is_file() else None
-    run = None if single else (source if isinstance(source, Run) else load_run(source))  # type: ignore[arg-type]
+    run = None if single else (source if isinstance(source, Run) else load_run(source))
     if run is not None and run.kind != "snn":
         raise SpikeportError(f"{run.path} is a CNN; give the SNN's run, and this one with --against")
     folder = single.parent if single else run.path / "loihi"  # type: ignore[union-attr]

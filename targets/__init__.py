@@ -7,11 +7,12 @@ import nir
 import numpy as np
 
 from spikeport.core.errors import SpikeportError
-from spikeport.core.files import refuse_existing, write_json
+from spikeport.core.files import read_json, refuse_existing, write_json
 from spikeport.core.progress import Progress, silent
 from spikeport.core.runs import Run, load_run
 from spikeport.export import read_nir, to_nir
 from spikeport.export.nir_graph import DT, KEY, with_metadata
+from spikeport.export.verify import sha256
 from spikeport.targets.base import Target, find_target, pick_engine, target_names
 from spikeport.targets.record import SpikeRecord, differences
 
@@ -30,9 +31,13 @@ def nir_file(source: Path | str, overwrite: bool = False) -> Path:
         run = load_run(source)
         if run.kind == "cnn":
             raise SpikeportError(f"{source} is a CNN; `spikeport export {source} --target onnx` exports it")
-        if overwrite or not (source / NIR_FILE).exists():
+        file = source / NIR_FILE
+        if overwrite or not file.exists():
             to_nir(run, overwrite=overwrite)
-        return source / NIR_FILE
+        certificate = read_json(file.with_name("certificate.json"))
+        if not isinstance(certificate, dict) or certificate.get("sha256") != sha256(file):
+            raise SpikeportError(f"{file}: not the file its certificate was made for; export it again with --overwrite")
+        return file
     if source.suffix != ".nir" or not source.is_file():
         raise SpikeportError(f"{source}: neither a run folder nor a NIR file (*.nir)")
     return source

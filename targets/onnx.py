@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 
 from spikeport.core.errors import SpikeportError
-from spikeport.core.files import read_json, write_json
+from spikeport.core.files import read_json, tuples, write_json
 from spikeport.core.progress import Progress, silent
 from spikeport.export.onnx_model import open_onnx
 from spikeport.targets.base import pick_engine
@@ -43,7 +43,7 @@ class OnnxRecord:
     @staticmethod
     def load(path: Path) -> "OnnxRecord":
         try:
-            return OnnxRecord(**{k: tuple(v) if isinstance(v, list) else v for k, v in read_json(path).items()})
+            return OnnxRecord(**tuples(read_json(path)))
         except (TypeError, AttributeError) as error:
             raise SpikeportError(f"{path}: not a record of ONNX Runtime ({error}); simulate again") from None
 
@@ -53,7 +53,7 @@ class OnnxTarget:
 
     name = "onnx"
     kind = "cnn"
-    engines = ("onnxruntime",)
+    engines: tuple[str, ...] = ("onnxruntime",)
     help = "ONNX Runtime on the CPU: accuracy and latency of the CNN twin"
 
     def compile(self, source: Any, program: Path, calibration: np.ndarray | None = None) -> Any:

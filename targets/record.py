@@ -4,12 +4,11 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
 from spikeport.core.errors import SpikeportError
-from spikeport.core.files import replacing
+from spikeport.core.files import reading_archive, replacing
 
 FORMAT = 1
 
@@ -73,24 +72,19 @@ class SpikeRecord:
     @staticmethod
     def load(path: Path | str) -> "SpikeRecord":
         """Raises SpikeportError where the file is missing, damaged, or not a record."""
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                header = json.loads(str(archive["header"]))
-                if header.pop("format") != FORMAT:
-                    raise SpikeportError(f"{path}: written by another version; simulate again")
-                kinds: dict[str, dict[str, np.ndarray]] = {k: {} for k in ("spikes", "digests", "events", "rasters")}
-                plain: dict[str, np.ndarray] = {}
-                for name in archive.files:
-                    kind, _, item = name.partition("/")
-                    if item:
-                        kinds[kind][item] = archive[name]
-                    elif name != "header":
-                        plain[name] = archive[name]
-                return SpikeRecord(**header, **plain, **kinds)  # type: ignore[arg-type]
-        except FileNotFoundError:
-            raise SpikeportError(f"{path}: no such file; `spikeport simulate RUN --target loihi` writes it") from None
-        except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
-            raise SpikeportError(f"{path}: not a spike record ({error}); simulate again") from None
+        with reading_archive(path, "a spike record", "`spikeport simulate RUN --target loihi` writes it") as archive:
+            header = json.loads(str(archive["header"]))
+            if header.pop("format") != FORMAT:
+                raise SpikeportError(f"{path}: written by another version; simulate again")
+            kinds: dict[str, dict[str, np.ndarray]] = {k: {} for k in ("spikes", "digests", "events", "rasters")}
+            plain: dict[str, np.ndarray] = {}
+            for name in archive.files:
+                kind, _, item = name.partition("/")
+                if item:
+                    kinds[kind][item] = archive[name]
+                elif name != "header":
+                    plain[name] = archive[name]
+            return SpikeRecord(**header, **plain, **kinds)
 
 
 def differences(a: SpikeRecord, b: SpikeRecord) -> list[str]:

@@ -101,8 +101,14 @@ class _Builder:
             kernel, stride, padding, dilation = zip(vertical, horizontal, strict=True)
             groups = int(self.rng.choice([g for g in range(1, channels + 1) if channels % g == out[0] % g == 0]))
             weight = self.rng.integers(-self.weight_max, self.weight_max + 1, (out[0], channels // groups, *kernel))
+            links = None
+            if self.rng.integers(3) == 0:  # leave some channels out, as a convolution over part of a map does
+                weight *= self.rng.integers(0, 2, weight.shape[:2])[:, :, None, None]
+                reached = weight.any(axis=(2, 3)).reshape(groups, -1, weight.shape[1])
+                links = reached.sum(1).ravel().astype(np.int64)
+            weight = weight.astype(np.int8)
             self.synapses.append(
-                Synapse(f"{name}.{index}", "", pre, name, weight.astype(np.int8), stride, padding, dilation, groups)
+                Synapse(f"{name}.{index}", "", pre, name, weight, stride, padding, dilation, groups, links)
             )
         self.add(name, out, depth, neuron)
 

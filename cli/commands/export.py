@@ -56,9 +56,10 @@ def export(
             raise SpikeportError(f"{source}: a network that is no run needs --calibration X.npy and --out DIR")
         if input_shape and integers(input_shape, "--input-shape") != samples.shape[1:]:
             raise SpikeportError(f"--input-shape {input_shape} is not the shape of the samples, {samples.shape[1:]}")
-        network, folder = build_model(source, weights), out
+        folder = out
     else:
-        network, folder = Path(source), out or Path(source)
+        folder = out or Path(source)
+    network = build_model(source, weights) if is_factory(source) else Path(source)
     if target == "onnx":
         certificate(to_onnx(network, folder / "onnx/model.onnx", samples, overwrite), folder / "onnx/model.onnx")
         return
@@ -69,7 +70,7 @@ def export(
         return
     from spikeport.targets import PROGRAM_FILE, compile, default_folder
 
-    graph = file if is_factory(source) else network
+    graph = file if is_factory(source) else Path(source)
     path = (out or default_folder(Path(source))) / PROGRAM_FILE
     program = compile(graph, path, chip, samples, overwrite, time_steps, dt)
     neurons = sum(p.neurons for p in program.populations)

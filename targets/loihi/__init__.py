@@ -21,7 +21,7 @@ class LoihiTarget:
 
     name = "loihi"
     kind = "snn"
-    engines = ("fixed", "lava")
+    engines: tuple[str, ...] = ("fixed", "lava")
     help = "Intel Loihi 1 and 2, simulated: our fixed-point engine, or Intel's Lava"
 
     def compile(self, source: nir.NIRGraph, program: Path, calibration: np.ndarray | None = None) -> LoihiProgram:

@@ -104,7 +104,7 @@ def _population(
         decay, gain, threshold, offset = 0.0, 1.0, None, 0.0
     weights = [path.weight * gain * (input_scale if path.pre == INPUT else 1.0) for path in paths]
     largest = [INPUT_MAX if path.pre == INPUT else 1 for path in paths]
-    bias = sum(path.bias for path in paths) * gain + offset
+    bias = np.sum([path.bias for path in paths], axis=0) * gain + offset
     if not all(np.isfinite(w).all() for w in weights) or not np.isfinite(bias).all():
         raise SpikeportError(f"{name}: its weights or bias hold NaN or infinity")
     steps = None if threshold is not None else metadata.time_steps
@@ -139,10 +139,19 @@ def _population(
             stride=path.stride,
             padding=path.padding,
             groups=path.groups,
+            links=_links(path),
         )
         for path, weight in zip(paths, weights, strict=True)
     ]
     return population, synapses
+
+
+def _links(path: Path) -> np.ndarray | None:
+    """See ``Synapse.links``: what the network's own weights leave out, not what rounding to 8 bits makes zero."""
+    connected = path.weight.any(axis=(2, 3))
+    if connected.all():
+        return None
+    return connected.reshape(path.groups, -1, connected.shape[1]).sum(1).ravel().astype(np.int64)
 
 
 def _neuron_constants(name: str, node: nir.LIF | nir.IF, dt: float) -> tuple[float, float, float, float]:

@@ -2,6 +2,7 @@
 
 import zlib
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,11 +45,11 @@ def simulate_fixed(
         progress(min(start + BATCH, len(q)), len(q))
     sums = np.concatenate([p["sums"] for p in parts])
     population = program.population(program.output)
-    joined = {
+    joined: dict[str, Any] = {
         kind: {name: np.concatenate([p[kind][name] for p in parts if name in p[kind]]) for name in parts[0][kind]}
         for kind in ("spikes", "digests", "events", "rasters")
     }
-    totals = {
+    totals: dict[str, Any] = {
         kind: {name: sum(p[kind][name] for p in parts) for name in parts[0][kind]} for kind in ("wraps", "saturations")
     }
     return SpikeRecord(
@@ -58,7 +59,7 @@ def simulate_fixed(
         outputs=class_currents(sums, population, program.time_steps),
         output_sums=sums,
         labels=labels,
-        details={"torch": torch.__version__},
+        details={"torch": str(torch.__version__)},
         **joined,
         **totals,
     )
@@ -158,10 +159,10 @@ def _float32_is_exact(
 
 def event_counts(active: Tensor, synapse: Synapse) -> np.ndarray:
     """Synaptic events per row of ``active`` [N, C, H, W] (bool): weights read and added, padding excluded."""
-    out_per_group = synapse.weight.shape[0] // synapse.groups
-    reached = fan_out(tuple(active.shape[2:]), synapse)
-    per_pixel = active.sum(1, dtype=torch.int64)
-    return (per_pixel * reached * out_per_group).sum((1, 2)).numpy()
+    reached = fan_out((active.shape[2], active.shape[3]), synapse)
+    per_channel = (active * reached).sum((2, 3))
+    counts: np.ndarray = (per_channel * torch.from_numpy(synapse.outputs_reached)).sum(1).numpy()
+    return counts
 
 
 def fan_out(size: tuple[int, int], synapse: Synapse) -> Tensor:

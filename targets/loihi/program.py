@@ -5,12 +5,11 @@ import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
 from spikeport.core.errors import SpikeportError
-from spikeport.core.files import replacing
+from spikeport.core.files import reading_archive, replacing, tuples
 
 FORMAT = 1
 Pair = tuple[int, int]
@@ -67,6 +66,8 @@ class Synapse:
     Attributes:
         source: the layer of the PyTorch model it comes from ("" where the compiler added it).
         weight: int8 [out, in / groups, kernel height, kernel width], PyTorch's orientation.
+        links: int64 [in], the output channels that each input channel reaches, where the network leaves some out
+            (a convolution over part of a concatenation); None where each reaches all of its group.
     """
 
     name: str
@@ -78,6 +79,15 @@ class Synapse:
     padding: Pair = (0, 0)
     dilation: Pair = (1, 1)
     groups: int = 1
+    links: np.ndarray | None = None
+
+    @property
+    def outputs_reached(self) -> np.ndarray:
+        """Output channels that each input channel reaches, int64 [in]."""
+        if self.links is not None:
+            return self.links
+        out, per_group = self.weight.shape[:2]
+        return np.full(per_group * self.groups, out // self.groups)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,39 +161,36 @@ class LoihiProgram:
     @staticmethod
     def load(path: Path | str) -> "LoihiProgram":
         """Raises SpikeportError where the file is missing, damaged, or not a program."""
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                header = json.loads(str(archive["header"]))
-                if header.pop("format") != FORMAT:
-                    raise SpikeportError(f"{path}: written by another version; export it again")
-                populations = tuple(
-                    Population(**{**p, "shape": tuple(p["shape"])}, bias_mant=archive[f"bias/{p['name']}"])
-                    for p in header.pop("populations")
+        with reading_archive(path, "a Loihi program", "`spikeport export RUN --target loihi` writes it") as archive:
+            header = json.loads(str(archive["header"]))
+            if header.pop("format") != FORMAT:
+                raise SpikeportError(f"{path}: written by another version; export it again")
+            populations = tuple(
+                Population(**tuples(p), bias_mant=archive[f"bias/{p['name']}"]) for p in header.pop("populations")
+            )
+            synapses = tuple(
+                Synapse(
+                    **tuples(s), weight=archive[f"weight/{s['name']}"], links=_optional(archive, f"links/{s['name']}")
                 )
-                synapses = tuple(
-                    Synapse(
-                        **{k: tuple(v) if isinstance(v, list) else v for k, v in s.items()},
-                        weight=archive[f"weight/{s['name']}"],
-                    )
-                    for s in header.pop("synapses")
-                )
-                header["input_shape"] = tuple(header["input_shape"])
-                return LoihiProgram(**header, populations=populations, synapses=synapses)
-        except FileNotFoundError:
-            raise SpikeportError(f"{path}: no such file; `spikeport export RUN --target loihi` writes it") from None
-        except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
-            raise SpikeportError(f"{path}: not a Loihi program ({error}); export it again") from None
+                for s in header.pop("synapses")
+            )
+            return LoihiProgram(**tuples(header), populations=populations, synapses=synapses)
+
+
+def _optional(archive: Any, name: str) -> np.ndarray | None:
+    return archive[name] if name in archive.files else None
 
 
 def _split(program: LoihiProgram) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The JSON part and the arrays of a program."""
-    plain = lambda item, skip: {f.name: getattr(item, f.name) for f in fields(item) if f.name != skip}  # noqa: E731
-    header = plain(program, "")
+    plain = lambda item, *skip: {f.name: getattr(item, f.name) for f in fields(item) if f.name not in skip}  # noqa: E731
+    header = plain(program)
     header["format"] = FORMAT
     header["populations"] = [plain(p, "bias_mant") for p in program.populations]
-    header["synapses"] = [plain(s, "weight") for s in program.synapses]
+    header["synapses"] = [plain(s, "weight", "links") for s in program.synapses]
     arrays = {f"bias/{p.name}": p.bias_mant for p in program.populations}
     arrays.update({f"weight/{s.name}": s.weight for s in program.synapses})
+    arrays.update({f"links/{s.name}": s.links for s in program.synapses if s.links is not None})
     return header, arrays
 
 

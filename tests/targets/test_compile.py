@@ -68,6 +68,25 @@ def test_branches_that_join_are_equally_deep(case):
         seen.add(p.name)
 
 
+@given(random_nets())
+def test_a_convolution_has_the_links_of_its_layer_wherever_its_input_comes_from(case):
+    """Slices, splits and shuffles spread a layer over several synapses; together they are that layer, no more."""
+    net, x = case
+    program = compiled(net, x)
+    if program is None:
+        return
+    layers = dict(net.named_modules())
+    found = {}
+    for s in program.synapses:
+        found[s.source] = found.get(s.source, 0) + int(s.outputs_reached.sum())
+    for name, links in found.items():
+        conv = layers.get(name)
+        if isinstance(conv, nn.Conv2d) and not name.startswith("stages"):  # a sum or an average may feed the others
+            assert links == conv.out_channels * conv.in_channels // conv.groups
+        elif isinstance(conv, nn.Conv2d):
+            assert links % (conv.out_channels * conv.in_channels // conv.groups) == 0
+
+
 @given(
     st.integers(0, 2**31),
     st.sampled_from([1, 127]),

@@ -64,7 +64,7 @@ def direct_convolution(x, synapse):
         row, column = y * sh + i * dh - ph, z * sw + j * dw - pw
         if 0 <= row < x.shape[1] and 0 <= column < x.shape[2] and x[channel, row, column]:
             result[o, y, z] += weight[o, c, i, j] * x[channel, row, column]
-            events += 1
+            events += synapse.links is None or weight[o, c].any()
     return result, events
 
 

@@ -54,7 +54,8 @@ def build(folder: Path, rasters: int) -> Network:
     common = {"time_steps": program["time_steps"], "samples": samples}
     leaving: dict[str, dict[str, np.ndarray]] = {}
     for synapse in program["synapses"]:
-        reached = _events_of_one(synapse, shapes[synapse["pre"]], arrays[f"weight/{synapse['name']}"])
+        weight, links = arrays[f"weight/{synapse['name']}"], arrays.get(f"links/{synapse['name']}")
+        reached = _events_of_one(synapse, shapes[synapse["pre"]], weight, links)
         leaving.setdefault(_origin(synapse, depths), {})[synapse["name"]] = reached
 
     processes: dict[str, AbstractProcess] = {}
@@ -122,9 +123,13 @@ def _convolution(synapse: dict[str, Any], weight: np.ndarray, shape: list[int], 
     )
 
 
-def _events_of_one(synapse: dict[str, Any], shape: list[int], weight: np.ndarray) -> np.ndarray:
-    """Synaptic events that one active neuron at each position causes: int64 [W, H]."""
+def _events_of_one(
+    synapse: dict[str, Any], shape: list[int], weight: np.ndarray, links: np.ndarray | None
+) -> np.ndarray:
+    """Synaptic events that each active neuron causes: int64 [W, H, C]."""
     _, height, width = shape
     kernel = (weight.shape[3], weight.shape[2])
     stride, padding, dilation = ((x, y) for y, x in (synapse[name] for name in ("stride", "padding", "dilation")))
-    return fan_out((width, height), kernel, stride, padding, dilation) * (weight.shape[0] // synapse["groups"])
+    if links is None:
+        links = np.full(shape[0], weight.shape[0] // synapse["groups"])
+    return fan_out((width, height), kernel, stride, padding, dilation)[:, :, None] * links

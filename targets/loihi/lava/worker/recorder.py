@@ -21,7 +21,7 @@ class Plan:
         time_steps: T, the steps of a sample.
         samples: N; steps beyond N * T are not recorded.
         rasters: keep the spike maps of that many first samples.
-        fan_out: synapse -> events that one active neuron of the map causes, by position, int64 [W, H].
+        fan_out: synapse -> events that each neuron of the map causes when it is active, int64 [W, H, C].
     """
 
     path: Path
@@ -51,9 +51,8 @@ class Recorder:
 
     def events(self, active: np.ndarray) -> None:
         """Synaptic events of a step whose active neurons are ``active``, bool [W, H, C]."""
-        per_position = active.sum(2, dtype=np.int64)
         for name, reached in self.plan.fan_out.items():
-            self._add(f"events/{name}", int((per_position * reached).sum()))
+            self._add(f"events/{name}", int(reached[active].sum()))
 
     def spikes(self, step: int, spikes: np.ndarray) -> None:
         """Count and checksum of a step's spikes, bool [W, H, C]."""

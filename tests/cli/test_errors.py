@@ -1,0 +1,264 @@
+"""Wrong use and bad input: status 2, a message that says what to do, and nothing written."""
+
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file, save_file
+
+from spikeport.core import ModelSpec, Twin
+from spikeport.core.runs import WEIGHTS_FILE, save_weights
+
+
+@pytest.fixture
+def runs(walked, tmp_path) -> Path:
+    """A copy of the two runs that a test may damage."""
+    return Path(shutil.copytree(walked, tmp_path / "runs"))
+
+
+@pytest.fixture
+def fresh(runs) -> Path:
+    """The same two runs, trained and nothing else."""
+    for name in ("cnn/onnx", "snn/nir", "snn/loihi", "snn/report"):
+        shutil.rmtree(runs / name)
+    return runs
+
+
+SMALL = ("--dataset", "digits", "--width", 0.0625, "--epochs", 1)
+
+
+@pytest.mark.parametrize(
+    ("message", "arguments"),
+    [
+        ("unknown model 'resnet'; available: squeezenet", ("--model", "resnet")),
+        ("'rnn' is not one of cnn, snn", ("--kind", "rnn")),
+        ("unknown data set 'mnist'; available: digits, cifar10", ("--dataset", "mnist")),
+        ("cifar10 is not embedded; --data DIR", ("--dataset", "cifar10")),
+        ("epochs is 0", ("--epochs", 0)),
+        ("tau is 0.5", ("--tau", 0.5)),
+        ("--keep '4;6': expected whole numbers", ("--keep", "4;6")),
+        ("keep=[1]", ("--keep", "1")),
+        ("unknown surrogate 'step'", ("--surrogate", "step")),
+        ("none.toml: no such file", ("--config", "none.toml")),
+        ("device 'abacus' cannot be used here", ("--device", "abacus")),
+        ("no checkpoint to resume from", ("--resume",)),
+        ("loss became", ("--lr", 1e30, "--kind", "cnn")),
+    ],
+)
+def test_training_refuses(refused, tmp_path, message, arguments):
+    assert message in refused("train", *SMALL, "--out", tmp_path / "run", *arguments)
+
+
+def test_training_refuses_damaged_cifar_files(refused, tmp_path):
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    (folder / "data_batch_1").write_bytes(pickle.dumps(os.system))
+    message = refused("train", "--dataset", "cifar10", "--data", tmp_path, "--out", tmp_path / "run")
+    assert "data_batch_1: the pickle asks for posix.system" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "remedy"),
+    [
+        (("export", "cnn", "--target", "nir"), "spikeport export {cnn} --target onnx"),
+        (("export", "cnn", "--target", "loihi", "--out", "new.npz"), "spikeport export {cnn} --target onnx"),
+        (("export", "snn", "--target", "onnx"), "spikeport export {snn} --target nir"),
+        (("check", "cnn", "--target", "loihi"), "spikeport export {cnn} --target onnx"),
+        (("simulate", "cnn", "--target", "loihi"), "spikeport simulate {cnn} --target onnx"),
+        (("simulate", "snn", "--target", "onnx"), "spikeport simulate {snn} --target loihi"),
+        (("report", "cnn"), "give the SNN's run, and this one with --against"),
+        (("report", "snn", "--against", "snn", "--out", "r"), "give the run of the CNN twin"),
+    ],
+)
+def test_a_network_of_the_wrong_kind_is_refused_with_the_command_to_use(refused, fresh, walked, arguments, remedy):
+    source = walked if arguments[0] == "report" else fresh
+    paths = {kind: source / kind for kind in ("cnn", "snn")}
+    given = [paths.get(a, fresh / a if a in ("r", "new.npz") else a) for a in arguments]
+    assert remedy.format(**paths) in refused(*given)
+
+
+@pytest.mark.parametrize("verb", ["export", "check", "simulate", "report"])
+def test_a_missing_run_folder_is_named(refused, tmp_path, verb):
+    target = () if verb == "report" else ("--target", "loihi")
+    message = refused(verb, tmp_path / "none", *target)
+    assert f"{tmp_path / 'none'}: " in message
+    assert "run folder" in message
+
+
+@pytest.mark.parametrize("verb", ["export", "check", "simulate"])
+def test_an_unknown_target_is_refused_with_the_known_ones(refused, fresh, verb):
+    message = refused(verb, fresh / "snn", "--target", "tpu")
+    assert "unknown target 'tpu'; available: loihi" in message
+
+
+def test_an_unknown_engine_is_refused_with_the_known_ones(refused, runs):
+    message = refused("simulate", runs / "snn", "--engine", "analog", "--overwrite")
+    assert "no engine 'analog'; available: fixed, lava" in message
+
+
+def test_an_unknown_chip_is_refused_with_the_known_ones(refused, runs):
+    message = refused("check", runs / "snn", "--chip", "loihi3")
+    assert "loihi3" in message
+    assert "loihi1, loihi2" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "remedy"),
+    [
+        (("simulate", "snn", "--target", "loihi"), "spikeport export {snn} --target loihi"),
+        (("simulate", "cnn", "--target", "onnx"), "spikeport export {cnn} --target onnx"),
+        (("report", "snn"), "spikeport simulate {snn} --target loihi"),
+    ],
+)
+def test_a_step_left_out_is_named_by_its_command(refused, fresh, arguments, remedy):
+    paths = {kind: fresh / kind for kind in ("cnn", "snn")}
+    assert remedy.format(**paths) in refused(*(paths.get(a, a) for a in arguments))
+
+
+@pytest.mark.parametrize("samples", [0, -3])
+def test_zero_samples_are_refused(refused, runs, samples):
+    out = ("--samples", samples, "--overwrite")
+    assert "at least 1 is needed" in refused("simulate", runs / "snn", "--target", "loihi", *out)
+    assert "at least 1 is needed" in refused("simulate", runs / "cnn", "--target", "onnx", *out)
+
+
+DAMAGE = {
+    "empty": lambda whole: b"",
+    "text": lambda whole: b"this is no such file\n" * 20,
+    "cut": lambda whole: whole[: len(whole) // 2],
+    "last bytes": lambda whole: whole[:-2],
+    "head": lambda whole: b"\0" * 64 + whole[64:],
+    "pickle": lambda whole: pickle.dumps(os.getcwd),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize(
+    ("file", "arguments"),
+    [
+        ("snn/nir/model.nir", ("export", "{file}", "--target", "loihi")),
+        ("snn/nir/model.nir", ("check", "{file}", "--target", "loihi")),
+        ("cnn/onnx/model.onnx", ("simulate", "{runs}/cnn", "--target", "onnx", "--overwrite")),
+        ("snn/loihi/program.npz", ("simulate", "{runs}/snn", "--overwrite")),
+        ("snn/loihi/program.npz", ("report", "{runs}/snn", "--overwrite")),
+        ("snn/loihi/fixed.npz", ("report", "{runs}/snn", "--overwrite")),
+        ("snn/weights.safetensors", ("export", "{runs}/snn", "--target", "nir", "--overwrite")),
+        ("snn/model.json", ("report", "{runs}/snn", "--overwrite")),
+    ],
+)
+def test_a_damaged_file_is_named(refused, runs, file, arguments, damage):
+    path = runs / file
+    path.write_bytes(DAMAGE[damage](path.read_bytes()))
+    assert str(path) in refused(*(a.format(file=path, runs=runs) for a in arguments))
+
+
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize(("file", "verb"), [("program.npz", "simulate"), ("fixed.npz", "report")])
+def test_a_file_with_changed_bytes_in_it_is_named(refused, runs, file, verb, place):
+    path = runs / "snn/loihi" / file
+    whole = bytearray(path.read_bytes())
+    begin = int(place * len(whole))
+    whole[begin : begin + 64] = b"\xff" * 64
+    path.write_bytes(whole)
+    assert str(path) in refused(verb, runs / "snn", "--overwrite")
+
+
+@pytest.mark.parametrize("target", ["nir", "loihi"])
+def test_weights_that_are_not_finite_are_refused(refused, fresh, target):
+    weights = load_file(fresh / "snn" / WEIGHTS_FILE)
+    weights["stem.conv.weight"][0] = float("nan")
+    save_file(weights, fresh / "snn" / WEIGHTS_FILE)
+    assert "stem.conv.weight holds NaN or infinity" in refused("export", fresh / "snn", "--target", target)
+
+
+def test_weights_of_another_model_are_refused(refused, fresh):
+    other = ModelSpec(twin=Twin("cnn"), in_channels=1, image_size=16, width=0.25)
+    save_weights(other.build(), fresh / "cnn" / WEIGHTS_FILE)
+    assert "weights of another model" in refused("export", fresh / "cnn", "--target", "onnx")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "file"),
+    [
+        (("export", "cnn", "--target", "onnx"), "cnn/onnx/model.onnx"),
+        (("export", "snn", "--target", "nir"), "snn/nir/model.nir"),
+        (("export", "snn", "--target", "loihi"), "snn/loihi/program.npz"),
+        (("simulate", "cnn", "--target", "onnx", "--samples", 2), "cnn/onnx/record.json"),
+        (("simulate", "snn", "--samples", 2), "snn/loihi/fixed.npz"),
+        (("report", "snn"), "snn/report/index.html"),
+        (("train", *SMALL, "--out", "snn"), "snn"),
+    ],
+)
+def test_existing_output_is_refused_and_replaced_when_asked(refused, works, runs, arguments, file):
+    given = [runs / a if a in ("cnn", "snn") else a for a in arguments]
+    message = refused(*given)
+    assert f"{runs / file} already exists" in message
+    assert "--overwrite" in message
+    works(*given, "--overwrite")
+
+
+@pytest.mark.parametrize(
+    ("message", "x"),
+    [
+        ("input has shape", np.zeros((2, 3, 16, 16))),
+        ("input has shape", np.zeros((16, 16))),
+        ("zero samples", np.zeros((0, 1, 16, 16))),
+        ("NaN or infinity", np.full((2, 1, 16, 16), np.nan)),
+        ("input reaches 1e+06", np.full((2, 1, 16, 16), 1e6)),
+        ("no array of real numbers", np.array([["a"]])),
+        ("not a NumPy array file", np.array([None])),
+    ],
+)
+def test_samples_that_do_not_suit_are_refused(refused, runs, tmp_path, message, x):
+    np.save(tmp_path / "x.npy", x)
+    assert message in refused("simulate", runs / "snn", "--input", tmp_path / "x.npy", "--overwrite")
+
+
+@pytest.mark.parametrize(
+    ("message", "arguments"),
+    [
+        ("none.npy: no such file", ("--input", "{x}/none.npy")),
+        ("labels have shape [3]; 2 samples need [2]", ("--input", "{x}/x.npy", "--labels", "{x}/y.npy")),
+        ("labels without samples", ("--labels", "{x}/y.npy")),
+        ("--convolution and --timeout belong to Lava", ("--convolution", "stock")),
+        ("--convolution and --timeout belong to Lava", ("--timeout", 3)),
+    ],
+)
+def test_options_that_do_not_fit_together_are_refused(refused, runs, tmp_path, message, arguments):
+    np.save(tmp_path / "x.npy", np.zeros((2, 1, 16, 16)))
+    np.save(tmp_path / "y.npy", np.zeros(3, int))
+    given = [str(a).format(x=tmp_path) for a in arguments]
+    assert message in refused("simulate", runs / "snn", "--overwrite", *given)
+
+
+def test_a_program_without_samples_asks_for_them(refused, runs):
+    message = refused("simulate", runs / "snn/loihi/program.npz", "--out", runs / "new.npz")
+    assert "give its samples with --input" in message
+
+
+def test_a_record_of_another_program_is_refused(refused, works, runs):
+    (runs / "snn/loihi/fixed.npz").unlink()
+    works("train", *SMALL, "--seed", 1, "--out", runs / "other")
+    works("export", runs / "other", "--target", "loihi")
+    works("simulate", runs / "other", "--samples", 2)
+    shutil.copy(runs / "other/loihi/fixed.npz", runs / "snn/loihi/fixed.npz")
+    assert "the fixed record is of another program" in refused("report", runs / "snn", "--overwrite")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("export", "{runs}/snn", "--target", "nir", "--out", "{runs}/file/model.nir"),
+        ("export", "{runs}/snn", "--target", "loihi", "--out", "{runs}/file/program.npz"),
+        ("export", "{runs}/cnn", "--target", "onnx", "--out", "{runs}/file/model.onnx"),
+        ("simulate", "{runs}/snn", "--samples", "1", "--out", "{runs}/file/record.npz"),
+        ("report", "{runs}/snn", "--out", "{runs}/file"),
+        ("train", *SMALL, "--out", "{runs}/file/run"),
+    ],
+)
+def test_an_output_below_a_file_is_refused(refused, runs, arguments):
+    (runs / "file").write_text("no folder")
+    assert str(runs / "file") in refused(*(str(a).format(runs=runs) for a in arguments))

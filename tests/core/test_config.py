@@ -1,0 +1,100 @@
+"""The settings of a run and their file."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spikeport.core import SpikeportError, TrainConfig
+from spikeport.core.config import OPTIMIZERS, PRECISIONS, SCHEDULES
+from spikeport.core.models import FORMS, KINDS
+
+positive = st.floats(1e-12, 1e6)
+whole = st.integers(1, 10**6)
+words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+
+configs = st.builds(
+    TrainConfig,
+    model=words,
+    kind=st.sampled_from(KINDS),
+    dataset=words,
+    data=st.none() | words,
+    epochs=whole,
+    batch_size=whole,
+    lr=positive,
+    optimizer=st.sampled_from(OPTIMIZERS),
+    schedule=st.sampled_from(SCHEDULES),
+    milestones=st.lists(whole).map(tuple),
+    gamma=positive,
+    keep=st.none() | st.lists(st.integers(2, 9)).map(tuple),
+    width=positive,
+    spiking=st.sampled_from(FORMS),
+    time_steps=whole,
+    seed=st.integers(0, 2**32 - 1),
+    precision=st.sampled_from(PRECISIONS),
+)
+
+
+@given(configs)
+def test_settings_survive_their_file(tmp_path_factory, config):
+    file = tmp_path_factory.getbasetemp() / "config.toml"
+    config.save(file)
+    assert TrainConfig(**TrainConfig.read(file)) == config
+
+
+def test_a_setting_that_is_none_is_left_out_of_the_file(tmp_path):
+    TrainConfig(keep=None, data=None).save(tmp_path / "config.toml")
+    names = set(TrainConfig.read(tmp_path / "config.toml"))
+    assert names == {f.name for f in dataclasses.fields(TrainConfig)} - {"keep", "data"}
+
+
+def test_an_unknown_setting_is_named_with_the_known_ones(tmp_path):
+    (tmp_path / "config.toml").write_text("epoch = 3\n")
+    with pytest.raises(SpikeportError, match="unknown setting 'epoch'; known: .*epochs"):
+        TrainConfig.read(tmp_path / "config.toml")
+
+
+@pytest.mark.parametrize("content", [b"epochs = ", b"epochs == 3", b"\xff\xfe", b"[epochs"])
+def test_a_damaged_file_is_refused(tmp_path, content):
+    (tmp_path / "config.toml").write_bytes(content)
+    with pytest.raises(SpikeportError, match="config.toml: not readable as TOML"):
+        TrainConfig.read(tmp_path / "config.toml")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(SpikeportError, match="none.toml: no such file"):
+        TrainConfig.read(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("message", "settings"),
+    [
+        ("optimizer 'lion' is not one of adam, sgd", {"optimizer": "lion"}),
+        ("schedule 'linear' is not one of", {"schedule": "linear"}),
+        ("precision 'fp8' is not one of", {"precision": "fp8"}),
+        ("epochs is 0; at least 1", {"epochs": 0}),
+        ("batch_size is 0; at least 1", {"batch_size": 0}),
+        ("lr is 0; it must be positive", {"lr": 0}),
+        ("lr is nan; expected a finite number", {"lr": float("nan")}),
+        ("lr is '0.1'; expected a finite number", {"lr": "0.1"}),
+        ("gamma is -1", {"gamma": -1}),
+        ("momentum is -0.1", {"momentum": -0.1}),
+        ("weight_decay is -1", {"weight_decay": -1}),
+        ("patience is -1", {"patience": -1}),
+        ("seed is -1", {"seed": -1}),
+        ("epochs is 1.5; expected a whole number", {"epochs": 1.5}),
+        ("epochs is '3'; expected a whole number", {"epochs": "3"}),
+        ("epochs is True; expected a whole number", {"epochs": True}),
+        (r"keep is \('4', 6\); expected a list of a whole number", {"keep": ["4", 6]}),
+        ("milestones is 50; expected a list", {"milestones": 50}),
+        ("model is 3; expected text", {"model": 3}),
+    ],
+)
+def test_a_bad_setting_is_named(message, settings):
+    with pytest.raises(SpikeportError, match=message):
+        TrainConfig(**settings)
+
+
+def test_a_list_from_a_file_becomes_a_tuple():
+    assert TrainConfig(keep=[4, 6], milestones=[1]) == TrainConfig(keep=(4, 6), milestones=(1,))

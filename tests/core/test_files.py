@@ -1,0 +1,61 @@
+"""A file is replaced whole or not at all."""
+
+from pathlib import Path
+
+import pytest
+
+from spikeport.core import SpikeportError
+from spikeport.core.files import read_json, refuse_existing, replacing, write_json, write_text
+
+
+def test_a_file_is_written_with_the_folders_it_needs(tmp_path):
+    write_text(tmp_path / "a/b/file.txt", "new")
+    assert (tmp_path / "a/b/file.txt").read_text() == "new"
+    assert [p.name for p in (tmp_path / "a/b").iterdir()] == ["file.txt"]
+
+
+def test_a_new_file_has_the_permissions_of_any_other(tmp_path):
+    write_text(tmp_path / "ours", "")
+    (tmp_path / "theirs").write_text("")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "theirs").stat().st_mode
+
+
+def fail_while_writing(path: Path) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+
+
+def test_an_error_while_writing_leaves_the_old_file(tmp_path):
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(KeyboardInterrupt):
+        fail_while_writing(tmp_path / "file")
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("file", "old")]
+
+
+def test_an_error_while_writing_leaves_no_new_folder(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        fail_while_writing(tmp_path / "a/b/file")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_temporary_file_keeps_the_suffix_that_writers_look_at(tmp_path):
+    with replacing(tmp_path / "record.npz") as temporary:
+        assert temporary.suffix == ".npz"
+
+
+def test_json_survives_and_damaged_json_is_named(tmp_path):
+    write_json(tmp_path / "value.json", {"name": "Grüße", "list": [1, None, 0.1]})
+    assert read_json(tmp_path / "value.json") == {"name": "Grüße", "list": [1, None, 0.1]}
+    (tmp_path / "value.json").write_text("{")
+    with pytest.raises(SpikeportError, match="value.json: not readable as JSON"):
+        read_json(tmp_path / "value.json")
+    with pytest.raises(SpikeportError, match="none.json: no such file"):
+        read_json(tmp_path / "none.json")
+
+
+def test_existing_output_is_refused_unless_asked(tmp_path):
+    with pytest.raises(SpikeportError, match="already exists; pass --overwrite"):
+        refuse_existing(tmp_path, overwrite=False)
+    refuse_existing(tmp_path, overwrite=True)
+    refuse_existing(tmp_path / "new", overwrite=False)

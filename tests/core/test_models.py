@@ -1,0 +1,177 @@
+"""SqueezeNet and SqueezeNet-P: the paper's sizes, and two twins of one definition."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from spikeport.core import LIF, ModelSpec, SpikeportError, Twin
+from spikeport.core.models import FORMS, KINDS, MODELS
+from spikeport.core.models.squeezenet import FIRES
+from spikeport.core.surrogates import SURROGATES
+
+CNN, SNN = Twin("cnn"), Twin("snn")
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("twin", [CNN, SNN], ids=KINDS)
+@pytest.mark.parametrize(
+    ("name", "classes", "expected"),
+    [
+        ("squeezenet", 10, 736_458),
+        ("squeezenet", 100, 782_628),
+        ("squeezenet", 200, 833_928),
+        ("squeezenet-p", 10, 549_114),
+    ],
+)
+def test_parameters_are_the_papers(twin, name, classes, expected):
+    assert parameters(ModelSpec(name, twin, num_classes=classes).build()) == expected
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_twins_share_names_and_weights(name):
+    cnn, snn = (ModelSpec(name, twin, width=0.125).build(seed=3).state_dict() for twin in (CNN, SNN))
+    assert list(cnn) == list(snn)
+    assert all(torch.equal(cnn[key], snn[key]) for key in cnn)
+
+
+@pytest.mark.parametrize("twin", [CNN, SNN], ids=KINDS)
+def test_seed_draws_the_weights_and_leaves_the_global_generator_alone(twin):
+    spec = ModelSpec(twin=twin, width=0.125)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    a, b, c = (spec.build(seed).stem.conv.weight for seed in (1, 1, 2))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def batches_seen(model: nn.Module, x: torch.Tensor) -> dict[str, list[int]]:
+    seen: dict[str, list[int]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(
+                lambda m, args, output, name=name: seen.setdefault(name, []).append(len(args[0]))
+            )
+    with torch.no_grad():
+        model.eval()(x)
+    return seen
+
+
+@pytest.mark.parametrize("time_steps", [1, 4, 7])
+def test_first_convolution_runs_once_and_every_other_t_times(time_steps):
+    model = ModelSpec(twin=Twin(time_steps=time_steps), width=0.125).build()
+    seen = batches_seen(model, torch.randn(3, 3, 32, 32))
+    assert seen.pop("stem.conv") == [3]
+    assert len(seen) == 4 * 3 + 1  # three convolutions per Fire module, and the classifier
+    assert all(batches == [3 * time_steps] for batches in seen.values())
+
+
+def test_cnn_runs_every_convolution_once():
+    seen = batches_seen(ModelSpec(twin=CNN, width=0.125).build(), torch.randn(3, 3, 32, 32))
+    assert all(batches == [3] for batches in seen.values())
+
+
+@pytest.mark.parametrize("twin", [CNN, SNN], ids=KINDS)
+@pytest.mark.parametrize(("channels", "size"), [(1, 16), (3, 32), (3, 64)])
+def test_takes_images_of_any_size_and_gives_logits(twin, channels, size):
+    model = ModelSpec(twin=twin, num_classes=7, in_channels=channels, image_size=size, width=0.0625).build()
+    assert model(torch.randn(2, channels, size, size)).shape == (2, 7)
+
+
+def test_the_cnn_holds_relu_where_the_snn_holds_lif():
+    cnn, snn = (dict(ModelSpec(twin=twin, width=0.125).build().named_modules()) for twin in (CNN, SNN))
+    relus = [name for name, module in cnn.items() if isinstance(module, nn.ReLU)]
+    assert relus == [name for name, module in snn.items() if isinstance(module, LIF)]
+    assert [name for name in relus if snn[name].constant_input] == ["stem.act"]
+    assert len(relus) == 1 + 4 * 3
+
+
+@given(keep=st.sets(st.sampled_from(list(FIRES)), min_size=1))
+def test_keep_chooses_the_fire_modules_and_leaves_the_pools(keep):
+    model = ModelSpec(twin=CNN, keep=tuple(sorted(keep)), width=0.0625).build()
+    names = [name for name, _ in model.features.named_children()]
+    assert [name for name in names if name.startswith("fire")] == [f"fire{k}" for k in sorted(keep)]
+    assert [name for name in names if name.startswith("pool")] == ["pool1", "pool4", "pool8"]
+
+
+def test_squeezenet_p_is_squeezenet_with_four_fire_modules():
+    assert parameters(ModelSpec("squeezenet", CNN, keep=(4, 6, 8, 9)).build()) == 549_114
+
+
+def test_width_scales_every_channel_but_the_classes():
+    model = ModelSpec(twin=CNN, width=0.25, num_classes=10).build()
+    assert model.stem.conv.out_channels == 32
+    assert model.features.fire4.squeeze.conv.out_channels == 8
+    assert model.features.fire4.expand3.conv.out_channels == 32
+    assert model.classifier.conv.out_channels == 10
+
+
+@pytest.mark.parametrize(
+    ("message", "spec"),
+    [
+        ("unknown model 'resnet'; available: squeezenet, squeezenet-p", {"name": "resnet"}),
+        (r"keep=\[1, 4\]: SqueezeNet has the Fire modules", {"keep": (1, 4)}),
+        (r"keep=\[\]", {"keep": ()}),
+        ("width is 0", {"width": 0}),
+        ("width is nan", {"width": float("nan")}),
+        ("width is inf", {"width": float("inf")}),
+        ("num_classes is 0", {"num_classes": 0}),
+        ("in_channels is '3'", {"in_channels": "3"}),
+    ],
+)
+def test_a_bad_specification_is_refused(message, spec):
+    with pytest.raises(SpikeportError, match=message):
+        ModelSpec(**spec).build()
+
+
+@pytest.mark.parametrize(
+    ("message", "twin"),
+    [
+        ("'rnn' is not one of cnn, snn", {"kind": "rnn"}),
+        ("'all' is not one of activations, every-layer", {"spiking": "all"}),
+        ("time_steps is 0", {"time_steps": 0}),
+        ("time_steps is 2.5; expected a whole number", {"time_steps": 2.5}),
+        ("tau is 0.5", {"tau": 0.5}),
+        ("v_threshold is 0", {"v_threshold": 0}),
+        ("unknown surrogate 'relu'", {"surrogate": "relu"}),
+    ],
+)
+def test_a_bad_twin_is_refused_before_anything_is_built(message, twin):
+    with pytest.raises(SpikeportError, match=message):
+        Twin(**twin)
+
+
+specs = st.builds(
+    ModelSpec,
+    name=st.sampled_from(list(MODELS)),
+    twin=st.builds(
+        Twin,
+        kind=st.sampled_from(KINDS),
+        spiking=st.sampled_from(FORMS),
+        time_steps=st.integers(1, 32),
+        tau=st.floats(1, 100),
+        v_threshold=st.floats(0.01, 10),
+        surrogate=st.sampled_from(list(SURROGATES)),
+    ),
+    num_classes=st.integers(1, 1000),
+    width=st.floats(0.01, 4),
+    keep=st.none() | st.lists(st.sampled_from(list(FIRES)), min_size=1, unique=True).map(tuple),
+)
+
+
+@given(specs)
+def test_a_specification_survives_json(spec):
+    assert ModelSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+@pytest.mark.parametrize("value", [{}, {"twin": {"kind": "snn", "colour": 1}}, {"twin": {}, "depth": 3}, {"twin": 3}])
+def test_a_dictionary_that_is_no_specification_is_refused(value):
+    with pytest.raises(SpikeportError, match="not a model description"):
+        ModelSpec.from_dict(value)

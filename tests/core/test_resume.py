@@ -1,0 +1,159 @@
+"""A run that was killed and resumed is the run that was not."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from spikeport.core import SpikeportError, TrainConfig, Twin, train
+from spikeport.core.models import MODELS, Entry
+from spikeport.core.runs import WEIGHTS_FILE
+from spikeport.core.training import CHECKPOINT_FILE, CONFIG_FILE, METRICS_FILE
+
+#: Trains in a process of its own, which kills itself in the middle of epoch 3: while batches run, or between
+#: writing the weights and writing the checkpoint.
+VICTIM = """
+import json, os, signal, sys
+import small_digits, torch
+from spikeport.core import TrainConfig, train, training
+
+small_digits.register()
+torch.set_num_threads(1)  # as in the tests: another number of threads rounds differently
+settings, out, moment = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
+die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+if moment == "checkpoint":
+    save = training._save_checkpoint
+    training._save_checkpoint = lambda path, *rest: die() if len(rest[-1]) == 3 else save(path, *rest)
+train(TrainConfig(**settings), out, progress=lambda done, total: die() if moment == "batch" and done == 8 else None)
+"""
+
+
+def kill_in_epoch_3(config: TrainConfig, out: Path, moment: str) -> None:
+    tests = str(Path(__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", VICTIM, json.dumps(asdict(config)), str(out), moment],
+        env=os.environ | {"PYTHONPATH": tests},
+        timeout=120,
+    )
+    assert done.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("moment", "settings"),
+    [
+        ("batch", {"kind": "snn", "schedule": "step", "milestones": (2, 3)}),
+        ("batch", {"kind": "cnn", "optimizer": "sgd", "lr": 0.05, "schedule": "cosine"}),
+        ("checkpoint", {"kind": "snn", "precision": "bf16"}),
+    ],
+)
+def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tiny, tmp_path, moment, settings):
+    config = tiny(epochs=4, patience=0, **settings)
+    whole = train(config, tmp_path / "whole")
+    kill_in_epoch_3(config, tmp_path / "killed", moment)
+    assert not (tmp_path / "killed" / "model.json").exists()
+    resumed = train(config, tmp_path / "killed", resume=True)
+    for name in (WEIGHTS_FILE, METRICS_FILE, "model.json", CONFIG_FILE):
+        assert (resumed.path / name).read_bytes() == (whole.path / name).read_bytes()
+
+
+def test_more_epochs_resumed_equal_more_epochs_at_once(tiny, tmp_path):
+    at_once = train(tiny(epochs=3, patience=0), tmp_path / "at_once")
+    train(tiny(epochs=1, patience=0), tmp_path / "parts")
+    parts = train(tiny(epochs=3, patience=0), tmp_path / "parts", resume=True)
+    for name in (WEIGHTS_FILE, METRICS_FILE, CONFIG_FILE):
+        assert (parts.path / name).read_bytes() == (at_once.path / name).read_bytes()
+
+
+class Forgetful(nn.Sequential):
+    """A model that draws random numbers while it trains."""
+
+    def __init__(self, twin: Twin, classes: int, channels: int, width: float) -> None:
+        super().__init__(nn.Dropout(0.5), nn.Flatten(), nn.Linear(256, classes))
+
+
+def test_resuming_goes_on_with_the_random_numbers_of_dropout(tiny, tmp_path, monkeypatch):
+    monkeypatch.setitem(MODELS, "forgetful", Entry(Forgetful, {}, "for this test"))
+    settings = {"model": "forgetful", "kind": "cnn", "keep": None, "patience": 0}
+    at_once = train(tiny(epochs=3, **settings), tmp_path / "at_once")
+    train(tiny(epochs=1, **settings), tmp_path / "parts")
+    torch.rand(7)  # whatever happens in between
+    parts = train(tiny(epochs=3, **settings), tmp_path / "parts", resume=True)
+    assert (parts.path / METRICS_FILE).read_bytes() == (at_once.path / METRICS_FILE).read_bytes()
+
+
+def test_resuming_a_finished_run_changes_nothing(tiny, tmp_path):
+    run = train(tiny(), tmp_path / "run")
+    (run.path / "nir").mkdir()
+    before = {p.name: p.read_bytes() for p in run.path.iterdir() if p.is_file()}
+    again = train(tiny(), run.path, resume=True)
+    assert again.results == run.results
+    assert {p.name: p.read_bytes() for p in run.path.iterdir() if p.is_file()} == before
+    assert (run.path / "nir").exists()
+
+
+def test_better_weights_take_away_what_was_exported_from_the_worse(tiny, tmp_path):
+    settings = {"kind": "cnn", "lr": 0.01, "batch_size": 8, "width": 0.25, "patience": 0}
+    run = train(tiny(epochs=1, **settings), tmp_path / "run")
+    (run.path / "onnx").mkdir()
+    longer = train(tiny(epochs=8, **settings), run.path, resume=True)
+    assert longer.results["best_epoch"] > 1
+    assert not (run.path / "onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("lr", 0.5), ("kind", "cnn"), ("seed", 1), ("width", 0.25), ("tau", 3.0), ("batch_size", 16)]
+)
+def test_resuming_with_other_settings_names_the_setting(tiny, tmp_path, name, value):
+    run = train(tiny(epochs=1), tmp_path / "run")
+    before = (run.path / CHECKPOINT_FILE).read_bytes()
+    with pytest.raises(SpikeportError, match=f"trained with {name} = .*asked for {value!r}"):
+        train(tiny(epochs=2, **{name: value}), run.path, resume=True)
+    assert (run.path / CHECKPOINT_FILE).read_bytes() == before
+
+
+def test_resuming_a_cosine_schedule_with_other_epochs_is_refused(tiny, tmp_path):
+    run = train(tiny(epochs=1, schedule="cosine"), tmp_path / "run")
+    with pytest.raises(SpikeportError, match="trained with epochs = 1, asked for 2"):
+        train(tiny(epochs=2, schedule="cosine"), run.path, resume=True)
+
+
+def test_resuming_without_a_checkpoint_is_refused(tiny, tmp_path):
+    with pytest.raises(SpikeportError, match="no checkpoint to resume from"):
+        train(tiny(), tmp_path / "run", resume=True)
+    assert not (tmp_path / "run").exists()
+
+
+class Touch:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "hostile", "other"])
+def test_a_damaged_checkpoint_is_refused_and_runs_nothing(tiny, tmp_path, damage):
+    run = train(tiny(kind="cnn", epochs=1), tmp_path / "run")
+    file = run.path / CHECKPOINT_FILE
+    whole = file.read_bytes()
+    file.write_bytes(
+        {
+            "cut": whole[: len(whole) // 2],
+            "empty": b"",
+            "text": b"no checkpoint",
+            "hostile": pickle.dumps(Touch(tmp_path / "touched"), protocol=2),
+            "other": pickle.dumps([1, 2], protocol=2),
+        }[damage]
+    )
+    with pytest.raises(SpikeportError, match=r"checkpoint.pt: (damaged|not a checkpoint)") as caught:
+        train(tiny(kind="cnn", epochs=2), run.path, resume=True)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "touched").exists()

@@ -1,0 +1,141 @@
+"""The package that is installed is the one that lies here, whole, and typed."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+#: What a build reads. It is copied, so that no build folder of an earlier version gets into the wheel.
+SOURCES = ("cli", "core", "export", "targets", "profiling")
+FILES = ("pyproject.toml", "README.md", "LICENSE", "setup.py", "MANIFEST.in")
+
+
+def shell(*command: object, cwd: Path, **environment: str) -> str:
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def package_name(folder: Path) -> str:
+    parts = folder.relative_to(ROOT).parts
+    return ".".join(("spikeport", *(parts[1:] if parts[0] == "cli" else parts)))
+
+
+def test_every_folder_with_an_init_is_listed_as_a_package():
+    folders = {init.parent for source in SOURCES for init in (ROOT / source).rglob("__init__.py")}
+    found = {package_name(folder): folder.relative_to(ROOT).as_posix() for folder in folders}
+    listed = PROJECT["tool"]["setuptools"]
+    assert dict(listed["package-dir"]) == found
+    assert sorted(listed["packages"]) == sorted(found)
+
+
+def test_no_folder_at_the_root_shadows_the_package():
+    assert not (ROOT / "spikeport").exists()
+    assert not (ROOT / "spikeport.py").exists()
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds nothing but the package, installed from its wheel."""
+    folder = tmp_path_factory.mktemp("packaging")
+    source = folder / "source"
+    for name in SOURCES:
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    for name in FILES:
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, source / name)
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "-q")
+    shell(*pip, "wheel", source, "--no-deps", "--no-build-isolation", "-w", folder / "wheel", cwd=folder)
+    (wheel,) = (folder / "wheel").glob("spikeport-*.whl")
+    shell(*pip, "install", "--no-deps", "--target", folder / "site", wheel, cwd=folder)
+    return folder / "site"
+
+
+def below(folder: Path, pattern: str) -> set[str]:
+    return {p.relative_to(folder).as_posix() for p in folder.rglob(pattern) if "__pycache__" not in p.parts}
+
+
+@pytest.mark.parametrize("pattern", ["*.py", "*.html", "py.typed"])
+def test_the_wheel_leaves_no_file_behind(installed, pattern):
+    wanted = below(ROOT / "cli", pattern)
+    for source in SOURCES[1:]:
+        wanted |= {f"{source}/{file}" for file in below(ROOT / source, pattern)}
+    assert below(installed / "spikeport", pattern) == wanted
+    assert wanted
+
+
+def test_the_wheel_holds_what_it_needs_beside_its_modules(installed):
+    assert (installed / "spikeport" / "py.typed").is_file()
+    assert (installed / "spikeport" / "profiling" / "report.html").is_file()
+
+
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+import spikeport
+site = sys.argv[1]
+names = [m.name for m in pkgutil.walk_packages(spikeport.__path__, "spikeport.") if not m.name.endswith("__main__")]
+for name in names:
+    if ".lava.worker" in name:  # runs in the Lava environment, on another Python
+        continue
+    module = importlib.import_module(name)
+    assert module.__file__.startswith(site), (name, module.__file__)
+print(len(names), spikeport.__version__)
+"""
+
+
+def test_every_module_imports_from_the_installed_copy(installed, tmp_path):
+    out = shell(sys.executable, "-c", IMPORT_ALL, installed, cwd=tmp_path, PYTHONPATH=str(installed))
+    count, version = out.split()[-2:]
+    packages = PROJECT["tool"]["setuptools"]["packages"]
+    modules = [f for f in below(installed / "spikeport", "*.py") if not f.endswith(("__init__.py", "__main__.py"))]
+    assert int(count) == len(modules) + len(packages) - 1  # spikeport itself is not below spikeport
+    assert version == PROJECT["project"]["version"]
+
+
+def test_mypy_finds_nothing_and_reads_every_file(installed, tmp_path):
+    out = shell(
+        *(sys.executable, "-m", "mypy", "-p", "spikeport"),
+        *("--config-file", ROOT / "pyproject.toml", "--cache-dir", tmp_path / "cache"),
+        cwd=tmp_path,
+        MYPYPATH=str(installed),
+    )
+    (checked,) = re.findall(r"no issues found in (\d+) source files", out)
+    assert int(checked) == len(below(installed / "spikeport", "*.py"))
+
+
+def test_importing_spikeport_does_not_import_torch(tmp_path):
+    code = "import sys, spikeport; assert 'torch' not in sys.modules; spikeport.LIF; assert 'torch' in sys.modules"
+    shell(sys.executable, "-c", code, cwd=tmp_path)
+
+
+def test_every_public_name_is_there():
+    import spikeport
+
+    names = set(spikeport.__all__) - {"__version__"}
+    assert {"LIF", "train", "load_run", "to_onnx", "to_nir", "check", "compile", "simulate", "report"} <= names
+    assert all(callable(getattr(spikeport, name)) for name in names)
+    assert names <= set(dir(spikeport))
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = spikeport.nonsense
+
+
+def test_no_public_name_is_a_package():
+    import spikeport
+
+    packages = {name.removeprefix("spikeport.") for name in PROJECT["tool"]["setuptools"]["packages"]}
+    assert not packages & set(spikeport.__all__)
