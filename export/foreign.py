@@ -19,7 +19,6 @@ from spikeport.core.neurons import LIF
 #: SpikingJelly's layers that are torch's with a time axis.
 _SAME = (
     "Conv2d", "Linear", "BatchNorm1d", "BatchNorm2d", "MaxPool2d", "AvgPool2d", "AdaptiveAvgPool2d", "Flatten",
-    "Dropout", "Dropout2d",
 )  # fmt: skip
 
 
@@ -63,6 +62,8 @@ def _ours(name: str, module: nn.Module, time_steps: int) -> nn.Module | None:
         return rule(name, module, time_steps)
     if package == "spikingjelly" and kind in _SAME:
         return _plain(module)
+    if package == "spikingjelly" and kind in ("Dropout", "Dropout2d"):
+        return nn.Identity()  # it is being deployed, not trained
     if package == "spikingjelly" and kind in ("SeqToANNContainer", "MultiStepContainer"):
         inner = [_ours(f"{name}.{k}", child, time_steps) or child for k, child in module.named_children()]
         return nn.Sequential(*inner)
@@ -172,8 +173,14 @@ def owner_forward(model: nn.Module, x: np.ndarray, time_steps: int) -> tuple[dic
         utils.reset(model)
     seen: dict[str, list[torch.Tensor]] = {}
 
-    def keep(name: str) -> Callable[..., None]:
-        return lambda module, args, y: seen.setdefault(name, []).append(y[0] if isinstance(y, tuple) else y)
+    def keep(name: str) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: Any, y: Any) -> Any:
+            # snnTorch's spikes are float32 whatever its membrane is.
+            y = tuple(part.double() for part in y) if isinstance(y, tuple) else y.double()
+            seen.setdefault(name, []).append(y[0] if isinstance(y, tuple) else y)
+            return y
+
+        return hook
 
     for name, module in model.named_modules():
         if (owner(module), type(module).__name__) in NEURONS:

@@ -214,7 +214,7 @@ def with_metadata(graph: nir.NIRGraph, time_steps: int, dt: float = DT, sequence
 def check_neurons(name: str, node: nir.NIRNode, shape: tuple[int, ...]) -> None:
     """Raises SpikeportError where a neuron node's arrays do not suit a map of ``shape``."""
     for field_name in ("tau", "r", "v_leak", "v_threshold", "v_reset"):
-        found = np.shape(getattr(node, field_name, ()))
+        found = np.shape(getattr(node, field_name, 0.0))
         if found not in ((), (1,), tuple(shape)):
             raise SpikeportError(
                 f"{name}: its {field_name} has shape {found}, the map it receives has {tuple(shape)}; export it again"

@@ -59,7 +59,7 @@ class SpikeRecord:
         return float((self.outputs.argmax(1) == self.labels).mean())
 
     def save(self, path: Path | str) -> None:
-        arrays = {"outputs": self.outputs, "output_sums": self.output_sums}
+        arrays: dict[str, Any] = {"outputs": self.outputs, "output_sums": self.output_sums}
         if self.labels is not None:
             arrays["labels"] = self.labels
         for kind in ("spikes", "digests", "events", "rasters"):
@@ -76,8 +76,8 @@ class SpikeRecord:
             header = json.loads(str(archive["header"]))
             if header.pop("format") != FORMAT:
                 raise SpikeportError(f"{path}: written by another version; simulate again")
-            kinds: dict[str, dict[str, np.ndarray]] = {k: {} for k in ("spikes", "digests", "events", "rasters")}
-            plain: dict[str, np.ndarray] = {}
+            kinds: dict[str, Any] = {k: {} for k in ("spikes", "digests", "events", "rasters")}
+            plain: dict[str, Any] = {}
             for name in archive.files:
                 kind, _, item = name.partition("/")
                 if item:

@@ -181,14 +181,14 @@ def _optional(archive: Any, name: str) -> np.ndarray | None:
     return archive[name] if name in archive.files else None
 
 
-def _split(program: LoihiProgram) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _split(program: LoihiProgram) -> tuple[dict[str, Any], dict[str, Any]]:
     """The JSON part and the arrays of a program."""
     plain = lambda item, *skip: {f.name: getattr(item, f.name) for f in fields(item) if f.name not in skip}  # noqa: E731
     header = plain(program)
     header["format"] = FORMAT
     header["populations"] = [plain(p, "bias_mant") for p in program.populations]
     header["synapses"] = [plain(s, "weight", "links") for s in program.synapses]
-    arrays = {f"bias/{p.name}": p.bias_mant for p in program.populations}
+    arrays: dict[str, Any] = {f"bias/{p.name}": p.bias_mant for p in program.populations}
     arrays.update({f"weight/{s.name}": s.weight for s in program.synapses})
     arrays.update({f"links/{s.name}": s.links for s in program.synapses if s.links is not None})
     return header, arrays
