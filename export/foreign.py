@@ -162,10 +162,11 @@ def _drop_membranes(graph: fx.GraphModule) -> None:
 def owner_forward(model: nn.Module, x: np.ndarray, time_steps: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """The model as its own framework runs it, in float64: spikes per neuron layer [T, N, ...], outputs [T, N, K]."""
     model = copy.deepcopy(model).double().eval()
+    held = torch.from_numpy(np.asarray(x, np.float64))
+    many = any(getattr(m, "step_mode", "s") == "m" for m in model.modules())
     if any(owner(m) == "spikingjelly" for m in model.modules()):
         from spikingjelly.activation_based import functional
 
-        functional.set_step_mode(model, "s")
         functional.reset_net(model)
     else:
         from snntorch import utils
@@ -187,8 +188,8 @@ def owner_forward(model: nn.Module, x: np.ndarray, time_steps: int) -> tuple[dic
             module.register_forward_hook(keep(name))
     outputs = []
     with torch.no_grad():
-        for _ in range(time_steps):
-            y = model(torch.from_numpy(np.asarray(x, np.float64)))
+        for _ in range(1 if many else time_steps):
+            y = model(held.expand(time_steps, *held.shape) if many else held)
             outputs.append(y[0] if isinstance(y, tuple) else y)
-    spikes = {name: torch.stack(steps).numpy() for name, steps in seen.items()}
-    return spikes, torch.stack(outputs).numpy()
+    join = torch.cat if many else torch.stack
+    return {name: join(steps).numpy() for name, steps in seen.items()}, join(outputs).numpy()

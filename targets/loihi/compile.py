@@ -107,8 +107,9 @@ def _population(
     bias = np.sum([path.bias for path in paths], axis=0) * gain + offset
     if not all(np.isfinite(w).all() for w in weights) or not np.isfinite(bias).all():
         raise SpikeportError(f"{name}: its weights or bias hold NaN or infinity")
-    steps = None if threshold is not None else metadata.time_steps
-    scale = largest_scale(name, weights, largest, bias, threshold, steps)
+    # What T equal currents add up to in the membrane, in units of one: all T where nothing leaks.
+    build_up = sum((1 - decay) ** step for step in range(metadata.time_steps))
+    scale = largest_scale(name, weights, largest, bias, threshold, build_up)
     mant, exponent = quantise_bias(bias * scale)
     if threshold is None:
         vth = loihi.VTH_NEVER
@@ -181,15 +182,15 @@ def largest_scale(
     largest_input: list[int],
     bias: np.ndarray,
     threshold: float | None,
-    integrates: int | None,
+    build_up: float,
 ) -> float:
     """The largest S for which all of these hold:
 
     - |w * S| <= 127;
     - threshold * S <= 131071 (17 bits);
     - |bias * S| * 64 <= 4095 << 7 (mantissa 13 bits, exponent at most 7);
-    - the worst-case current, sum |w| * largest input, <= 131071, so that u cannot wrap;
-    - for integrators over ``integrates`` steps: steps * (worst-case current + |bias|) <= 131071.
+    - the worst-case current, sum |w| * largest input, and with the bias and over all steps what it can build up in
+      the membrane (``build_up`` times as much), <= 131071: u cannot wrap and v cannot saturate, whatever the input.
 
     Raises:
         SpikeportError: all weights are zero, or the threshold ends below 1.
@@ -208,7 +209,7 @@ def largest_scale(
             np.abs(np.rint(w * scale)).sum(axis=(1, 2, 3)) * most
             for w, most in zip(weights, largest_input, strict=True)
         )
-        load = current if integrates is None else integrates * (current + np.abs(bias) * scale + 1)
+        load = build_up * (current + np.abs(bias) * scale + 1)
         excess = float(np.max(load)) / loihi.CURRENT_MAX
         if excess <= 1:
             break

@@ -92,26 +92,24 @@ def test_a_convolution_has_the_links_of_its_layer_wherever_its_input_comes_from(
     st.sampled_from([1, 127]),
     st.floats(0.01, 50),
     st.floats(0, 20),
-    st.floats(0.01, 100),
-    st.sampled_from([None, 4]),
+    st.none() | st.floats(0.01, 100),
+    st.floats(1, 5),
 )
-def test_scale_is_the_largest_that_holds(seed, most, spread, bias_size, threshold, steps):
+def test_scale_is_the_largest_that_holds(seed, most, spread, bias_size, threshold, build_up):
     rng = np.random.default_rng(seed)
     weights = [rng.normal(size=(3, 5, 3, 3)) * spread, rng.normal(size=(3, 2, 1, 1)) * spread]
     bias = rng.normal(size=3) * bias_size
-    limit = None if steps else threshold
 
     def holds(scale):
         w = [np.rint(k * scale) for k in weights]
         current = sum(np.abs(k).sum((1, 2, 3)) * m for k, m in zip(w, [most, 1], strict=True))
         ok = max(np.abs(k * scale).max() for k in weights) <= 127 + 1e-9 and current.max() <= 131071
         ok = ok and np.abs(bias * scale).max() * 64 <= 4095 * 128 + 1e-6
-        if steps:
-            return ok and (steps * (current + np.abs(bias) * scale)).max() <= 131071
-        return ok and threshold * scale <= 131071 + 1e-6
+        ok = ok and (build_up * (current + np.abs(bias) * scale)).max() <= 131071
+        return ok and (threshold or 0) * scale <= 131071 + 1e-6
 
     try:
-        scale = largest_scale("p", weights, [most, 1], bias, limit, steps)
+        scale = largest_scale("p", weights, [most, 1], bias, threshold, build_up)
     except SpikeportError as error:
         assert "threshold becomes" in str(error)  # noqa: PT017
         return

@@ -1,0 +1,223 @@
+"""SpikingJelly's and snnTorch's models as they are: spike for spike their owner's, or refused by name."""
+
+from itertools import pairwise
+
+import nir
+import numpy as np
+import pytest
+import snntorch
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from spikingjelly.activation_based import functional, layer, neuron
+from torch import nn
+
+from spikeport.core import SpikeportError
+from spikeport.export import to_nir
+from spikeport.export.foreign import adopt, is_foreign, owner_forward
+from spikeport.export.interpreter import interpret
+from spikeport.export.nir_graph import with_metadata
+from spikeport.targets.loihi.compile import compile
+from spikeport.targets.loihi.fixed import simulate_fixed
+
+
+class Jelly(nn.Module):
+    """BatchNorm, max-pooling and three kinds of neurons, in SpikingJelly's layers."""
+
+    def __init__(self, middle, step_mode):
+        super().__init__()
+        self.stem = nn.Sequential(layer.Conv2d(2, 6, 3, padding=1), layer.BatchNorm2d(6), neuron.LIFNode(tau=1.6))
+        self.pool = layer.MaxPool2d(2)
+        body = nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.body = layer.SeqToANNContainer(*body) if step_mode == "m" else nn.Sequential(*body)
+        self.middle = middle
+        self.head = nn.Sequential(layer.Flatten(), layer.Dropout(0.5), layer.Linear(6 * 9, 4))
+        functional.set_step_mode(self, step_mode)
+
+    def forward(self, x):
+        return self.head(self.middle(self.body(self.pool(self.stem(x)))))
+
+
+def enliven(model):
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.bias, 0.0, 1.5, generator=generator)
+            nn.init.uniform_(module.running_var, 0.1, 1.0, generator=generator)
+    return model.eval()
+
+
+def samples(seed=0):
+    return torch.randn(4, 2, 6, 6, generator=torch.Generator().manual_seed(seed)).numpy() * 2
+
+
+@pytest.mark.parametrize("step_mode", ["s", "m"])
+@pytest.mark.parametrize(
+    "middle",
+    [
+        neuron.LIFNode(tau=2.0),
+        neuron.LIFNode(tau=3.0, decay_input=False),
+        neuron.LIFNode(tau=2.0, v_threshold=0.7, v_reset=-0.2),
+        neuron.IFNode(v_threshold=1.3),
+        neuron.ParametricLIFNode(init_tau=2.5),
+    ],
+    ids=["LIF", "LIF without input decay", "LIF with reset", "IF", "PLIF"],
+)
+def test_spikingjelly_spikes_survive_the_file(tmp_path, middle, step_mode):
+    model = enliven(Jelly(middle, step_mode))
+    certificate = to_nir(model, tmp_path / "m.nir", samples(), time_steps=4)
+    owner = certificate.witnesses[-1]
+    assert owner.reader.startswith("the model as spikingjelly runs it")
+    assert (owner.status, owner.differing_spikes) == ("agrees", 0)
+    spikes, _ = owner_forward(model, samples(), 4)
+    assert min(float(s.mean()) for s in spikes.values()) > 0, "silence proves nothing"
+
+
+@settings(max_examples=15)
+@given(st.floats(0.1, 1.0), st.floats(0.2, 2.0), st.booleans(), st.integers(0, 99))
+def test_snntorch_spikes_survive(beta, threshold, delay, seed):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(2, 5, 3), nn.Linear(5 * 16, 3)
+            options = {"init_hidden": True, "reset_mechanism": "zero", "reset_delay": delay, "threshold": threshold}
+            self.first = snntorch.Leaky(beta=beta, **options)
+            self.last = snntorch.Leaky(beta=beta, output=True, **options)
+
+        def forward(self, x):
+            spikes, _ = self.last(self.head(self.first(self.conv(x)).flatten(1)))
+            return spikes
+
+    torch.manual_seed(seed)
+    model = Net().eval()
+    theirs, outputs = owner_forward(model, samples(seed), 5)
+    ours = adopt(model, 5).double()
+    seen = {}
+    for name in ("first", "last"):
+        module = ours.get_submodule(name)
+        module.register_forward_hook(lambda m, a, y, name=name: seen.__setitem__(name, y.unflatten(0, (5, -1)).numpy()))
+    with torch.no_grad():
+        prediction = ours(torch.from_numpy(samples(seed)).double()).numpy()
+    for name, spikes in theirs.items():
+        np.testing.assert_array_equal(seen[name], spikes)
+    np.testing.assert_allclose(prediction, outputs.mean(0))
+
+
+def test_weights_come_along_and_the_model_is_untouched():
+    model = enliven(Jelly(neuron.IFNode(), "m"))
+    ours = adopt(model, 4)
+    assert torch.equal(ours.get_submodule("stem.0").weight, model.stem[0].weight)
+    assert is_foreign(model)
+    assert not is_foreign(ours)
+
+
+@pytest.mark.parametrize(
+    ("middle", "message"),
+    [
+        (
+            neuron.LIFNode(v_reset=None),
+            r"middle .LIFNode.: soft reset has no exact form on Loihi; train",
+        ),
+        (
+            neuron.IzhikevichNode(),
+            r"middle .spikingjelly IzhikevichNode.: has no exact form here; known",
+        ),
+        (layer.ThresholdDependentBatchNorm2d(1.0, 1.0, 6), r"ThresholdDependentBatchNorm2d.: has no exact form"),
+    ],
+)
+def test_what_spikingjelly_has_and_we_have_not_is_named(middle, message):
+    with pytest.raises(SpikeportError, match=message):
+        adopt(Jelly(middle, "m").eval(), 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"init_hidden": True}, "reset_mechanism 'subtract' has no exact form on Loihi; train with"),
+        ({"reset_mechanism": "zero"}, "build it with init_hidden=True"),
+        ({"reset_mechanism": "zero", "init_hidden": True, "inhibition": True}, "inhibition"),
+    ],
+)
+def test_what_snntorch_has_and_we_have_not_is_named(options, message):
+    model = nn.Sequential(nn.Linear(3, 2), snntorch.Leaky(beta=0.9, **options))
+    with pytest.raises(SpikeportError, match=message):
+        adopt(model.eval(), 4)
+
+
+def test_time_steps_must_be_said(tmp_path):
+    with pytest.raises(SpikeportError, match="say over how many time steps"):
+        to_nir(Jelly(neuron.IFNode(), "s"), tmp_path / "m.nir", samples())
+
+
+def theirs(**replaced):
+    """A NIR graph as another framework writes it: its own dt, r, Scale, SumPool2d, Linear, arrays per neuron."""
+    rng = np.random.default_rng(0)
+    nodes = {
+        "input": nir.Input({"input": np.array([2, 6, 6])}),
+        "scale": nir.Scale(np.broadcast_to(np.array([0.5, 2.0])[:, None, None], (2, 6, 6)).copy()),
+        "conv": nir.Conv2d((6, 6), rng.normal(size=(4, 2, 3, 3)), 1, 1, 1, 1, rng.normal(size=4)),
+        "lif": nir.LIF(*(np.full((4, 6, 6), v) for v in (5e-3, 3.0, 0.1, 0.8)), v_reset=np.full((4, 6, 6), 0.05)),
+        "pool": nir.SumPool2d(np.array([2, 2]), np.array([2, 2]), np.array([0, 0])),
+        "flatten": nir.Flatten({"input": np.array([4, 3, 3])}, start_dim=0),
+        "linear": nir.Linear(rng.normal(size=(3, 36))),
+        "if": nir.IF(*(np.full(3, v) for v in (500.0, 1.5))),
+        "output": nir.Output({"output": np.array([3])}),
+    } | replaced
+    names = list(nodes)
+    return nir.NIRGraph(nodes, list(pairwise(names)), type_check=False)
+
+
+def by_hand(x, steps, dt):
+    """The same graph written out in NumPy and torch, forward Euler."""
+    g = theirs().nodes
+    x = torch.from_numpy(x * g["scale"].scale)
+    current = nn.functional.conv2d(x, torch.from_numpy(g["conv"].weight), torch.from_numpy(g["conv"].bias), 1, 1)
+    v = np.full(current.shape, 0.05)
+    w, out = np.zeros((len(x), 3)), []
+    for _ in range(steps):
+        v = v + dt / 5e-3 * (0.1 - v + 3.0 * current.numpy())
+        spikes = (v > 0.8).astype(float)
+        v = np.where(spikes > 0, 0.05, v)
+        pooled = spikes.reshape(len(x), 4, 3, 2, 3, 2).sum((3, 5)).reshape(len(x), -1)
+        w = w + dt * 500.0 * (pooled @ g["linear"].weight.T)
+        fired = w > 1.5
+        w = np.where(fired, 0.0, w)
+        out.append(fired)
+    return np.stack(out)
+
+
+def test_a_foreign_file_runs_by_its_own_conventions():
+    x = samples().astype(np.float64)
+    graph = with_metadata(theirs(), 6, dt=1e-3)
+    found = interpret(graph, x)
+    np.testing.assert_array_equal(found.spikes["if"], by_hand(x, 6, 1e-3))
+    assert 0 < found.spikes["if"].mean() < 1
+    program = compile(graph, x)
+    record = simulate_fixed(program, x)
+    assert np.abs(record.outputs - found.prediction).mean() < 0.15  # 8 bits
+    assert sum(record.saturations.values()) == 0
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ({"lif": nir.LIF(*(np.ones((4, 5, 5)),) * 4)}, r"lif: its tau has shape \(4, 5, 5\), the map it receives has"),
+        ({"linear": nir.Linear(np.ones((3, 35)))}, "linear"),
+        ({"pool": nir.Threshold(np.ones((4, 3, 3)))}, "pool"),
+        ({"pool": nir.Delay(np.ones((4, 3, 3)))}, "pool"),
+    ],
+)
+def test_files_that_lie_or_hold_unknown_nodes_are_named(node, message):
+    graph = with_metadata(theirs(**node), 4)
+    with pytest.raises(SpikeportError, match=message):
+        interpret(graph, samples())
+    with pytest.raises(SpikeportError, match=message):
+        compile(graph, samples())
+
+
+def test_graphs_within_graphs_and_several_inputs_are_refused():
+    inner = nir.NIRGraph.from_list(nir.Linear(np.ones((2, 2))))
+    with pytest.raises(SpikeportError, match="a graph within the graph"):
+        with_metadata(theirs(pool=inner), 4)
+    with pytest.raises(SpikeportError, match="has 2 inputs"):
+        with_metadata(theirs(second=nir.Input({"input": np.array([2])})), 4)
