@@ -1,7 +1,7 @@
 """Layer by layer: what training promised beside what the target's own counts say.
 
-The same Horowitz constants are applied to every witness, and the analog first layer is charged alike (once per
-inference), so that any difference between witnesses is spikes alone.
+The same Horowitz constants are applied to every witness, on the same samples, and the analog first layer is charged
+alike (once per inference), so that any difference between witnesses is spikes alone.
 """
 
 from dataclasses import asdict, dataclass, field, replace
@@ -77,6 +77,8 @@ def compare(
         records: engine -> record of ``program``.
         cnn: counts of the CNN twin.
 
+    Every witness is averaged over the samples that all of them saw: the first of each.
+
     Raises:
         SpikeportError: a record of another program.
     """
@@ -84,6 +86,7 @@ def compare(
     for engine, record in records.items():
         if record.program != digest:
             raise SpikeportError(f"the {engine} record is of another program; simulate again")
+    samples = common_samples(training, records)
     rows = []
     sources: dict[str, list[Synapse]] = {}
     for synapse in program.synapses:
@@ -91,13 +94,23 @@ def compare(
     order = [n for n in training.layers if n in sources] if training else []
     shown: set[str] = set()
     for source in [*order, *(s for s in sources if s not in order)]:
-        row = _row(source, sources[source], training, program, records, cnn)
+        row = _row(source, sources[source], training, program, records, cnn, samples)
         if row.neurons_layer and row.neurons_layer in shown:
             # A second branch into the same neurons: their spikes are shown once.
             row = replace(row, spikes={}, rate={})
         shown.add(row.neurons_layer)
         rows.append(row)
     return rows
+
+
+def common_samples(training: ModelCounts | None, records: dict[str, SpikeRecord]) -> int:
+    """How many first samples every witness saw."""
+    return min([r.samples for r in records.values()] + ([training.samples] if training else []))
+
+
+def _mean(counts: list[np.ndarray], samples: int) -> float:
+    """Mean per image of counts [N, T], summed, over the first ``samples`` images."""
+    return sum(float(c[:samples].sum()) for c in counts) / samples
 
 
 def _row(
@@ -107,6 +120,7 @@ def _row(
     program: LoihiProgram,
     records: dict[str, SpikeRecord],
     cnn: ModelCounts | None,
+    samples: int,
 ) -> Row:
     populations = {s.post: program.population(s.post) for s in synapses}
     spiking = [p for p in populations.values() if p.spiking]
@@ -123,17 +137,17 @@ def _row(
     if counts is not None and training is not None:
         operations = counts.acs if counts.kind != "LIF" else _passed_on(synapses, program, counts)
         if operations is not None:
-            acs[TRAINING] = float(operations.sum()) / training.samples
-        macs = float(counts.macs.sum()) / training.samples
+            acs[TRAINING] = _mean([operations], samples)
+        macs = _mean([counts.macs], samples)
         if neurons is not None:
-            spikes[TRAINING] = float(neurons.spikes.sum()) / training.samples
+            spikes[TRAINING] = _mean([neurons.spikes], samples)
     for engine, record in records.items():
-        events = sum(float(record.events[s.name].sum()) for s in synapses) / record.samples
+        events = _mean([record.events[s.name] for s in synapses], samples)
         if analog:
             graded[engine], acs[engine] = events, 0.0
         else:
             acs[engine] = events
-        spikes[engine] = sum(float(record.spikes[p.name].sum()) for p in spiking) / record.samples
+        spikes[engine] = _mean([record.spikes[p.name] for p in spiking], samples)
     if counts is None and analog:
         macs = max(graded.values(), default=0.0) / program.time_steps
     total = sum(p.neurons for p in spiking or populations.values())

@@ -22,7 +22,7 @@ from spikeport.core.files import read_json, refuse_existing, write_json, write_t
 from spikeport.core.progress import Progress, silent
 from spikeport.core.runs import Run, load_run
 from spikeport.profiling import plots
-from spikeport.profiling.comparison import MARK_ABOVE, TRAINING, Row, compare, mean_rate, totals
+from spikeport.profiling.comparison import MARK_ABOVE, TRAINING, Row, common_samples, compare, mean_rate, totals
 from spikeport.profiling.counts import ModelCounts, count_operations
 from spikeport.profiling.energy import AC_PJ, MAC_PJ, RATE_GOAL, horowitz, paper_count
 from spikeport.targets.loihi.program import LoihiProgram
@@ -35,8 +35,8 @@ ASSUMPTIONS = (
     f"Energy: {AC_PJ} pJ per synaptic operation (AC) and {MAC_PJ} pJ per multiply-accumulate (MAC), 32-bit floating "
     "point in 45 nm CMOS (M. Horowitz, ISSCC 2014). It counts arithmetic alone: no memory, no neuron updates, no "
     "leakage. It ranks; it does not predict what a chip draws.",
-    "The same constants are applied to the counts seen in training, in the fixed engine and in Lava, so that a "
-    "difference between these columns is spikes alone.",
+    "The same constants are applied to the counts seen in training, in the fixed engine and in Lava, on the same "
+    "images, so that a difference between these columns is spikes alone.",
     "A whole inference is counted: all T steps. The first convolution, under a constant current, is charged once, "
     "in every column; the chip receives its graded input at every step (see graded events).",
     "Taps on padding are no operations. BatchNorm is folded into its convolution and costs nothing. Biases are not "
@@ -90,7 +90,7 @@ def report(
     rows = compare(training, program, records, cnn)
     content = {
         "schema": SCHEMA,
-        "network": _network(run, program),
+        "network": _network(run, program, common_samples(training, records)),
         "summary": _summary(run, cnn_run, training, cnn, program, records, rows),
         "engines": _engines(records),
         "rows": [row.to_dict() for row in rows],
@@ -126,16 +126,15 @@ def _records(folder: Path, single: Path | None) -> tuple[LoihiProgram, dict[str,
 
 
 def _count_training(run: Run, records: dict[str, SpikeRecord], progress: Progress) -> ModelCounts:
-    """Counts of the PyTorch model on the samples of the longest record."""
-    longest = max(records.values(), key=lambda r: r.samples)
-    x, labels = run.samples(longest.samples)
+    """Counts of the PyTorch model on the samples that all records hold."""
+    x, labels = run.samples(max(r.samples for r in records.values()))
     for record in records.values():
         if record.labels is None or not np.array_equal(record.labels, labels[: record.samples]):
             raise SpikeportError(
                 f"the {record.engine} record is of other samples than the first {record.samples} test images of "
                 f"{run.data.name}; simulate the run again, or report on the record alone"
             )
-    return count_operations(run.model(), torch.from_numpy(x), progress)
+    return count_operations(run.model(), torch.from_numpy(x[: common_samples(None, records)]), progress)
 
 
 def _count_cnn(cnn: Run, snn: Run | None) -> ModelCounts:
@@ -149,8 +148,9 @@ def _count_cnn(cnn: Run, snn: Run | None) -> ModelCounts:
     return count_operations(cnn.model(), torch.from_numpy(cnn.samples(1)[0]))
 
 
-def _network(run: Run | None, program: LoihiProgram) -> dict[str, Any]:
+def _network(run: Run | None, program: LoihiProgram, samples: int) -> dict[str, Any]:
     names: dict[str, Any] = {"time_steps": program.time_steps, "input_shape": list(program.input_shape)}
+    names["samples_compared"] = samples
     if run is not None:
         names |= {"run": run.path.name, "model": run.spec.to_dict(), "dataset": run.data.name}
     return names

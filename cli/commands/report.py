@@ -53,7 +53,8 @@ def show(written: "Report") -> None:
     sums = totals(written.rows)
     ends = [number(sums[w][q]) for q in ("acs", "energy_nj") for w in witnesses]
     rows.append(["all layers", number(sums[witnesses[0]]["macs"]), *[""] * len(witnesses), *ends])
-    console.table("Per image, over all steps", columns, rows)
+    samples = written.content["network"]["samples_compared"]
+    console.table(f"Per image, over all steps; the first {samples} images", columns, rows)
     summary = written.content["summary"]
     if summary["mean_rate"] is not None:
         below = "below" if summary["mean_rate"] < summary["rate_goal"] else "NOT below"

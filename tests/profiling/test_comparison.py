@@ -68,3 +68,14 @@ def test_without_the_model_the_first_layer_is_still_charged(case):
     analog = [r for r in rows if r.graded_events]
     assert np.allclose([r.macs for r in analog], [r.graded_events["fixed"] / 3 for r in analog])
     assert all(TRAINING not in r.acs for r in rows)
+
+
+def test_witnesses_are_compared_on_the_samples_all_of_them_saw(case):
+    training, program, record = case
+    one = simulate_fixed(program, np.zeros((1, 2, 8, 8)))
+    rows = compare(training, program, {"fixed": record, "lava": one})
+    expected = sum(int(record.events[s.name][0].sum()) for s in program.synapses if s.pre != "input")
+    assert totals(rows)["fixed"]["acs"] == expected
+    expected = sum(int(c.acs[0].sum()) for c in training.layers.values() if c.kind != "LIF" and len(c.acs))
+    skips = sum(r.acs[TRAINING] for r in rows if r.kind == "Skip")
+    assert totals(rows)[TRAINING]["acs"] - skips == expected
