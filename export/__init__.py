@@ -8,6 +8,7 @@ from torch import nn
 
 from spikeport.core.errors import SpikeportError
 from spikeport.core.files import refuse_existing, replacing
+from spikeport.core.neurons import LIF
 from spikeport.core.runs import Run, load_run
 from spikeport.export.foreign import adopt, is_foreign
 from spikeport.export.nir_graph import Metadata, build_nir, read_nir, write_nir
@@ -34,7 +35,8 @@ def to_nir(
         network: a run (or its folder), or a spiking model: of ours, of SpikingJelly or of snnTorch (one step of
             time, [N, ...] to [N, K]).
         path: the file to write; RUN/nir/model.nir where None.
-        samples: float [N, ...] to verify it on; a run has its own test images.
+        samples: float [N, ...] to verify it on, or [T, N, ...] for a network whose input changes (no LIF with
+            constant_input); a run has its own test images.
         time_steps: T, for a model of another framework.
 
     Returns:
@@ -53,11 +55,13 @@ def to_nir(
                 f"{type(model).__name__} is a model of another framework; say over how many time steps"
             )
         model = adopt(model, time_steps)
-    traced = trace(model, samples.shape[1:])
+    held = any(isinstance(m, LIF) and m.constant_input for m in model.modules())
+    input_shape = samples.shape[1 if held else 2 :]
+    traced = trace(model, input_shape)
     metadata = Metadata(
         time_steps=traced.time_steps,
         input="constant" if traced.constant_input else "sequence",
-        input_shape=samples.shape[1:],
+        input_shape=input_shape,
         input_bound=run.data.input_bound if run else None,
         dataset=run.data.name if run else None,
         mean=run.data.mean if run else (),

@@ -68,19 +68,26 @@ def compile(
     refuse_existing(path, overwrite)
     file = nir_file(source, overwrite)
     target = find_target("loihi")
-    graph = readable(file, time_steps, dt)
+    graph = readable(file, time_steps, dt, calibration)
     compatibility = target.check(graph, chip, calibration)
     compiled = target.compile(graph, path, calibration)
     write_json(path.with_name("compatibility.json"), compatibility.to_dict())
     return compiled
 
 
-def readable(file: Path, time_steps: int | None = None, dt: float = DT) -> nir.NIRGraph:
-    """A NIR file's graph with our metadata. Raises SpikeportError where T is not known."""
+def readable(
+    file: Path, time_steps: int | None = None, dt: float = DT, samples: np.ndarray | None = None
+) -> nir.NIRGraph:
+    """A NIR file's graph with our metadata. Raises SpikeportError where T is not known.
+
+    Args:
+        samples: [N, ...], a network whose input is held, or [T, N, ...], one whose input changes.
+    """
     graph = read_nir(file)
     if KEY not in graph.metadata and time_steps is None:
         raise SpikeportError(f"{file}: does not say over how many steps it runs; add --time-steps T (and --dt)")
-    return with_metadata(graph, time_steps or 1, dt)
+    shape = next((n.input_type["input"] for n in graph.nodes.values() if isinstance(n, nir.Input)), ())
+    return with_metadata(graph, time_steps or 1, dt, samples is not None and samples.ndim == np.size(shape) + 2)
 
 
 def check(
@@ -142,8 +149,6 @@ def simulate(
         if labels is not None:
             raise SpikeportError("labels without samples; give both, --input X.npy --labels Y.npy")
         x, labels = run.samples(samples)
-    if labels is not None and labels.shape != x.shape[:1]:
-        raise SpikeportError(f"labels have shape {list(labels.shape)}; {len(x)} samples need [{len(x)}]")
     record = found.simulate(program, x, labels, chosen, progress, **options)
     record.save(path)
     return record

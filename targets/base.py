@@ -73,6 +73,12 @@ def find_target(name: str) -> Target:
     raise SpikeportError(f"unknown target {name!r}; available: {', '.join(target_names())}")
 
 
+def check_labels(labels: np.ndarray | None, samples: int) -> None:
+    """Raises SpikeportError where there is not one class per sample."""
+    if labels is not None and labels.shape != (samples,):
+        raise SpikeportError(f"labels have shape {list(labels.shape)}; {samples} samples need [{samples}]")
+
+
 def pick_engine(target: Target, engine: str | None) -> str:
     """The engine asked for, or the target's default. Raises SpikeportError for an unknown one."""
     if engine is None:

@@ -12,7 +12,7 @@ from spikeport.core.errors import SpikeportError
 from spikeport.core.files import read_json, tuples, write_json
 from spikeport.core.progress import Progress, silent
 from spikeport.export.onnx_model import open_onnx
-from spikeport.targets.base import pick_engine
+from spikeport.targets.base import check_labels, pick_engine
 
 LATENCY_RUNS = 30
 BATCH = 64
@@ -78,6 +78,7 @@ class OnnxTarget:
             raise SpikeportError("zero samples to run; give at least one")
         if x.ndim != len(wanted.shape) or tuple(x.shape[1:]) != tuple(wanted.shape[1:]):
             raise SpikeportError(f"samples have shape {list(x.shape)}, the model takes {list(wanted.shape)}")
+        check_labels(labels, len(x))
         x = np.asarray(x, np.float32)
         logits = []
         for start in range(0, len(x), BATCH):

@@ -1,5 +1,6 @@
 """Random Loihi programs for the tests of both engines."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -37,6 +38,17 @@ def programs(draw: st.DrawFn) -> tuple[LoihiProgram, np.ndarray]:
     program = builder.program(draw(st.integers(1, 5)))
     samples = (draw(st.integers(1, 4)), *shape)
     return program, rng.integers(-127, 128, samples) * rng.integers(0, 2, samples) * INPUT_SCALE
+
+
+@st.composite
+def event_programs(draw: st.DrawFn) -> tuple[LoihiProgram, np.ndarray]:
+    """The same with another input at every step, [T, N, C, H, W], often spikes."""
+    program, x = draw(programs())
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    most = draw(st.sampled_from([1, 127]))
+    program = replace(program, held=False, input_max=most, input_scale=1.0)
+    shape = (program.time_steps, len(x), *program.input_shape)
+    return program, (rng.integers(-most, most + 1, shape) * rng.integers(0, 2, shape)).astype(float)
 
 
 def single(weight: np.ndarray, shape: Shape, time_steps: int = 2, **synapse: object) -> LoihiProgram:

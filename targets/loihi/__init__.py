@@ -8,7 +8,7 @@ import numpy as np
 
 from spikeport.core.errors import CheckFailed
 from spikeport.core.progress import Progress, silent
-from spikeport.targets.base import pick_engine
+from spikeport.targets.base import check_labels, pick_engine
 from spikeport.targets.loihi.fixed import simulate_fixed
 from spikeport.targets.loihi.program import LoihiProgram
 from spikeport.targets.record import SpikeRecord, differences
@@ -52,6 +52,7 @@ class LoihiTarget:
                 Lava and the fixed engine disagree in any layer, sample or step.
         """
         loaded = LoihiProgram.load(program)
+        check_labels(labels, x.shape[0 if loaded.held or x.ndim < 2 else 1])
         if pick_engine(self, engine) == "fixed":
             record = simulate_fixed(loaded, x, labels, progress=progress, **options)
         else:

@@ -30,9 +30,7 @@ def compile(graph: nir.NIRGraph, calibration: np.ndarray | None = None) -> Loihi
         SpikeportError: a node or a value that Loihi cannot hold, with the layer, the limit and the remedy.
     """
     metadata = metadata_of(graph)
-    if metadata.input != "constant":
-        raise SpikeportError("the network takes another input at every step; only a constant input compiles to Loihi")
-    input_scale = _input_bound(metadata, calibration) / INPUT_MAX
+    input_scale, input_max = _input_range(metadata, calibration)
     values: dict[str, list[Path]] = {}
     populations: list[Population] = []
     synapses: list[Synapse] = []
@@ -45,7 +43,7 @@ def compile(graph: nir.NIRGraph, calibration: np.ndarray | None = None) -> Loihi
         elif isinstance(node, (nir.LIF, nir.IF, nir.Output)):
             if isinstance(node, nir.Output):
                 output = name
-            population, incoming = _population(name, node, paths, metadata, input_scale)
+            population, incoming = _population(name, node, paths, metadata, input_scale, input_max)
             depth[name] = 1 + max(depth[path.pre] for path in paths)
             for synapse in incoming:
                 pre = _relayed(synapse.pre, depth, depth[name] - 1, populations, synapses)
@@ -61,6 +59,8 @@ def compile(graph: nir.NIRGraph, calibration: np.ndarray | None = None) -> Loihi
         time_steps=metadata.time_steps,
         input_shape=_shape(metadata.input_shape),
         input_scale=input_scale,
+        input_max=input_max,
+        held=metadata.input == "constant",
         populations=tuple(populations),
         synapses=tuple(synapses),
         output=output,
@@ -76,18 +76,27 @@ def _shape(shape: tuple[int, ...]) -> Shape:
     return (shape[0], shape[1], shape[2])
 
 
-def _input_bound(metadata: Metadata, calibration: np.ndarray | None) -> float:
+def _input_range(metadata: Metadata, calibration: np.ndarray | None) -> tuple[float, int]:
+    """What a graded input of 1 stands for, and the largest one. Spikes and small whole numbers enter as they are."""
     if metadata.input_bound is not None:
-        return metadata.input_bound
+        return metadata.input_bound / INPUT_MAX, INPUT_MAX
     if calibration is None or len(calibration) == 0:
         raise SpikeportError("the range of the input is unknown; give real samples with --calibration X.npy")
     if not np.isfinite(calibration).all():
         raise SpikeportError("the calibration samples hold NaN or infinity")
-    return max(float(np.abs(calibration).max()), 1e-12)
+    top = float(np.abs(calibration).max())
+    if top <= INPUT_MAX and not np.any(calibration % 1):
+        return 1.0, max(int(top), 1)
+    return top / INPUT_MAX, INPUT_MAX
 
 
 def _population(
-    name: str, node: nir.LIF | nir.IF | nir.Output, paths: list[Path], metadata: Metadata, input_scale: float
+    name: str,
+    node: nir.LIF | nir.IF | nir.Output,
+    paths: list[Path],
+    metadata: Metadata,
+    input_scale: float,
+    input_max: int,
 ) -> tuple[Population, list[Synapse]]:
     """A population and the synapses into it, in integers."""
     if not paths:
@@ -103,7 +112,7 @@ def _population(
     else:
         decay, gain, threshold, offset = 0.0, 1.0, None, 0.0
     weights = [path.weight * gain * (input_scale if path.pre == INPUT else 1.0) for path in paths]
-    largest = [INPUT_MAX if path.pre == INPUT else 1 for path in paths]
+    largest = [input_max if path.pre == INPUT else 1 for path in paths]
     bias = np.sum([path.bias for path in paths], axis=0) * gain + offset
     if not all(np.isfinite(w).all() for w in weights) or not np.isfinite(bias).all():
         raise SpikeportError(f"{name}: its weights or bias hold NaN or infinity")

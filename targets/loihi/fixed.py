@@ -25,7 +25,7 @@ def simulate_fixed(
     rasters: int = 0,
     progress: Progress = silent,
 ) -> SpikeRecord:
-    """Runs float samples [N, C, H, W] through the program.
+    """Runs float samples [N, C, H, W] ([T, N, C, H, W] where the input changes) through the program.
 
     A layer of depth d does at the chip's step t + d what it does here at step t; so the layers run one after
     the other, all T steps of each at once.
@@ -72,8 +72,8 @@ def class_currents(sums: np.ndarray, output: Population, time_steps: int) -> np.
 
 def _run(program: LoihiProgram, q: Tensor, keep: int) -> dict:
     steps, n = program.time_steps, len(q)
-    # The input is held: its currents are computed once and count at every step.
-    values: dict[str, Tensor] = {INPUT: q.float()}
+    # A held input's currents are computed once and count at every step.
+    values: dict[str, Tensor] = {INPUT: q.float().transpose(0, 1).flatten(0, 1)}
     out: dict = {k: {} for k in ("spikes", "digests", "events", "rasters", "wraps", "saturations")}
     for population in program.populations:
         held = torch.zeros(n, *population.shape, dtype=torch.int64)
@@ -82,7 +82,7 @@ def _run(program: LoihiProgram, q: Tensor, keep: int) -> dict:
             source = values[synapse.pre]
             current = convolve(source, synapse)
             events = event_counts(source != 0, synapse)
-            if synapse.pre == INPUT:
+            if synapse.pre == INPUT and program.held:
                 held += current
                 out["events"][synapse.name] = np.repeat(events[:, None], steps, axis=1)
             else:

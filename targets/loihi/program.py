@@ -97,7 +97,9 @@ class LoihiProgram:
     Attributes:
         time_steps: T; every sample is held for T steps, then all neurons are reset.
         input_shape: channels, height, width of the graded input.
-        input_scale: a graded input q stands for the value q * input_scale; q is within -127..127.
+        input_scale: a graded input q stands for the value q * input_scale.
+        input_max: the largest |q| the scales leave room for, at most 127; 1 for spikes.
+        held: an input sample is one tensor, held for T steps; else T tensors, one per step.
         populations: in an order in which every population follows those that feed it.
         output: the integrators; their v / 64 after T steps, over ``scale`` and T, is the mean class current.
         metadata: JSON values: class names, normalisation, where the network came from.
@@ -110,6 +112,8 @@ class LoihiProgram:
     synapses: tuple[Synapse, ...]
     output: str
     metadata: dict[str, Any] = field(default_factory=dict)
+    input_max: int = 127
+    held: bool = True
 
     def population(self, name: str) -> Population:
         return next(p for p in self.populations if p.name == name)
@@ -128,17 +132,33 @@ class LoihiProgram:
         return max(p.depth for p in self.populations)
 
     def quantise(self, x: np.ndarray) -> np.ndarray:
-        """Float samples [N, C, H, W] to the graded input, int32. Raises SpikeportError on NaN or wrong shape."""
-        if x.ndim != 4 or x.shape[1:] != self.input_shape:
-            raise SpikeportError(f"input has shape {list(x.shape)}; the program takes [N, {_commas(self.input_shape)}]")
+        """Float samples to the graded input, int32 [N, 1, C, H, W] where it is held, else [N, T, C, H, W].
+
+        Args:
+            x: [N, C, H, W], or [T, N, C, H, W] for a program whose input changes; C alone for flat inputs.
+
+        Raises:
+            SpikeportError: another shape, no samples, NaN, or values outside the graded range.
+        """
+        leading = ("N",) if self.held else (f"{self.time_steps}", "N")
+        flat = self.input_shape[1:] == (1, 1)
+        wanted = [self.input_shape] + ([self.input_shape[:1]] if flat else [])
+        if x.shape[len(leading) :] not in wanted or x.ndim < len(leading):
+            takes = ", ".join((*leading, _commas(self.input_shape)))
+            raise SpikeportError(f"input has shape {list(x.shape)}; the program takes [{takes}]")
+        x = x.reshape(*x.shape[: len(leading)], *self.input_shape)
+        if not self.held and len(x) != self.time_steps:
+            raise SpikeportError(f"the input has {len(x)} steps, the program runs {self.time_steps}")
+        x = x[:, None] if self.held else x.swapaxes(0, 1)
         if len(x) == 0:
             raise SpikeportError("zero samples to simulate; give at least one")
         if not np.isfinite(x).all():
             raise SpikeportError("input holds NaN or infinity")
         q = np.rint(x / self.input_scale).astype(np.int64)
-        if np.abs(q).max() > 127:
+        if np.abs(q).max() > self.input_max:
+            end = self.input_max * self.input_scale
             raise SpikeportError(
-                f"input reaches {np.abs(x).max():.4g}, the graded input ends at {127 * self.input_scale:.4g}; "
+                f"input reaches {np.abs(x).max():.4g}, the graded input ends at {end:.4g}; "
                 "compile with a calibration that covers it"
             )
         return q.astype(np.int32)

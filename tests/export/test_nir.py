@@ -18,6 +18,7 @@ from spikeport.export.interpreter import interpret
 from spikeport.export.nir_graph import Metadata, build_nir, metadata_of, nir_threshold, read_nir, write_nir
 from spikeport.export.trace import trace
 from spikeport.export.verify import explain_flips
+from spikeport.targets import compile, simulate
 
 
 @pytest.fixture
@@ -146,6 +147,36 @@ def test_squeezenet_goes_through_with_all_eight_fires(tmp_path):
     certificate = to_nir(model, tmp_path / "m.nir", x)
     assert [w.differing_spikes for w in certificate.witnesses] == [0, 0, 0]
     assert all(count == 0 for count in certificate.witnesses[0].layers.values())
+
+
+class Events(nn.Module):
+    """A network whose input is spikes, another map at every step."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fire = nn.Conv2d(2, 6, 3, padding=1), LIF(time_steps=5)
+        self.pool, self.head, self.end = nn.MaxPool2d(2), nn.Linear(6 * 16, 3), TimeMean(5)
+
+    def forward(self, x):
+        return self.end(self.head(self.pool(self.fire(self.conv(x))).flatten(1)))
+
+
+def test_event_tensors_go_all_the_way(tmp_path):
+    torch.manual_seed(0)
+    model = Events().eval()
+    model.conv.weight.data *= 4
+    events = (np.random.default_rng(0).random((5, 3, 2, 8, 8)) < 0.3).astype(np.float32)
+    certificate = to_nir(model, tmp_path / "m.nir", events)
+    assert [w.status for w in certificate.witnesses] == ["agrees"] * 3
+    assert certificate.samples == 3
+    program = compile(tmp_path / "m.nir", tmp_path / "program.npz", calibration=events)
+    assert (program.held, program.input_scale, program.input_max) == (False, 1.0, 1)
+    record = simulate(tmp_path / "program.npz", x=events)
+    reference = interpret(read_nir(tmp_path / "m.nir"), events)
+    assert reference.spikes["fire"].mean() > 0
+    assert record.spikes["fire"].sum() == pytest.approx(reference.spikes["fire"].sum(), rel=0.1)
+    with pytest.raises(SpikeportError, match="the input has 4 steps, the program runs 5"):
+        simulate(tmp_path / "program.npz", x=events[:4], overwrite=True)
 
 
 def test_missing_truncated_and_foreign_files_are_named(tmp_path, net, x):

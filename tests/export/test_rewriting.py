@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import OPS, RandomNet, random_nets
 from torch import nn
@@ -40,6 +40,7 @@ def run_both(net, x):
     return pairs, prediction, found.prediction
 
 
+@settings(max_examples=max(300, settings().max_examples))
 @given(random_nets())
 def test_every_spike_of_a_random_network_survives(case):
     net, x = case

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from programs import programs
+from programs import event_programs, programs
 
 from spikeport.core import SpikeportError
 from spikeport.targets.loihi import arithmetic
@@ -69,13 +69,13 @@ def direct_convolution(x, synapse):
 
 
 @settings(max_examples=40)
-@given(programs())
+@given(programs() | event_programs())
 def test_engine_equals_the_network_written_out(case):
     program, x = case
-    record = simulate_fixed(program, x, rasters=len(x))
     q = program.quantise(x)
-    for n in range(min(len(x), 2)):
-        values = {INPUT: np.repeat(q[n][None], program.time_steps, 0)}
+    record = simulate_fixed(program, x, rasters=len(q))
+    for n in range(min(len(q), 2)):
+        values = {INPUT: np.broadcast_to(q[n], (program.time_steps, *program.input_shape))}
         for p in program.populations:
             current = np.zeros((program.time_steps, *p.shape), np.int64)
             for s in program.into(p.name):

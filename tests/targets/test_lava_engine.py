@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from programs import INPUT_SCALE, programs, single
+from programs import INPUT_SCALE, event_programs, programs, single
 
 from spikeport.core.errors import SpikeportError
 from spikeport.targets.loihi.arithmetic import VTH_NEVER
@@ -37,7 +37,7 @@ def equal_records(program: LoihiProgram, x: np.ndarray, convolution: str) -> Spi
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow])
-@given(drawn=programs(), convolution=st.sampled_from(CONVOLUTIONS))
+@given(drawn=programs() | event_programs(), convolution=st.sampled_from(CONVOLUTIONS))
 def test_random_programs_equal(drawn: tuple[LoihiProgram, np.ndarray], convolution: str) -> None:
     equal_records(*drawn, convolution)
 

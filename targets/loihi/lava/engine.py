@@ -34,7 +34,7 @@ def simulate_lava(
     convolution: str = "fast",
     timeout: float | None = None,
 ) -> SpikeRecord:
-    """Runs float samples [N, C, H, W] through the program in Lava; the record equals ``simulate_fixed``'s.
+    """Runs float samples through the program in Lava; arguments and record are those of ``simulate_fixed``.
 
     Args:
         rasters: keep the full spike maps of that many first samples.

@@ -24,7 +24,7 @@ def run_job(
     limit: float,
     progress: Progress = silent,
 ) -> SpikeRecord:
-    """Runs the graded samples q (int [N, C, H, W], from ``program.quantise``) within ``limit`` seconds.
+    """Runs the graded samples q (int [N, 1 or T, C, H, W], from ``program.quantise``) within ``limit`` seconds.
 
     Raises:
         SpikeportError: see ``Worker.run``.

@@ -16,7 +16,7 @@ from .recorder import Plan, Recorder
 
 
 class HeldInput(PySendModelFixed):
-    """Sends each sample for T steps, and zeros before the first and after the last.
+    """Sends each sample for T steps, or each of its T tensors in turn, and zeros before the first and after the last.
 
     The stock source would hold every step of every sample in memory and start again at its end.
     """
@@ -26,14 +26,15 @@ class HeldInput(PySendModelFixed):
         self.plan: Plan = proc_params["plan"]
         self.recorder = Recorder(self.plan)
         path: Path = proc_params["samples"]
-        self.samples = np.load(path, mmap_mode="r")  # int8 [N, C, H, W]
+        self.samples = np.load(path, mmap_mode="r")  # int8 [N, 1 or T, C, H, W]
 
     def run_spk(self) -> None:
         step = self.plan.step(self.time_step)
         if step is None:
             self.s_out.send(np.zeros(self.s_out.shape, np.int32))
             return
-        sample = self.samples[step // self.plan.time_steps].T.astype(np.int32)
+        number, moment = divmod(step, self.plan.time_steps)
+        sample = self.samples[number][min(moment, self.samples.shape[1] - 1)].T.astype(np.int32)
         self.s_out.send(sample)
         self.recorder.events(sample != 0)
         self.recorder.end(step)

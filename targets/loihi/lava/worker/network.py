@@ -43,7 +43,7 @@ class Network:
 
 
 def build(folder: Path, rasters: int) -> Network:
-    """Reads ``program.npz`` and ``input.npy`` [N, C, H, W] from ``folder``; the processes write there."""
+    """Reads ``program.npz`` and ``input.npy`` [N, 1 or T, C, H, W] from ``folder``; the processes write there."""
     with np.load(folder / "program.npz") as archive:
         program = json.loads(str(archive["header"]))
         arrays = {name: archive[name] for name in archive.files}
