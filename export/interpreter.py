@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import nir
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from spikeport.core.errors import SpikeportError
 from spikeport.core.geometry import Pair, pair
-from spikeport.export.nir_graph import check_neurons, metadata_of, ordered
+from spikeport.export.nir_graph import NEURONS, check_neurons, loops, metadata_of, ordered
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +58,7 @@ def interpret(graph: nir.NIRGraph, x: np.ndarray, margins: bool = False) -> Traj
     spikes: dict[str, np.ndarray] = {}
     kept: dict[str, np.ndarray] = {}
     output = None
+    recurrent = loops(graph)
     for name, node, before in ordered(graph):
         if isinstance(node, nir.Input):
             values[name] = x[None] if held else x
@@ -64,22 +66,17 @@ def interpret(graph: nir.NIRGraph, x: np.ndarray, margins: bool = False) -> Traj
         total = sum((values[b] for b in before[1:]), values[before[0]]) if before else None
         if total is None:
             raise SpikeportError(f"{name} ({type(node).__name__}): nothing feeds it")
-        if isinstance(node, (nir.LIF, nir.IF)):
+        if isinstance(node, NEURONS):
             check_neurons(name, node, total.shape[2:])
-            spikes[name], margin = _neuron(node, total, steps, metadata.dt)
+            chains = [[graph.nodes[link] for link in chain] for chain in recurrent.get(name, [])]
+            spikes[name], margin = _neuron(node, total, steps, metadata.dt, chains)
             values[name] = spikes[name].astype(np.float64)
             if margins:
                 kept[name] = margin
         elif isinstance(node, nir.Output):
             output = np.broadcast_to(total, (steps, *total.shape[1:]))
         elif type(node) in STATELESS:
-            folded = total.reshape(-1, *total.shape[2:])
-            try:
-                result = STATELESS[type(node)](node, folded)
-            except ValueError as error:
-                raise SpikeportError(
-                    f"{name} ({type(node).__name__}): does not take {total.shape[2:]} ({error})"
-                ) from None
+            result = _stateless(name, node, total.reshape(-1, *total.shape[2:]))
             values[name] = result.reshape(*total.shape[:2], *result.shape[1:])
         else:
             raise SpikeportError(f"{name}: the interpreter does not know {type(node).__name__}")
@@ -88,18 +85,46 @@ def interpret(graph: nir.NIRGraph, x: np.ndarray, margins: bool = False) -> Traj
     return Trajectory(spikes, kept, output)
 
 
-def _neuron(node: nir.LIF | nir.IF, current: np.ndarray, steps: int, dt: float) -> tuple[np.ndarray, np.ndarray]:
-    """NIR's definitions: tau dv/dt = v_leak - v + r I (LIF), dv/dt = r I (IF); spike at v > v_threshold, then reset."""
-    v = np.broadcast_to(node.v_reset, current.shape[1:]).astype(np.float64)
-    spikes = np.empty((steps, *current.shape[1:]), bool)
+def _stateless(name: str, node: nir.NIRNode, x: np.ndarray) -> np.ndarray:
+    try:
+        return STATELESS[type(node)](node, x)
+    except ValueError as error:
+        shape = x.shape[1:]
+        raise SpikeportError(f"{name} ({type(node).__name__}): does not take {shape} ({error})") from None
+
+
+def _neuron(
+    node: Any, current: np.ndarray, steps: int, dt: float, chains: list[list[nir.NIRNode]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """NIR's definitions, forward Euler: spike at v > v_threshold, then v = v_reset.
+
+    LIF: tau dv/dt = v_leak - v + r x. IF: dv/dt = r x. CubaLIF: tau_syn dI/dt = -I + w_in x, then
+    tau_mem dv/dt = v_leak - v + r I. ``chains``: what the spikes of the step before pass to come back.
+    """
+    shape = current.shape[1:]
+    v = np.broadcast_to(node.v_reset, shape).astype(np.float64)
+    synaptic = np.zeros(shape)
+    spikes = np.empty((steps, *shape), bool)
     margins = np.empty(spikes.shape)
+    last = np.zeros(shape)
     for t in range(steps):
         now = current[min(t, len(current) - 1)]
-        leaks = isinstance(node, nir.LIF)
-        v = v + (dt / node.tau * (node.v_leak - v + node.r * now) if leaks else dt * node.r * now)
+        for chain in chains:
+            returned = last
+            for link in chain:
+                returned = _stateless("recurrent connection", link, returned)
+            now = now + returned.reshape(shape)
+        if isinstance(node, nir.CubaLIF):
+            synaptic = synaptic + dt / node.tau_syn * (-synaptic + node.w_in * now)
+            v = v + dt / node.tau_mem * (node.v_leak - v + node.r * synaptic)
+        elif isinstance(node, nir.LIF):
+            v = v + dt / node.tau * (node.v_leak - v + node.r * now)
+        else:
+            v = v + dt * node.r * now
         margins[t] = v - node.v_threshold
         spikes[t] = v > node.v_threshold
         v = np.where(spikes[t], node.v_reset, v)
+        last = spikes[t].astype(np.float64)
     return spikes, margins
 
 

@@ -22,6 +22,7 @@ from spikeport.export.trace import Traced
 #: One time step in seconds. snnTorch reads no other.
 DT = 1e-4
 KEY = "spikeport"
+NEURONS = (nir.LIF, nir.IF, nir.CubaLIF)
 FORMAT = 1
 
 
@@ -213,7 +214,7 @@ def with_metadata(graph: nir.NIRGraph, time_steps: int, dt: float = DT, sequence
 
 def check_neurons(name: str, node: nir.NIRNode, shape: tuple[int, ...]) -> None:
     """Raises SpikeportError where a neuron node's arrays do not suit a map of ``shape``."""
-    for field_name in ("tau", "r", "v_leak", "v_threshold", "v_reset"):
+    for field_name in ("tau", "tau_syn", "tau_mem", "w_in", "r", "v_leak", "v_threshold", "v_reset"):
         found = np.shape(getattr(node, field_name, 0.0))
         if found not in ((), (1,), tuple(shape)):
             raise SpikeportError(
@@ -221,20 +222,49 @@ def check_neurons(name: str, node: nir.NIRNode, shape: tuple[int, ...]) -> None:
             )
 
 
-def ordered(graph: nir.NIRGraph) -> Iterator[tuple[str, nir.NIRNode, list[str]]]:
-    """Every node after those that feed it, with their names. Raises SpikeportError on dangling edges and cycles."""
-    before: dict[str, list[str]] = {name: [] for name in graph.nodes}
+def loops(graph: nir.NIRGraph) -> dict[str, list[tuple[str, ...]]]:
+    """The recurrent connections: neurons -> chains of stateless nodes that lead from them back to themselves.
+
+    Their spikes return one step later, as NIR has it.
+    """
+    after: dict[str, list[str]] = {name: [] for name in graph.nodes}
+    entering: dict[str, int] = dict.fromkeys(graph.nodes, 0)
     for source, target in graph.edges:
-        if source not in before or target not in before:
+        if source not in after or target not in after:
             raise SpikeportError(f"the NIR graph has an edge {source} -> {target} to a node it does not hold")
-        before[target].append(source)
+        after[source].append(target)
+        entering[target] += 1
+    found: dict[str, list[tuple[str, ...]]] = {}
+    for name in (n for n, node in graph.nodes.items() if isinstance(node, NEURONS)):
+        for first in after[name]:
+            chain = [first]
+            while not isinstance(graph.nodes[chain[-1]], (*NEURONS, nir.Output)) and len(after[chain[-1]]) == 1:
+                if entering[chain[-1]] != 1 or after[chain[-1]][0] in chain:
+                    break
+                chain.append(after[chain[-1]][0])
+            if chain[-1] == name and len(chain) > 1:
+                found.setdefault(name, []).append(tuple(chain[:-1]))
+    return found
+
+
+def ordered(graph: nir.NIRGraph) -> Iterator[tuple[str, nir.NIRNode, list[str]]]:
+    """Every node after those that feed it, with their names; what ``loops`` gives is left out.
+
+    Raises:
+        SpikeportError: dangling edges, or a cycle that is no recurrent connection of one layer.
+    """
+    recurrent = {name for chains in loops(graph).values() for chain in chains for name in chain}
+    before: dict[str, list[str]] = {name: [] for name in graph.nodes if name not in recurrent}
+    for source, target in graph.edges:
+        if source not in recurrent and target not in recurrent:
+            before[target].append(source)
     done: set[str] = set()
     while len(done) < len(before):
         ready = [name for name in before if name not in done and done.issuperset(before[name])]
         if not ready:
             stuck = sorted(set(before) - done)
             raise SpikeportError(
-                f"the NIR graph has a cycle through {', '.join(stuck[:3])}; recurrence is not supported"
+                f"the NIR graph has a cycle through {', '.join(stuck[:3])}; only a layer that feeds itself is supported"
             )
         for name in ready:
             yield name, graph.nodes[name], before[name]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spikeport.export.nir_graph import Metadata, metadata_of, read_nir
+from spikeport.export.nir_graph import NEURONS, Metadata, metadata_of, read_nir
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ def _run(network: nn.Module, neurons: list[str], x: Tensor, metadata: Metadata, 
 
 
 def _neurons(graph: nir.NIRGraph) -> list[str]:
-    return [name for name, node in graph.nodes.items() if isinstance(node, (nir.LIF, nir.IF))]
+    return [name for name, node in graph.nodes.items() if isinstance(node, NEURONS)]
 
 
 def read_spikingjelly(path: Path, x: np.ndarray) -> Reading:

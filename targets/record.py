@@ -1,7 +1,7 @@
 """What a simulation saw: spikes, synaptic events and outputs, layer by layer and step by step."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,22 @@ class SpikeRecord:
                 elif name != "header":
                     plain[name] = archive[name]
             return SpikeRecord(**header, **plain, **kinds)
+
+
+def joined(parts: list[SpikeRecord]) -> SpikeRecord:
+    """The record of several runs of one program, one after the other."""
+    arrays: dict[str, Any] = {
+        kind: {
+            name: np.concatenate([getattr(p, kind)[name] for p in parts if name in getattr(p, kind)])
+            for name in getattr(parts[0], kind)
+        }
+        for kind in ("spikes", "digests", "events", "rasters")
+    }
+    for kind in ("wraps", "saturations"):
+        arrays[kind] = {name: sum(getattr(p, kind)[name] for p in parts) for name in getattr(parts[0], kind)}
+    for name in ("outputs", "output_sums"):
+        arrays[name] = np.concatenate([getattr(p, name) for p in parts])
+    return replace(parts[0], **arrays)
 
 
 def differences(a: SpikeRecord, b: SpikeRecord) -> list[str]:

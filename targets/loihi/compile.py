@@ -4,14 +4,14 @@ The scale S of a population is shared by all synapses into it, its bias and its 
 which every integer fits its register and the worst-case current cannot wrap; see ``largest_scale``.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import nir
 import numpy as np
 
 from spikeport.core.errors import SpikeportError
-from spikeport.export.nir_graph import Metadata, check_neurons, metadata_of, ordered
+from spikeport.export.nir_graph import NEURONS, Metadata, check_neurons, loops, metadata_of, ordered
 from spikeport.targets.loihi import arithmetic as loihi
 from spikeport.targets.loihi.program import INPUT, LoihiProgram, Population, Shape, Synapse
 from spikeport.targets.loihi.synapses import Path, follow, start
@@ -36,17 +36,27 @@ def compile(graph: nir.NIRGraph, calibration: np.ndarray | None = None) -> Loihi
     synapses: list[Synapse] = []
     depth = {INPUT: 0}
     output = ""
+    recurrent = loops(graph)
     for name, node, before in ordered(graph):
         paths = [path for b in before for path in values[b]]
         if isinstance(node, nir.Input):
             values[name] = [start(INPUT, _shape(metadata.input_shape))]
-        elif isinstance(node, (nir.LIF, nir.IF, nir.Output)):
+        elif isinstance(node, (*NEURONS, nir.Output)):
             if isinstance(node, nir.Output):
                 output = name
+            depth[name] = 1 + max((depth[path.pre] for path in paths), default=0)
+            for chain in recurrent.get(name, []):
+                path = start(name, paths[0].shape)
+                for link in chain:
+                    path = follow(path, link, graph.nodes[link])
+                paths.append(path)
             population, incoming = _population(name, node, paths, metadata, input_scale, input_max)
-            depth[name] = 1 + max(depth[path.pre] for path in paths)
             for synapse in incoming:
-                pre = _relayed(synapse.pre, depth, depth[name] - 1, populations, synapses)
+                pre = (
+                    name
+                    if synapse.pre == name
+                    else _relayed(synapse.pre, depth, depth[name] - 1, populations, synapses)
+                )
                 synapses.append(replace(synapse, pre=pre))
             populations.append(replace(population, depth=depth[name]))
             values[name] = [start(name, population.shape)]
@@ -92,7 +102,7 @@ def _input_range(metadata: Metadata, calibration: np.ndarray | None) -> tuple[fl
 
 def _population(
     name: str,
-    node: nir.LIF | nir.IF | nir.Output,
+    node: Any,
     paths: list[Path],
     metadata: Metadata,
     input_scale: float,
@@ -104,34 +114,40 @@ def _population(
     shapes = {path.shape for path in paths}
     if len(shapes) != 1:
         raise SpikeportError(f"{name}: its inputs have the shapes {sorted(shapes)}; they must agree")
-    if isinstance(node, (nir.LIF, nir.IF)):
+    constants = Constants()
+    if isinstance(node, NEURONS):
         shape = paths[0].shape
         flat = np.ndim(node.v_threshold) == 1
         check_neurons(name, node, (int(np.prod(shape)),) if flat else shape)
-        decay, gain, threshold, offset = _neuron_constants(name, node, metadata.dt)
-    else:
-        decay, gain, threshold, offset = 0.0, 1.0, None, 0.0
+        constants = _neuron_constants(name, node, metadata.dt)
+    gain, threshold = constants.gain, constants.threshold
     weights = [path.weight * gain * (input_scale if path.pre == INPUT else 1.0) for path in paths]
     largest = [input_max if path.pre == INPUT else 1 for path in paths]
-    bias = np.sum([path.bias for path in paths], axis=0) * gain + offset
+    currents = np.sum([path.bias for path in paths], axis=0)
+    if constants.loss_u < 1 and currents.any():
+        raise SpikeportError(
+            f"{name}: a bias on synapses into CubaLIF neurons decays with their current, which Loihi's bias does not "
+            "do; train without bias"
+        )
+    bias = currents * gain + constants.offset
     if not all(np.isfinite(w).all() for w in weights) or not np.isfinite(bias).all():
         raise SpikeportError(f"{name}: its weights or bias hold NaN or infinity")
-    # What T equal currents add up to in the membrane, in units of one: all T where nothing leaks.
-    build_up = sum((1 - decay) ** step for step in range(metadata.time_steps))
+    build_up = constants.build_up(metadata.time_steps)
     scale = largest_scale(name, weights, largest, bias, threshold, build_up)
     mant, exponent = quantise_bias(bias * scale)
     if threshold is None:
         vth = loihi.VTH_NEVER
     else:
         # Where v stays on the grid of the weights, the next lower integer keeps ">" exact.
-        on_grid = decay in (0.0, 1.0) and not np.any((mant << exponent) % (1 << loihi.SHIFT))
+        keeps = constants.loss_u == 1 and constants.loss_v in (0.0, 1.0)
+        on_grid = keeps and not np.any((mant << exponent) % (1 << loihi.SHIFT))
         vth = int(np.floor(threshold * scale)) if on_grid else int(np.rint(threshold * scale))
     population = Population(
         name=name,
         source=metadata.layers.get(name, name),
         shape=shapes.pop(),
-        du=loihi.NO_CURRENT_MEMORY,
-        dv=min(round(decay * loihi.DECAY_ONE), loihi.DECAY_ONE - 1),
+        du=max(round(constants.loss_u * loihi.DECAY_ONE) - 1, 0),
+        dv=min(round(constants.loss_v * loihi.DECAY_ONE), loihi.DECAY_ONE - 1),
         vth=vth,
         bias_mant=mant,
         bias_exp=exponent,
@@ -164,25 +180,56 @@ def _links(path: Path) -> np.ndarray | None:
     return connected.reshape(path.groups, -1, connected.shape[1]).sum(1).ravel().astype(np.int64)
 
 
-def _neuron_constants(name: str, node: nir.LIF | nir.IF, dt: float) -> tuple[float, float, float, float]:
-    """Decay per step, gain of the current, threshold above the reset, and the constant current of v_leak."""
+@dataclass(frozen=True)
+class Constants:
+    """A neuron node per step: what u and v lose, what a current of 1 adds, all measured from the reset.
 
+    Attributes:
+        loss_u, loss_v: shares of u and v lost in a step (loss_u = 1: no current memory).
+        gain: of the synaptic current.
+        offset: what v_leak adds to v.
+    """
+
+    loss_u: float = 1.0
+    loss_v: float = 0.0
+    gain: float = 1.0
+    threshold: float | None = None
+    offset: float = 0.0
+
+    def build_up(self, steps: int) -> float:
+        """What ``steps`` currents of 1 add up to in the membrane."""
+        u = v = 0.0
+        for _ in range(steps):
+            u = u * (1 - self.loss_u) + 1
+            v = v * (1 - self.loss_v) + u
+        return v
+
+
+def _neuron_constants(name: str, node: Any, dt: float) -> Constants:
     def one(field: str) -> float:
         values = np.unique(np.asarray(getattr(node, field), np.float64))
         if len(values) != 1 or not np.isfinite(values[0]):
             raise SpikeportError(f"{name}: {field} differs between neurons or is not finite; Loihi takes one per layer")
         return float(values[0])
 
+    def loss(field: str) -> float:
+        share = dt / one(field)
+        if not 0 < share <= 1 + 1e-9:
+            raise SpikeportError(f"{name}: {field} is {1 / share:.4g} steps; at least 1 is needed")
+        return min(share, 1.0)
+
     r, reset = one("r"), one("v_reset")
     threshold = one("v_threshold") - reset
     if threshold <= 0:
         raise SpikeportError(f"{name}: its threshold is not above its reset")
     if isinstance(node, nir.IF):
-        return 0.0, r * dt, threshold, 0.0
-    decay = dt / one("tau")
-    if not 0 < decay <= 1 + 1e-9:
-        raise SpikeportError(f"{name}: tau is {1 / decay:.4g} steps; at least 1 is needed")
-    return decay, r * decay, threshold, (one("v_leak") - reset) * decay
+        return Constants(gain=r * dt, threshold=threshold)
+    leak = one("v_leak") - reset
+    if isinstance(node, nir.LIF):
+        lost = loss("tau")
+        return Constants(loss_v=lost, gain=r * lost, threshold=threshold, offset=leak * lost)
+    lost_u, lost = loss("tau_syn"), loss("tau_mem")
+    return Constants(lost_u, lost, one("w_in") * lost_u * r * lost, threshold, leak * lost)
 
 
 def largest_scale(

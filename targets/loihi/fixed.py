@@ -78,7 +78,9 @@ def _run(program: LoihiProgram, q: Tensor, keep: int) -> dict:
     for population in program.populations:
         held = torch.zeros(n, *population.shape, dtype=torch.int64)
         moving = torch.zeros(steps, n, *population.shape, dtype=torch.int64)
-        for synapse in program.into(population.name):
+        incoming = program.into(population.name)
+        recurrent = [s for s in incoming if s.pre == population.name]
+        for synapse in [s for s in incoming if s.pre != population.name]:
             source = values[synapse.pre]
             current = convolve(source, synapse)
             events = event_counts(source != 0, synapse)
@@ -88,7 +90,7 @@ def _run(program: LoihiProgram, q: Tensor, keep: int) -> dict:
             else:
                 moving += current.unflatten(0, (steps, n))
                 out["events"][synapse.name] = events.reshape(steps, n).T.copy()
-        spikes = _population(population, held, moving, out)
+        spikes = _population(population, held, moving, recurrent, out)
         if population.spiking:
             values[population.name] = spikes.flatten(0, 1).float()
             _observe(population, spikes, keep, out)
@@ -97,16 +99,22 @@ def _run(program: LoihiProgram, q: Tensor, keep: int) -> dict:
     return out
 
 
-def _population(population: Population, held: Tensor, moving: Tensor, out: dict) -> Tensor:
+def _population(population: Population, held: Tensor, moving: Tensor, recurrent: list[Synapse], out: dict) -> Tensor:
+    """Spikes [T, N, C, H, W]; through recurrent synapses they return one step later."""
     bias = torch.from_numpy(population.bias)
     u = torch.zeros_like(held)
     v = torch.zeros_like(held)
     wraps = saturations = 0
     spikes = torch.empty(moving.shape, dtype=torch.bool)
     for t, a in enumerate(moving.unbind(0)):
+        for synapse in recurrent if t else ():
+            a = a + convolve(spikes[t - 1].float(), synapse)
         u, v, wrapped, saturated = arithmetic.charge(u, v, a + held, population.du, population.dv, bias)
         spikes[t], v = arithmetic.fire(v, population.vth)
         wraps, saturations = wraps + wrapped, saturations + saturated
+    for synapse in recurrent:
+        events = event_counts(spikes.flatten(0, 1), synapse)
+        out["events"][synapse.name] = events.reshape(spikes.shape[:2]).T.copy()
     out["wraps"][population.name], out["saturations"][population.name] = wraps, saturations
     if not population.spiking:
         out["v"] = v

@@ -12,7 +12,7 @@ from spikeport.targets.loihi.lava.environment import require
 from spikeport.targets.loihi.lava.job import run_job
 from spikeport.targets.loihi.lava.process import Worker
 from spikeport.targets.loihi.program import INPUT, LoihiProgram, Synapse
-from spikeport.targets.record import SpikeRecord
+from spikeport.targets.record import SpikeRecord, joined
 
 #: "fast" replaces Lava's convolution by an exact one of ours; "stock" is Lava's own (ten times slower or more).
 CONVOLUTIONS = ("fast", "stock")
@@ -53,7 +53,16 @@ def simulate_lava(
     if timeout is None:
         timeout = time_limit(program, len(q), convolution)
     with _lock:
-        record = run_job(_ready_worker(), program, q, rasters, convolution, timeout, progress)
+        if any(s.pre == s.post for s in program.synapses):
+            # A recurrent synapse would carry a sample's last spikes into the next one.
+            parts = [
+                run_job(_ready_worker(), program, q[k : k + 1], int(k < rasters), convolution, timeout)
+                for k in range(len(q))
+            ]
+            record = joined(parts)
+            progress(len(q), len(q))
+        else:
+            record = run_job(_ready_worker(), program, q, rasters, convolution, timeout, progress)
     return replace(record, labels=labels)
 
 
@@ -94,11 +103,11 @@ def _check(program: LoihiProgram) -> None:
     depths = {INPUT: 0} | {population.name: population.depth for population in program.populations}
     for population in program.populations:
         name, incoming = population.name, program.into(population.name)
-        if population.depth != 1 + max((depths[s.pre] for s in incoming), default=-1):
+        if population.depth != 1 + max((depths[s.pre] for s in incoming if s.pre != name), default=-1):
             raise SpikeportError(f"{name}: depth {population.depth} is not one more than its inputs'; compile again")
         for synapse in incoming:
             # Only the input can be delayed.
-            if synapse.pre != INPUT and depths[synapse.pre] != population.depth - 1:
+            if synapse.pre not in (INPUT, name) and depths[synapse.pre] != population.depth - 1:
                 raise SpikeportError(
                     f"{synapse.name}: goes from depth {depths[synapse.pre]} to {population.depth}, Lava needs one step "
                     "a synapse; compile again, it adds relays"
