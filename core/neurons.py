@@ -7,7 +7,8 @@ The semantics are those of SpikingJelly's LIFNode (decay_input=True):
     v[t] = v_reset where s[t] else h[t]
 
 Measured from v_reset, with ``decay = 1 - 1/tau`` and ``gain = 1/tau``, the charge is
-``h = decay * v + gain * x``: two products and one sum, each rounded once. Every back-end does just that.
+``h = decay * v + gain * x``: two products and one sum, each rounded once. Every back-end does just that: the
+kernels of ``spikeport.core.kernels`` and, where they cannot run, the PyTorch reference beside them.
 """
 
 import math
@@ -15,8 +16,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from spikeport.core import kernels
 from spikeport.core.errors import SpikeportError
-from spikeport.core.surrogates import step, surrogate_named
+from spikeport.core.surrogates import surrogate_named
 
 
 def lif(
@@ -30,6 +32,7 @@ def lif(
     alpha: float | None = None,
     detach_reset: bool = False,
     time_steps: int | None = None,
+    decay_input: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Runs a layer of LIF neurons over time.
 
@@ -37,12 +40,13 @@ def lif(
         x: input current [T, N, ...], floating point; with ``time_steps``, a constant current [N, ...]
             that is held for that many steps.
         state: membrane potential before the first step, [N, ...]; v_reset where None.
-        tau: membrane time constant in steps, >= 1.
+        tau: membrane time constant in steps, >= 1; infinite for an integrator (IF), with ``decay_input=False``.
         v_threshold: the neuron fires at h >= v_threshold; must lie above v_reset.
         v_reset: membrane potential at rest and after a spike.
         surrogate: derivative of the spike, a name in ``SURROGATES``.
         alpha: steepness of the surrogate; its own default where None.
         detach_reset: keep the gradient from passing through the reset.
+        decay_input: divide the current by tau, as SpikingJelly does by default; else it is added whole.
 
     Returns:
         spikes [T, N, ...] in x's dtype, and the membrane after the last step [N, ...] in the state's
@@ -51,32 +55,54 @@ def lif(
     Raises:
         SpikeportError: wrong dtype, rank, T, tau, threshold or state.
     """
+    return _lif(
+        x, state, tau, v_threshold, v_reset, surrogate, alpha, detach_reset, time_steps, decay_input, membrane=True
+    )
+
+
+def _lif(
+    x: Tensor,
+    state: Tensor | None,
+    tau: float,
+    v_threshold: float,
+    v_reset: float,
+    surrogate: str,
+    alpha: float | None,
+    detach_reset: bool,
+    time_steps: int | None,
+    decay_input: bool,
+    membrane: bool,
+) -> tuple[Tensor, Tensor]:
+    """``lif``; without ``membrane`` the kernels do not write the last membrane, and what stands for it is empty."""
     constant = time_steps is not None
-    steps = _check(x, state, tau, v_threshold, v_reset, time_steps)
-    derivative, default_alpha = surrogate_named(surrogate)
+    steps = check_lif(x, state, tau, v_threshold, v_reset, time_steps, decay_input)
+    _, default_alpha = surrogate_named(surrogate)
     alpha = default_alpha if alpha is None else alpha
-    decay, gain, threshold = 1 - 1 / tau, 1 / tau, v_threshold - v_reset
-
-    dtype = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
-    current = (x.to(dtype) * gain).unsqueeze(0).expand(steps, *x.shape) if constant else x.to(dtype) * gain
-    v = torch.zeros_like(current[0]) if state is None else state.to(dtype) - v_reset
-    spikes = []
-    for charge in current.unbind(0):
-        h = v * decay + charge
-        s = step(h - threshold, derivative, alpha)
-        v = h * (1 - (s.detach() if detach_reset else s))
-        spikes.append(s.to(x.dtype))
-    return torch.stack(spikes), v + v_reset
+    if not kernels.kernels_usable(x.device.type, x.dtype):
+        return kernels.lif_reference(
+            x, state, steps, constant, tau, v_threshold, v_reset, surrogate, alpha, detach_reset, decay_input
+        )
+    neuron = kernels.neuron_parameters(tau, v_threshold, v_reset, alpha, decay_input)
+    setting = kernels.Setting(steps, constant, neuron, kernels.SURROGATE_CODES[surrogate], detach_reset)
+    if state is not None:
+        state = state.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+    return kernels.lif(x, state, setting, membrane)
 
 
-def _check(
-    x: Tensor, state: Tensor | None, tau: float, v_threshold: float, v_reset: float, time_steps: int | None
+def check_lif(
+    x: Tensor,
+    state: Tensor | None,
+    tau: float,
+    v_threshold: float,
+    v_reset: float,
+    time_steps: int | None,
+    decay_input: bool = True,
 ) -> int:
     """The number of time steps, or a SpikeportError that names the argument at fault."""
     if not x.is_floating_point():
         raise SpikeportError(f"lif: x is {x.dtype}; currents are floating point, convert it with x.float()")
-    if not (math.isfinite(tau) and tau >= 1):
-        raise SpikeportError(f"lif: tau is {tau}; the time constant is at least 1 step")
+    if not (tau >= 1 and (tau < math.inf or not decay_input)):
+        raise SpikeportError(f"lif: tau is {tau}; the time constant is at least 1 step (infinite: decay_input=False)")
     if not v_threshold > v_reset:
         raise SpikeportError(f"lif: v_threshold {v_threshold} is not above v_reset {v_reset}")
     constant = time_steps is not None
@@ -88,6 +114,8 @@ def _check(
     neurons = x.shape if constant else x.shape[1:]
     if state is not None and state.shape != neurons:
         raise SpikeportError(f"lif: state has shape {list(state.shape)}, the input asks for {list(neurons)}")
+    if state is not None and state.device != x.device:
+        raise SpikeportError(f"lif: state is on {state.device}, the input on {x.device}")
     return steps
 
 
@@ -112,27 +140,37 @@ class LIF(nn.Module):
         constant_input: bool = False,
         alpha: float | None = None,
         detach_reset: bool = False,
+        decay_input: bool = True,
     ) -> None:
         super().__init__()
         surrogate_named(surrogate)
         self.tau, self.v_threshold, self.v_reset = tau, v_threshold, v_reset
         self.surrogate, self.alpha, self.detach_reset = surrogate, alpha, detach_reset
         self.time_steps, self.constant_input = time_steps, constant_input
+        self.decay_input = decay_input
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.constant_input:
             x = split_time(x, self.time_steps)
-        spikes, _ = lif(
+        spikes, _ = _lif(
             x,
-            tau=self.tau,
-            v_threshold=self.v_threshold,
-            v_reset=self.v_reset,
-            surrogate=self.surrogate,
-            alpha=self.alpha,
-            detach_reset=self.detach_reset,
-            time_steps=self.time_steps if self.constant_input else None,
+            None,
+            self.tau,
+            self.v_threshold,
+            self.v_reset,
+            self.surrogate,
+            self.alpha,
+            self.detach_reset,
+            self.time_steps if self.constant_input else None,
+            self.decay_input,
+            membrane=False,
         )
         return spikes.flatten(0, 1)
+
+    @property
+    def gain(self) -> float:
+        """What a current of 1 adds to the membrane in one step."""
+        return kernels.input_gain(self.tau, self.decay_input)
 
     def extra_repr(self) -> str:
         return (

@@ -1,0 +1,188 @@
+// The CPU kernels: compiled for several instruction sets, the best of which is picked when they are first used.
+//
+// A plain C interface for ctypes (see cpu.py): pointers in, nothing of torch or Python. Compile with
+// -ffp-contract=off, or the spikes are no longer those of the reference.
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include "calls.h"
+#include "parallel.h"
+
+namespace {
+
+struct Kernels {
+    void (*lif)(const LifCall&, Pass, int64_t begin, int64_t end);
+    void (*norm_coefficients)(const NormCall&, const double* sums, void* table);
+    void (*norm_moments)(const NormCall&, int64_t begin, int64_t end, Moments*);
+    void (*norm)(const NormCall&, Pass, const void* table, double* sums, int64_t begin, int64_t end);
+};
+
+// double serves checks, not training: one instruction set is enough.
+#define SPIKEPORT_DOUBLE
+namespace portable {
+#include "cpu_kernels.h"
+}
+#undef SPIKEPORT_DOUBLE
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define SPIKEPORT_X86 1
+#pragma GCC push_options
+#pragma GCC target("avx2")
+namespace avx2 {
+#include "cpu_kernels.h"
+}
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
+namespace avx512 {
+#include "cpu_kernels.h"
+}
+#pragma GCC pop_options
+#endif
+
+// 0 portable, 1 AVX2, 2 AVX-512; -1 where this processor or this build has it not.
+const Kernels* kernels_of(int level) {
+#ifdef SPIKEPORT_X86
+    __builtin_cpu_init();
+    const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    if (level == 2 && avx512) return &avx512::KERNELS;
+    if (level == 1 && __builtin_cpu_supports("avx2")) return &avx2::KERNELS;
+#endif
+    return level == 0 ? &portable::KERNELS : nullptr;
+}
+
+const Kernels*& chosen() {
+    static const Kernels* best = [] {
+        for (int level = 2; level > 0; --level)
+            if (const Kernels* found = kernels_of(level)) return found;
+        return kernels_of(0);
+    }();
+    return best;
+}
+
+const Kernels& kernels(const Shape& shape) { return shape.dtype == FLOAT64 ? portable::KERNELS : *chosen(); }
+constexpr int64_t GRAIN = 16384;  // elements worth a thread
+constexpr int64_t BLOCK_OF_TASKS = 1024;
+
+int64_t element_size(const Shape& shape) {
+    return shape.dtype == FLOAT64 ? 8 : shape.dtype == FLOAT32 ? 4 : 2;
+}
+
+// Fresh memory costs more than the kernel where it comes in pages of 4 KiB: ask for pages of 2 MiB.
+void prefer_huge_pages(void* data, int64_t bytes) {
+#ifdef MADV_HUGEPAGE
+    constexpr uintptr_t PAGE = 2 << 20;
+    const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + PAGE - 1) / PAGE * PAGE;
+    const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + uintptr_t(bytes)) / PAGE * PAGE;
+    if (data && begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
+
+int threads_for(const Shape& shape) {
+    return int(std::min<int64_t>(shape.threads, shape.steps * shape.neurons / GRAIN + 1));
+}
+
+// Calls body(task, begin, end) on `tasks` ranges of whole blocks that together are [0, neurons).
+template <class Body>
+void over_neurons(const Shape& shape, int64_t tasks, Body body) {
+    const int64_t blocks = (shape.neurons + BLOCK_OF_TASKS - 1) / BLOCK_OF_TASKS;
+    tasks = std::min(tasks, blocks);
+    parallel::run(tasks, threads_for(shape), [&](int64_t task) {
+        const int64_t begin = blocks * task / tasks * BLOCK_OF_TASKS;
+        body(task, begin, std::min(blocks * (task + 1) / tasks * BLOCK_OF_TASKS, shape.neurons));
+    });
+}
+
+// Parts of a sum over the tensor: their number, and so the rounding, does not depend on the threads.
+int64_t parts_of(const Shape& shape) {
+    return std::clamp<int64_t>(shape.steps * shape.neurons / 65536, 1, 64);
+}
+
+template <class R>
+void finish_moments(const NormCall& call, const std::vector<Moments>& partial) {
+    for (int64_t c = 0; c < call.channels; ++c) {
+        Moments all{};
+        for (size_t i = c; i < partial.size(); i += call.channels) all.merge(partial[i]);
+        static_cast<R*>(call.batch_mean)[c] = R(all.mean);
+        static_cast<R*>(call.batch_variance)[c] = R(all.squares / all.count);
+    }
+}
+
+template <class R>
+void finish_gradients(const NormCall& call, const std::vector<double>& sums) {
+    const R* variance = static_cast<const R*>(call.variance);
+    for (int64_t c = 0; c < call.channels; ++c) {
+        const double inverse = 1 / std::sqrt(double(variance[c]) + call.eps);
+        static_cast<R*>(call.grad_bias)[c] = R(sums[c]);
+        static_cast<R*>(call.grad_weight)[c] = R(sums[call.channels + c] * inverse);
+    }
+}
+}  // namespace
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+// Takes the instruction set `level` from now on (tests compare them). Returns whether it is there.
+EXPORT int spikeport_use(int level) {
+    const Kernels* found = kernels_of(level);
+    if (found) chosen() = found;
+    return found != nullptr;
+}
+
+// Tests hold it against the structure in cpu.py.
+EXPORT int64_t spikeport_size_of_norm_call() { return sizeof(NormCall); }
+
+EXPORT void spikeport_lif(const LifCall* call, int32_t pass) {
+    const Shape& shape = call->shape;
+    const int64_t bytes = shape.steps * shape.neurons * element_size(shape);
+    prefer_huge_pages(call->spikes, bytes);
+    prefer_huge_pages(call->grad_x, shape.constant ? bytes / shape.steps : bytes);
+    prefer_huge_pages(call->grad2_spikes, bytes);
+    over_neurons(shape, 8 * shape.threads, [&](int64_t, int64_t begin, int64_t end) {
+        kernels(shape).lif(*call, Pass(pass), begin, end);
+    });
+}
+
+// Mean and biased variance of every channel.
+EXPORT void spikeport_norm_moments(const NormCall* call) {
+    const int64_t steps = call->shape.constant ? 1 : call->shape.steps;
+    const int64_t items = steps * call->shape.neurons / (call->inner == 1 ? call->channels : call->inner);
+    const int64_t tasks = std::min(parts_of(call->shape), items);
+    std::vector<Moments> partial(tasks * call->channels);
+    parallel::run(tasks, threads_for(call->shape), [&](int64_t task) {
+        kernels(call->shape).norm_moments(*call, items * task / tasks, items * (task + 1) / tasks,
+                                partial.data() + task * call->channels);
+    });
+    if (call->shape.dtype == FLOAT64) finish_moments<double>(*call, partial);
+    else finish_moments<float>(*call, partial);
+}
+
+EXPORT void spikeport_norm(const NormCall* call, int32_t pass) {
+    const Shape& shape = call->shape;
+    const int64_t bytes = shape.steps * shape.neurons * element_size(shape), channels = call->channels;
+    prefer_huge_pages(call->spikes, bytes);
+    prefer_huge_pages(call->grad_x, shape.constant ? bytes / shape.steps : bytes);
+    std::vector<double> table(5 * channels);  // room for the coefficients, float or double
+    kernels(shape).norm_coefficients(*call, nullptr, table.data());
+    if (pass == BACKWARD) {
+        const int64_t parts = parts_of(shape);
+        std::vector<double> partial(parts * 2 * channels), sums(2 * channels);
+        over_neurons(shape, parts, [&](int64_t task, int64_t begin, int64_t end) {
+            kernels(shape).norm(*call, BACKWARD, table.data(), partial.data() + task * 2 * channels, begin, end);
+        });
+        for (int64_t part = 0; part < parts; ++part)
+            for (int64_t c = 0; c < 2 * channels; ++c) sums[c] += partial[part * 2 * channels + c];
+        if (shape.dtype == FLOAT64) finish_gradients<double>(*call, sums);
+        else finish_gradients<float>(*call, sums);
+        kernels(shape).norm_coefficients(*call, call->batch_statistics ? sums.data() : nullptr, table.data());
+    }
+    over_neurons(shape, 8 * shape.threads, [&](int64_t, int64_t begin, int64_t end) {
+        kernels(shape).norm(*call, Pass(pass), table.data(), nullptr, begin, end);
+    });
+}

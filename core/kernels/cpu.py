@@ -1,0 +1,122 @@
+"""The CPU kernels: a shared library without torch or Python in it, called through ctypes.
+
+The library is an optional extension of the package: where no C++ compiler was found at installation, it is
+absent and ``library`` says so with None.
+"""
+
+import ctypes
+import functools
+from ctypes import c_double, c_int32, c_int64, c_void_p
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from spikeport.core.kernels.parameters import DTYPE_CODES, Setting
+
+MISSING = "the C++ extension was not built (no C++ compiler at installation); install g++ and reinstall spikeport"
+
+
+class Shape(ctypes.Structure):
+    """Shape in calls.h."""
+
+    _fields_ = (
+        *((name, c_int64) for name in ("steps", "neurons", "x_step")),
+        *((name, c_double) for name in ("decay", "gain", "threshold", "reset", "alpha")),
+        *((name, c_int32) for name in ("dtype", "surrogate", "constant", "detach_reset", "smooth", "threads")),
+    )
+
+
+class LifCall(ctypes.Structure):
+    """LifCall in calls.h."""
+
+    _fields_ = (
+        ("shape", Shape),
+        *((name, c_void_p) for name in ("x", "grad_spikes", "grad2_x", "state", "grad_membrane", "grad2_state")),
+        *((name, c_void_p) for name in ("spikes", "grad_x", "grad2_spikes")),
+        *((name, c_void_p) for name in ("membrane", "grad_state", "grad2_membrane")),
+    )
+
+
+class NormCall(ctypes.Structure):
+    """NormCall in calls.h."""
+
+    _fields_ = (
+        ("shape", Shape),
+        ("channels", c_int64),
+        ("inner", c_int64),
+        ("eps", c_double),
+        ("batch_statistics", c_int32),
+        *((name, c_void_p) for name in ("x", "grad_spikes", "weight", "bias", "mean", "variance")),
+        *((name, c_void_p) for name in ("spikes", "grad_x", "grad_weight", "grad_bias")),
+        *((name, c_void_p) for name in ("batch_mean", "batch_variance")),
+    )
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels, or None where they were not built."""
+    for suffix in EXTENSION_SUFFIXES:
+        path = Path(__file__).with_name("_cpu" + suffix)
+        if path.exists():
+            return ctypes.CDLL(str(path))
+    return None
+
+
+def shape_of(x: Tensor, setting: Setting) -> Shape:
+    """Of an x with dense steps."""
+    steps, constant = setting.steps, setting.constant
+    neurons = x.numel() if constant else x.numel() // steps
+    return Shape(
+        steps,
+        neurons,
+        0 if constant else x.stride(0),
+        *setting.neuron,
+        DTYPE_CODES[x.dtype],
+        setting.surrogate,
+        constant,
+        setting.detach_reset,
+        setting.smooth,
+        torch.get_num_threads(),
+    )
+
+
+def lif(code: int, x: Tensor, setting: Setting, **tensors: Tensor | None) -> None:
+    """Runs pass ``code`` (0 forward, 1 backward, 2 double backward) on tensors named as in calls.h."""
+    call = LifCall(shape_of(x, setting), x.data_ptr(), **_pointers(tensors))
+    _loaded().spikeport_lif(ctypes.byref(call), c_int32(code))
+
+
+def norm_moments(x: Tensor, setting: Setting, channels: int, inner: int, mean: Tensor, variance: Tensor) -> None:
+    """Writes mean and biased variance of every channel of x."""
+    pointers = _pointers({"batch_mean": mean, "batch_variance": variance})
+    call = NormCall(shape_of(x, setting), channels, inner, x=x.data_ptr(), **pointers)
+    _loaded().spikeport_norm_moments(ctypes.byref(call))
+
+
+def norm(
+    code: int,
+    x: Tensor,
+    setting: Setting,
+    channels: int,
+    inner: int,
+    eps: float,
+    batch_statistics: bool,
+    **tensors: Tensor | None,
+) -> None:
+    """Runs pass ``code`` (0 forward, 1 backward) of BatchNorm and LIF."""
+    shape = shape_of(x, setting)
+    call = NormCall(shape, channels, inner, eps, batch_statistics, x.data_ptr(), **_pointers(tensors))
+    _loaded().spikeport_norm(ctypes.byref(call), c_int32(code))
+
+
+def _pointers(tensors: dict[str, Tensor | None]) -> dict[str, int]:
+    return {name: tensor.data_ptr() for name, tensor in tensors.items() if tensor is not None}
+
+
+def _loaded() -> ctypes.CDLL:
+    loaded = library()
+    if loaded is None:
+        raise RuntimeError(MISSING)
+    return loaded

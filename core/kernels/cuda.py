@@ -1,0 +1,72 @@
+"""The CUDA kernels: compiled at first use, launched on torch's current stream."""
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spikeport.core.kernels import cuda_compile
+from spikeport.core.kernels.cuda_launches import Launch, lif_launches, moments_launches, norm_launches
+from spikeport.core.kernels.parameters import Setting
+
+OLDEST = (7, 5)  # compute capability the compiler still knows
+
+
+@functools.cache
+def missing() -> str:
+    """What keeps the kernels from running on a GPU; empty where nothing does."""
+    absent = cuda_compile.missing()
+    if absent:
+        return absent
+    capability = torch.cuda.get_device_capability()
+    if capability < OLDEST:
+        return f"this GPU has compute capability {capability[0]}.{capability[1]}, the kernels need {OLDEST}"
+    return ""
+
+
+def lif(code: int, x: Tensor, setting: Setting, **tensors: Tensor | None) -> None:
+    """Runs pass ``code`` (0 forward, 1 backward, 2 double backward) on tensors named as in calls.h."""
+    _queue(lif_launches(code, x, setting, tensors), x.device)
+
+
+def norm_moments(x: Tensor, setting: Setting, channels: int, inner: int, mean: Tensor, variance: Tensor) -> None:
+    """Writes mean and biased variance of every channel of x."""
+    _queue(moments_launches(x, setting, channels, inner, mean, variance), x.device)
+
+
+def norm(
+    code: int,
+    x: Tensor,
+    setting: Setting,
+    channels: int,
+    inner: int,
+    eps: float,
+    batch_statistics: bool,
+    **tensors: Tensor | None,
+) -> None:
+    """Runs pass ``code`` (0 forward, 1 backward) of BatchNorm and LIF."""
+    _queue(norm_launches(code, x, setting, channels, inner, eps, batch_statistics, tensors), x.device)
+
+
+def _queue(launches: list[Launch], device: torch.device) -> None:
+    from cuda.core import LaunchConfig, Stream, launch
+
+    # The allocator orders scratch memory by stream, as the launches: it may be freed once they are queued.
+    with torch.cuda.device(device):
+        stream = Stream.from_handle(torch.cuda.current_stream().cuda_stream)
+        for item in launches:
+            kernel = _kernel(item.source, item.expression, torch.cuda.current_device())
+            launch(stream, LaunchConfig(grid=item.grid, block=item.block), kernel, *item.arguments)
+
+
+@functools.cache
+def _kernel(source: str, expression: str, device: int) -> Any:
+    """The kernel, loaded into the current context, which is that of ``device``."""
+    from cuda.core import Device, ObjectCode
+
+    Device(device).set_current()
+    major, minor = torch.cuda.get_device_capability(device)
+    compiled = cuda_compile.cubin(source, expression, f"sm_{major}{minor}")
+    module = ObjectCode.from_cubin(compiled.code, symbol_mapping={expression: compiled.symbol})
+    return module.get_kernel(expression)

@@ -1,0 +1,44 @@
+"""Whether a kernel can run, or the PyTorch reference has to."""
+
+import functools
+import os
+import warnings
+
+import torch
+
+from spikeport.core.errors import SpikeportError
+from spikeport.core.kernels import cpu, cuda
+from spikeport.core.kernels.parameters import DTYPE_CODES
+
+VARIABLE = "SPIKEPORT_KERNELS"
+
+
+# A compiled graph keeps the answer of the moment it was traced.
+@torch.compiler.assume_constant_result
+def kernels_usable(device_type: str, dtype: torch.dtype) -> bool:
+    """Whether the kernels take tensors of ``dtype`` on this type of device; warns once where a part is missing.
+
+    Raises:
+        SpikeportError: ``SPIKEPORT_KERNELS`` is neither "auto" nor "reference".
+    """
+    choice = os.environ.get(VARIABLE, "auto")
+    if choice not in ("auto", "reference"):
+        raise SpikeportError(f"{VARIABLE} is {choice!r}; it may be auto or reference")
+    if choice == "reference" or dtype not in DTYPE_CODES or device_type not in ("cpu", "cuda"):
+        return False
+    missing = _missing(device_type)
+    if missing:
+        _warn(missing)
+    return not missing
+
+
+def _missing(device_type: str) -> str:
+    """What keeps the kernels of a device from running; empty where nothing does."""
+    if device_type == "cuda":
+        return cuda.missing()
+    return "" if cpu.library() else cpu.MISSING
+
+
+@functools.cache
+def _warn(missing: str) -> None:
+    warnings.warn(f"LIF runs on the slower PyTorch reference: {missing}", RuntimeWarning, stacklevel=4)

@@ -1,0 +1,215 @@
+"""BatchNorm followed by LIF as torch operators: statistics, the fused layer and its gradient.
+
+The normalised current is never written to memory: it is computed again from x wherever it is needed, and x is
+all of its size that is saved for the backward pass. The gradient of the gradient goes through differentiable
+torch operations and ``spikeport::lif``.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spikeport.core.kernels import cpu, cuda, ops
+from spikeport.core.kernels.layout import Layout, with_dense_steps
+from spikeport.core.kernels.parameters import SCHEMA, Setting, state_dtype
+
+_LIBRARY = torch.library.Library("spikeport", "FRAGMENT")
+_FACTORS = "Tensor? weight, Tensor? bias, Tensor mean, Tensor variance"
+_LIBRARY.define("channel_moments(Tensor x, bool constant) -> (Tensor, Tensor)")
+_LIBRARY.define(f"batch_norm_lif(Tensor x, {_FACTORS}, float eps, bool batch_statistics, {SCHEMA}) -> Tensor")
+_LIBRARY.define(
+    f"batch_norm_lif_backward(Tensor x, {_FACTORS}, Tensor grad_spikes, float eps, bool batch_statistics, {SCHEMA}) "
+    "-> (Tensor, Tensor, Tensor)"
+)
+N_NUMBERS = 2 + len(Setting._fields)
+
+
+def channel_moments(x: Tensor, constant: bool) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of every channel, [C] in the membrane's dtype; without a gradient.
+
+    Args:
+        x: [N, C, ...] if ``constant``, else [T, N, C, ...].
+    """
+    result: tuple[Tensor, Tensor] = torch.ops.spikeport.channel_moments(x, constant)
+    return result
+
+
+def batch_norm_lif(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    eps: float,
+    batch_statistics: bool,
+    setting: Setting,
+) -> Tensor:
+    """Spikes [T, N, C, ...] of LIF neurons at rest whose current is (x - mean) / sqrt(variance + eps) * weight + bias.
+
+    Args:
+        x: [N, C, ...] if ``setting.constant``, else [T, N, C, ...].
+        weight, bias, mean, variance: [C], in the membrane's dtype.
+        batch_statistics: mean and variance are those of x, and its gradient passes through them.
+    """
+    result: Tensor = torch.ops.spikeport.batch_norm_lif(
+        x, weight, bias, mean, variance, eps, batch_statistics, *setting
+    )
+    return result
+
+
+def _channels(layout: Layout) -> tuple[int, int]:
+    """The channels of [N, C, ...] and ``inner``: neuron i is of channel (i // inner) % channels."""
+    channels = layout.shape[1]
+    # In a tensor without gaps, the stride of a dimension is the number of elements that lie within one index of it.
+    return channels, layout.strides[1] if channels > 1 else math.prod(layout.shape)
+
+
+def _moments(x: Tensor, constant: bool) -> tuple[Tensor, Tensor]:
+    x, layout = with_dense_steps(x, constant)
+    mean, variance = _new_moments(x, constant)
+    steps = 1 if constant else x.shape[0]
+    setting = Setting(steps, constant, [0.0] * 5, 0)
+    (cuda if x.is_cuda else cpu).norm_moments(x, setting, *_channels(layout), mean, variance)
+    return mean, variance
+
+
+def _new_moments(x: Tensor, constant: bool) -> tuple[Tensor, Tensor]:
+    channels, dtype = x.shape[1 if constant else 2], state_dtype(x.dtype)
+    return x.new_empty(channels, dtype=dtype), x.new_empty(channels, dtype=dtype)
+
+
+def _norm_lif(x: Tensor, *arguments: Any) -> Tensor:
+    factors, setting, eps, batch_statistics = _parse(arguments)
+    x, layout = with_dense_steps(x, setting.constant)
+    spikes = layout.over(setting.steps).new(x.dtype, x.device)
+    _run(ops.FORWARD, x, layout, setting, eps, batch_statistics, factors | {"spikes": spikes})
+    return spikes
+
+
+def _parse(arguments: tuple[Any, ...]) -> tuple[dict[str, Tensor | None], Setting, float, bool]:
+    *tensors, eps, batch_statistics = arguments[: -len(Setting._fields)]
+    names = ("weight", "bias", "mean", "variance", "grad_spikes")
+    factors = {name: None if t is None else t.contiguous() for name, t in zip(names[:4], tensors[:4], strict=True)}
+    return factors, Setting(*arguments[-len(Setting._fields) :]), eps, batch_statistics
+
+
+def _run(
+    code: int,
+    x: Tensor,
+    layout: Layout,
+    setting: Setting,
+    eps: float,
+    batch_statistics: bool,
+    tensors: dict[str, Tensor | None],
+) -> None:
+    if x.numel():
+        device = cuda if x.is_cuda else cpu
+        device.norm(code, x, setting, *_channels(layout), eps, batch_statistics, **tensors)
+
+
+def _fake_norm_lif(x: Tensor, *arguments: Any) -> Tensor:
+    setting = Setting(*arguments[-len(Setting._fields) :])
+    x, layout = with_dense_steps(x, setting.constant)
+    return layout.over(setting.steps).new(x.dtype, x.device)
+
+
+def _norm_lif_backward(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    factors, setting, eps, batch_statistics = _parse(arguments)
+    x, layout = with_dense_steps(x, setting.constant)
+    grad_x, grad_weight, grad_bias = _new_gradients(x, layout, setting)
+    tensors = factors | {
+        "grad_spikes": layout.over(setting.steps).arrange(arguments[4], x.dtype),
+        "grad_x": grad_x,
+        "grad_weight": grad_weight,
+        "grad_bias": grad_bias,
+    }
+    _run(ops.BACKWARD, x, layout, setting, eps, batch_statistics, tensors)
+    return grad_x, grad_weight, grad_bias
+
+
+def _new_gradients(x: Tensor, layout: Layout, setting: Setting) -> tuple[Tensor, Tensor, Tensor]:
+    grad_x = (layout if setting.constant else layout.over(setting.steps)).new(x.dtype, x.device)
+    dtype = state_dtype(x.dtype)
+    return grad_x, x.new_zeros(layout.shape[1], dtype=dtype), x.new_zeros(layout.shape[1], dtype=dtype)
+
+
+def _fake_norm_lif_backward(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    setting = Setting(*arguments[-len(Setting._fields) :])
+    x, layout = with_dense_steps(x, setting.constant)
+    return _new_gradients(x, layout, setting)
+
+
+def _save_for_gradient(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(*inputs[:5])
+    ctx.numbers = inputs[5:]
+
+
+def _gradient(ctx: Any, grad_spikes: Tensor) -> tuple[Tensor | None, ...]:
+    given = ctx.saved_tensors
+    gradients = torch.ops.spikeport.batch_norm_lif_backward(*given, grad_spikes, *ctx.numbers)
+    wanted = [None if tensor is None else grad for tensor, grad in zip(given[:3], gradients, strict=True)]
+    return *wanted, None, None, *(None,) * N_NUMBERS
+
+
+def _save_for_double_gradient(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(*inputs[:6])
+    ctx.numbers = inputs[6:]
+
+
+def _double_gradient(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+    *given, grad_spikes = ctx.saved_tensors
+    eps, batch_statistics, *setting = ctx.numbers
+    with torch.enable_grad():
+        x, weight, bias, grad = (
+            None if t is None else t.detach().requires_grad_() for t in (*given[:3], grad_spikes)
+        )
+        spikes = _unfused(x, weight, bias, *given[3:], eps, batch_statistics, Setting(*setting))
+        inputs = [t for t in (x, weight, bias) if t is not None]
+        first = torch.autograd.grad(spikes, inputs, grad, create_graph=True)
+        chosen = [c for t, c in zip((x, weight, bias), cotangents, strict=True) if t is not None]
+        second = iter(torch.autograd.grad(first, [*inputs, grad], chosen, allow_unused=True))
+    grads = [None if t is None else next(second) for t in (x, weight, bias)]
+    return *grads, None, None, next(second), *(None,) * N_NUMBERS
+
+
+def _unfused(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    eps: float,
+    batch_statistics: bool,
+    setting: Setting,
+) -> Tensor:
+    """The same spikes by differentiable torch operations."""
+    channel = 1 if setting.constant else 2
+    wide = x.to(state_dtype(x.dtype))
+    if batch_statistics:
+        others = [dimension for dimension in range(x.dim()) if dimension != channel]
+        variance, mean = torch.var_mean(wide, others, correction=0)
+    shape = [-1 if dimension == channel else 1 for dimension in range(x.dim())]
+    y = (wide - mean.view(shape)) * (variance.view(shape) + eps).rsqrt()
+    if weight is not None:
+        y = y * weight.view(shape)
+    if bias is not None:
+        y = y + bias.view(shape)
+    return ops.lif(y, None, setting, False)[0].to(x.dtype)
+
+
+for _name, _kernel, _fake in (
+    ("channel_moments", _moments, _new_moments),
+    ("batch_norm_lif", _norm_lif, _fake_norm_lif),
+    ("batch_norm_lif_backward", _norm_lif_backward, _fake_norm_lif_backward),
+):
+    _LIBRARY.impl(_name, _kernel, "CPU")
+    _LIBRARY.impl(_name, _kernel, "CUDA")
+    torch.library.register_fake(f"spikeport::{_name}", _fake, lib=_LIBRARY)
+torch.library.register_autograd(
+    "spikeport::batch_norm_lif", _gradient, setup_context=_save_for_gradient, lib=_LIBRARY
+)
+torch.library.register_autograd(
+    "spikeport::batch_norm_lif_backward", _double_gradient, setup_context=_save_for_double_gradient, lib=_LIBRARY
+)

@@ -1,0 +1,54 @@
+"""One LIF layer through the kernels and through the PyTorch reference, for the tests of this folder."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from spikeport.core import kernels, lif
+from spikeport.core.surrogates import SURROGATES
+
+Layer = Callable[..., tuple[Tensor, Tensor]]
+
+
+def _reference(
+    x: Tensor, state: Tensor | None = None, *, time_steps: int | None = None, **options: Any
+) -> tuple[Tensor, Tensor]:
+    """``lif`` by ``lif_reference``."""
+    surrogate = options.get("surrogate", "atan")
+    arguments = {"tau": 2.0, "v_threshold": 1.0, "v_reset": 0.0, "surrogate": surrogate, "detach_reset": False}
+    arguments |= {"alpha": SURROGATES[surrogate][1], **options}
+    steps = x.shape[0] if time_steps is None else time_steps
+    return kernels.lif_reference(x, state, steps, time_steps is not None, **arguments)
+
+
+@pytest.fixture(scope="session")
+def reference() -> Layer:
+    return _reference
+
+
+@pytest.fixture(scope="session")
+def kernel() -> Layer:
+    """``lif``, which must not have fallen back to the reference."""
+    assert kernels.kernels_usable("cpu", torch.float32), "the C++ extension is not built: pip install -e ."
+    return lif
+
+
+@pytest.fixture(scope="session")
+def assert_same() -> Callable[[Tensor, Tensor], None]:
+    """Every bit alike (NaN equals NaN), and the dtype."""
+    return lambda a, b: torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True, check_stride=False)
+
+
+@pytest.fixture(scope="session")
+def distance() -> Callable[[Tensor, Tensor], float]:
+    """Largest difference, relative to the largest value of the second."""
+
+    def relative(a: Tensor, b: Tensor) -> float:
+        largest = float(b.detach().abs().max()) if b.numel() else 0.0
+        difference = float((a - b).detach().abs().max()) if b.numel() else 0.0
+        return difference / largest if largest else difference
+
+    return relative
