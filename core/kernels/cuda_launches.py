@@ -50,8 +50,8 @@ def lif_launches(code: int, x: Tensor, setting: Setting, tensors: dict[str, Tens
     constant = str(setting.constant).lower()
     if code == 2:
         scratch = tuple(x.new_empty((steps, neurons), dtype=state_dtype(x.dtype)) for _ in range(2))
-        names = ("state", "grad_spikes", "grad_membrane", "grad2_x", "grad2_state", "grad_x", "grad_state")
-        names = (*names, "grad2_spikes", "grad2_membrane")
+        given = ("state", "grad_spikes", "grad_membrane", "grad2_x", "grad2_state")
+        names: tuple[str, ...] = (*given, "grad_x", "grad_state", "grad2_spikes", "grad2_membrane")
         pointers = (_address(x), *(_address(tensors.get(name)) for name in names), *map(_address, scratch))
         expression = f"lif_double_backward<{dtype}, {setting.surrogate}, {constant}>"
         grid = (-(-neurons // THREADS), 1)
@@ -82,7 +82,7 @@ def moments_launches(
     dtype, state = NAMES[x.dtype], NAMES[state_dtype(x.dtype)]
     partial = x.new_empty((grid[1], channels, 3), dtype=mean.dtype)
     arguments = (_address(x), _address(partial), steps, neurons, x_step, channels, inner)
-    finish = (_address(partial), grid[1], channels, _address(mean), _address(variance))
+    finish: tuple[Argument, ...] = (_address(partial), grid[1], channels, _address(mean), _address(variance))
     return [
         Launch("norm_lif.cu", f"norm_moments<{dtype}, {width}, {_flag(last)}>", grid, THREADS, arguments, (partial,)),
         Launch("norm_lif.cu", f"norm_finish_moments<{state}>", (-(-channels // THREADS), 1), THREADS, finish),
@@ -128,8 +128,8 @@ def norm_launches(
     common = (_address(x), *factors, _address(tensors["grad_spikes"]))
     detach = ctypes.c_int(setting.detach_reset)
     reduce = (*common, _address(partial), *extent, detach, *constants)
-    finish = (_address(partial), grid[1], channels, factors[3], scalar(eps), count, ctypes.c_int(batch_statistics))
-    finish = (*finish, _address(tensors["grad_weight"]), _address(tensors["grad_bias"]), _address(coefficients))
+    sums = (_address(partial), grid[1], channels, factors[3], scalar(eps), count, ctypes.c_int(batch_statistics))
+    finish = (*sums, _address(tensors["grad_weight"]), _address(tensors["grad_bias"]), _address(coefficients))
     apply = (*common, _address(coefficients), _address(tensors["grad_x"]), *extent, detach, *constants)
     blocks = (-(-channels // THREADS), 1)
     return [

@@ -14,7 +14,7 @@ VARIABLE = "SPIKEPORT_KERNELS"
 
 
 # A compiled graph keeps the answer of the moment it was traced.
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def kernels_usable(device_type: str, dtype: torch.dtype) -> bool:
     """Whether the kernels take tensors of ``dtype`` on this type of device; warns once where a part is missing.
 

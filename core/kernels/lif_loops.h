@@ -39,29 +39,33 @@ void load_state(const void* state, int64_t first, R* __restrict v, R reset, int 
     for (int i = 0; i < n; ++i) v[i] = from[i] - rest;
 }
 
-// Several steps with the membranes in registers: as fast as a copy, where rows go through the cache.
-template <class T>
+// COUNT steps with the membranes in registers: as fast as a copy, where rows go through the cache. ALONE: these are
+// all steps, from rest, and nobody asks for the last membrane, so that `state` is not touched. The pragma: steps do
+// not overlap in memory, which is more than the compiler would check at run time.
+template <int COUNT, bool ALONE, class T>
 void forward_steps(const T* __restrict x, int64_t x_step, T* __restrict spikes, int64_t step, float* __restrict state,
                    int n, const Neuron<float> neuron) {
+#pragma GCC ivdep
     for (int i = 0; i < n; ++i) {
-        float v = state[i];
-#pragma GCC unroll 8
-        for (int t = 0; t < STEPS; ++t) {
+        float v = ALONE ? 0.0f : state[i];
+#pragma GCC unroll 16
+        for (int t = 0; t < COUNT; ++t) {
             const float h = charge(v, load(x[t * x_step + i]), neuron);
             const float s = spike<0, false>(h - neuron.threshold, neuron);
             store(spikes[t * step + i], s);
             v = discharge(h, s);
         }
-        state[i] = v;
+        if (!ALONE) state[i] = v;
     }
 }
 
 template <class T>
 void advance_steps(const T* __restrict x, int64_t x_step, const float* __restrict before, float* __restrict after,
                    int n, const Neuron<float> neuron) {
+#pragma GCC ivdep
     for (int i = 0; i < n; ++i) {
         float v = before[i];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int t = 0; t < STEPS; ++t) {
             const float h = charge(v, load(x[t * x_step + i]), neuron);
             v = discharge(h, spike<0, false>(h - neuron.threshold, neuron));
@@ -70,38 +74,56 @@ void advance_steps(const T* __restrict x, int64_t x_step, const float* __restric
     }
 }
 
-template <int S, class T>
+// ALONE: as above; `carry`, the gradient of the membrane, is zero on entry and not wanted on return.
+template <int S, int COUNT, bool ALONE, class T>
 void backward_steps(const T* __restrict x, int64_t x_step, const T* __restrict grad_spikes, T* __restrict grad_x,
                     int64_t step, const float* __restrict state, float* __restrict carry, int n, bool reset_gradient,
                     bool last_reset_gradient, const Neuron<float> neuron) {
+#pragma GCC ivdep
     for (int i = 0; i < n; ++i) {
-        float h[STEPS];
-        float v = state[i], q = carry[i];
-#pragma GCC unroll 8
-        for (int t = 0; t < STEPS; ++t) {
+        float h[COUNT];
+        float v = ALONE ? 0.0f : state[i], q = ALONE ? 0.0f : carry[i];
+#pragma GCC unroll 16
+        for (int t = 0; t < COUNT; ++t) {
             h[t] = charge(v, load(x[t * x_step + i]), neuron);
             v = discharge(h[t], spike<0, false>(h[t] - neuron.threshold, neuron));
         }
-#pragma GCC unroll 8
-        for (int t = STEPS - 1; t >= 0; --t) {
-            const bool through_reset = t == STEPS - 1 ? last_reset_gradient : reset_gradient;
+#pragma GCC unroll 16
+        for (int t = COUNT - 1; t >= 0; --t) {
+            const bool through_reset = t == COUNT - 1 ? last_reset_gradient : reset_gradient;
             const float grad = load(grad_spikes[t * step + i]);
             const float grad_h = step_backward<S, false>(h[t], grad, q, through_reset, neuron);
             store(grad_x[t * step + i], grad_h * neuron.gain);
             q = grad_h * neuron.decay;
         }
-        carry[i] = q;
+        if (!ALONE) carry[i] = q;
     }
 }
 
 template <class T>
-void backward_steps(int surrogate, const T* x, int64_t x_step, const T* grad_spikes, T* grad_x, int64_t step,
-                    const float* state, float* carry, int n, bool reset, bool last_reset, const Neuron<float> neuron) {
+using BackwardSteps = void (*)(const T*, int64_t, const T*, T*, int64_t, const float*, float*, int, bool, bool,
+                               Neuron<float>);
+
+template <int COUNT, bool ALONE, class T>
+BackwardSteps<T> backward_steps_of(int surrogate) {
     switch (surrogate) {
-#define CASE(S)                                                                                                 \
-    case S: return backward_steps<S>(x, x_step, grad_spikes, grad_x, step, state, carry, n, reset, last_reset, neuron);
-        CASE(ATAN) CASE(SIGMOID) CASE(FAST_SIGMOID) CASE(PIECEWISE_LINEAR) CASE(EXPONENTIAL)
-#undef CASE
+        case SIGMOID: return backward_steps<SIGMOID, COUNT, ALONE, T>;
+        case FAST_SIGMOID: return backward_steps<FAST_SIGMOID, COUNT, ALONE, T>;
+        case PIECEWISE_LINEAR: return backward_steps<PIECEWISE_LINEAR, COUNT, ALONE, T>;
+        case EXPONENTIAL: return backward_steps<EXPONENTIAL, COUNT, ALONE, T>;
+        default: return backward_steps<ATAN, COUNT, ALONE, T>;
+    }
+}
+
+// From rest, without a last membrane. Whether this number of steps has a loop of its own.
+template <class T>
+bool forward_alone(const Shape& shape, const T* x, T* spikes, int n, const Neuron<float>& neuron) {
+    const int64_t x_step = shape.x_step, step = shape.neurons;
+    switch (shape.steps) {
+        case 4: forward_steps<4, true>(x, x_step, spikes, step, nullptr, n, neuron); return true;
+        case 8: forward_steps<8, true>(x, x_step, spikes, step, nullptr, n, neuron); return true;
+        case 16: forward_steps<16, true>(x, x_step, spikes, step, nullptr, n, neuron); return true;
+        default: return false;
     }
 }
 
@@ -109,10 +131,14 @@ template <class T>
 void forward_block(const LifCall& call, int64_t first, int n, State<T>* v, const Neuron<State<T>>& neuron) {
     const Shape& shape = call.shape;
     int64_t t = 0;
-    if constexpr (sizeof(T) < 8)
+    if constexpr (sizeof(T) < 8) {
+        T* spikes = row<T>(call.spikes, 0, 0, first);
+        if (!call.state && !call.membrane && forward_alone(shape, row<T>(call.x, 0, 0, first), spikes, n, neuron))
+            return;
         for (; t + STEPS <= shape.steps; t += STEPS)
-            forward_steps(row<T>(call.x, t, shape.x_step, first), shape.x_step,
-                          row<T>(call.spikes, t, shape.neurons, first), shape.neurons, v, n, neuron);
+            forward_steps<STEPS, false>(row<T>(call.x, t, shape.x_step, first), shape.x_step,
+                                        spikes + t * shape.neurons, shape.neurons, v, n, neuron);
+    }
     for (; t < shape.steps; ++t) {
         const T* x = row<T>(call.x, t, shape.x_step, first);
         T* spikes = row<T>(call.spikes, t, shape.neurons, first);
@@ -178,7 +204,7 @@ void backward_rows(const LifCall& call, int64_t first, int n, int64_t from, int6
 
 // Forward through time to the membranes at every STEPS-th step, then backward, STEPS steps at a time.
 template <class T>
-void backward(const LifCall& call, int64_t begin, int64_t end) {
+void backward_in_chunks(const LifCall& call, int64_t begin, int64_t end) {
     using R = State<T>;
     const Shape& shape = call.shape;
     const Neuron<R> neuron = neuron_of<R>(shape);
@@ -206,10 +232,10 @@ void backward(const LifCall& call, int64_t begin, int64_t end) {
             if constexpr (sizeof(T) < 8)
                 if (unroll && to - t == STEPS) {
                     const bool reset = !shape.detach_reset, last_reset = reset && (t < last || call.grad_membrane);
-                    backward_steps(shape.surrogate, row<T>(call.x, t, x_step, first), x_step,
-                                   row<T>(call.grad_spikes, t, shape.neurons, first),
-                                   row<T>(call.grad_x, t, shape.neurons, first), shape.neurons, v, carry, n, reset,
-                                   last_reset, neuron);
+                    backward_steps_of<STEPS, false, T>(shape.surrogate)(
+                        row<T>(call.x, t, x_step, first), x_step, row<T>(call.grad_spikes, t, shape.neurons, first),
+                        row<T>(call.grad_x, t, shape.neurons, first), shape.neurons, v, carry, n, reset, last_reset,
+                        neuron);
                     continue;
                 }
             backward_rows<T>(call, first, n, t, to, v, carry, total, neuron);
@@ -217,6 +243,21 @@ void backward(const LifCall& call, int64_t begin, int64_t end) {
         if (shape.constant) copy_row(total, row<T>(call.grad_x, 0, 0, first), neuron.gain, n);
         if (call.grad_state) copy_row(carry, row<R>(call.grad_state, 0, 0, first), R(1), n);
     }
+}
+
+template <class T>
+void backward(const LifCall& call, int64_t begin, int64_t end) {
+    const Shape& shape = call.shape;
+    const bool alone = !shape.constant && call.grad_spikes && !call.state && !call.grad_membrane;
+    if constexpr (sizeof(T) < 8)
+        if (alone && (shape.steps == 4 || shape.steps == 8)) {
+            const auto steps = shape.steps == 4 ? backward_steps_of<4, true, T>(shape.surrogate)
+                                                : backward_steps_of<8, true, T>(shape.surrogate);
+            return steps(row<T>(call.x, 0, 0, begin), shape.x_step, row<T>(call.grad_spikes, 0, 0, begin),
+                         row<T>(call.grad_x, 0, 0, begin), shape.neurons, nullptr, nullptr, int(end - begin),
+                         !shape.detach_reset, false, neuron_of<float>(shape));
+        }
+    backward_in_chunks<T>(call, begin, end);
 }
 
 // The gradient of the gradient. With q[t] the gradient of the membrane after step t and p[t] that of h[t], the

@@ -165,10 +165,11 @@ template <class T>
 void norm_forward_steps(const T* __restrict x, int64_t x_step, const float (*__restrict channel)[BLOCK],
                         T* __restrict spikes, int64_t step, float* __restrict state, int n,
                         const Neuron<float> neuron) {
+#pragma GCC ivdep
     for (int i = 0; i < n; ++i) {
         const float scale = channel[SCALE][i], shift = channel[SHIFT][i];
         float v = state[i];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int t = 0; t < STEPS; ++t) {
             const float h = charge(v, load(x[t * x_step + i]) * scale + shift, neuron);
             const float s = spike<0, false>(h - neuron.threshold, neuron);
@@ -182,10 +183,11 @@ void norm_forward_steps(const T* __restrict x, int64_t x_step, const float (*__r
 template <class T>
 void norm_advance_steps(const T* __restrict x, int64_t x_step, const float (*__restrict channel)[BLOCK],
                         const float* __restrict before, float* __restrict after, int n, const Neuron<float> neuron) {
+#pragma GCC ivdep
     for (int i = 0; i < n; ++i) {
         const float scale = channel[SCALE][i], shift = channel[SHIFT][i];
         float v = before[i];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int t = 0; t < STEPS; ++t) {
             const float h = charge(v, load(x[t * x_step + i]) * scale + shift, neuron);
             v = discharge(h, spike<0, false>(h - neuron.threshold, neuron));
@@ -201,16 +203,17 @@ void norm_backward_steps(const float* __restrict x, int64_t x_step, const float 
                          const float* __restrict state, float* __restrict carry, float* __restrict total,
                          float* __restrict moment, int n, bool reset_gradient, bool last_reset_gradient,
                          const Neuron<float> neuron) {
+#pragma GCC ivdep
     for (int i = 0; i < n; ++i) {
         const float scale = channel[SCALE][i], shift = channel[SHIFT][i], mean = channel[MEAN][i];
         float h[STEPS];
         float v = state[i], q = carry[i];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int t = 0; t < STEPS; ++t) {
             h[t] = charge(v, x[t * x_step + i] * scale + shift, neuron);
             v = discharge(h[t], spike<0, false>(h[t] - neuron.threshold, neuron));
         }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int t = STEPS - 1; t >= 0; --t) {
             const bool through_reset = t == STEPS - 1 ? last_reset_gradient : reset_gradient;
             const float grad = grad_spikes[t * grad_step + i];

@@ -162,10 +162,10 @@ def _double_gradient(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]
     *given, grad_spikes = ctx.saved_tensors
     eps, batch_statistics, *setting = ctx.numbers
     with torch.enable_grad():
-        x, weight, bias, grad = (
-            None if t is None else t.detach().requires_grad_() for t in (*given[:3], grad_spikes)
-        )
-        spikes = _unfused(x, weight, bias, *given[3:], eps, batch_statistics, Setting(*setting))
+        leaf = lambda t: None if t is None else t.detach().requires_grad_()  # noqa: E731
+        x, grad = given[0].detach().requires_grad_(), grad_spikes.detach().requires_grad_()
+        weight, bias = leaf(given[1]), leaf(given[2])
+        spikes = _unfused(x, weight, bias, given[3], given[4], eps, batch_statistics, Setting(*setting))
         inputs = [t for t in (x, weight, bias) if t is not None]
         first = torch.autograd.grad(spikes, inputs, grad, create_graph=True)
         chosen = [c for t, c in zip((x, weight, bias), cotangents, strict=True) if t is not None]
@@ -207,9 +207,7 @@ for _name, _kernel, _fake in (
     _LIBRARY.impl(_name, _kernel, "CPU")
     _LIBRARY.impl(_name, _kernel, "CUDA")
     torch.library.register_fake(f"spikeport::{_name}", _fake, lib=_LIBRARY)
-torch.library.register_autograd(
-    "spikeport::batch_norm_lif", _gradient, setup_context=_save_for_gradient, lib=_LIBRARY
-)
+torch.library.register_autograd("spikeport::batch_norm_lif", _gradient, setup_context=_save_for_gradient, lib=_LIBRARY)
 torch.library.register_autograd(
     "spikeport::batch_norm_lif_backward", _double_gradient, setup_context=_save_for_double_gradient, lib=_LIBRARY
 )

@@ -8,6 +8,7 @@ that is there already. Before the clock starts, every contender's spikes and gra
 """
 
 import argparse
+import random
 import statistics
 import sys
 import time
@@ -28,11 +29,12 @@ BOUND = "bound"
 
 
 def measure(actions: dict[str, Action], rounds: int, device: torch.device) -> dict[str, float]:
-    """Median milliseconds of every action; each runs once a round, so that noise falls on all alike."""
+    """Median milliseconds of every action; each runs once a round, in random order: noise falls on all alike."""
     times: dict[str, list[float]] = {name: [] for name in actions}
+    order = random.Random(0)
     for number in range(rounds + 2):
-        for name, action in actions.items():
-            elapsed = _clock(action, device)
+        for name in order.sample(list(actions), len(actions)):
+            elapsed = _clock(actions[name], device)
             if number >= 2:
                 times[name].append(elapsed)
     return {name: statistics.median(values) for name, values in times.items()}

@@ -128,8 +128,8 @@ def main() -> None:
             for name in arguments.names:
                 model = network(name, arguments.steps).to(device, memory_format=layout)
                 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-                actions[f"{name} {precision}"] = (
-                    lambda model=model, optimizer=optimizer, dtype=dtype: step(model, optimizer, images, labels, dtype)
+                actions[f"{name} {precision}"] = lambda model=model, optimizer=optimizer, dtype=dtype: step(
+                    model, optimizer, images, labels, dtype
                 )
         times = measure(actions, arguments.rounds, device)
         for label, milliseconds in times.items():
