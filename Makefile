@@ -31,7 +31,7 @@ install: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt torch
-	$(BIN)/pip install -q -c constraints.txt -e '.[peers,counters,dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[peers,counters,cuda,dev]'
 	$(BIN)/pip install -q --no-deps -c constraints.txt spikingjelly
 	touch $@
 

@@ -2,9 +2,7 @@
 
 import contextlib
 import io
-import logging
 import warnings
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from torch import nn
 
 from spikeport.core.errors import SpikeportError
 from spikeport.core.files import replacing
+from spikeport.export.logs import quiet
 from spikeport.export.verify import Certificate, Witness, sha256
 
 OPSET = 20
@@ -33,7 +32,7 @@ def export_onnx(model: nn.Module, path: Path, samples: np.ndarray) -> Certificat
     x = torch.from_numpy(np.asarray(samples, np.float32))
     with replacing(path) as temporary:
         try:
-            with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), _quiet("torch.onnx"):
+            with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), quiet("torch.onnx"):
                 warnings.simplefilter("ignore")
                 torch.onnx.export(
                     model,
@@ -90,14 +89,3 @@ def run_onnx(path: Path, x: np.ndarray) -> np.ndarray:
     session = open_onnx(path)
     logits: np.ndarray = session.run(None, {session.get_inputs()[0].name: np.asarray(x, np.float32)})[0]
     return logits
-
-
-@contextlib.contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spikeport.export.logs import quiet
 from spikeport.export.nir_graph import NEURONS, Metadata, metadata_of, read_nir
 
 
@@ -57,9 +58,10 @@ def read_spikingjelly(path: Path, x: np.ndarray) -> Reading:
     graph = read_nir(path)
     metadata = metadata_of(graph)
     try:
-        from spikingjelly.activation_based import nir_exchange
+        with quiet("torch._library.triton"):  # it remarks on every machine without a GPU that Triton is missing
+            from spikingjelly.activation_based import nir_exchange
 
-        network = nir_exchange.import_from_nir(graph, dt=metadata.dt, dtype=torch.float64, step_mode="s")
+            network = nir_exchange.import_from_nir(graph, dt=metadata.dt, dtype=torch.float64, step_mode="s")
     except (ImportError, NotImplementedError, ValueError) as error:
         raise CannotRead(_reason(error)) from error
     return _run(network, _neurons(graph), torch.from_numpy(x).double(), metadata, stateful=True)

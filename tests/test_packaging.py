@@ -88,7 +88,9 @@ IMPORT_ALL = """
 import importlib, pkgutil, sys
 import spikeport
 site = sys.argv[1]
-names = [m.name for m in pkgutil.walk_packages(spikeport.__path__, "spikeport.") if not m.name.endswith("__main__")]
+names = [m.name for m in pkgutil.walk_packages(spikeport.__path__, "spikeport.")]
+# kernels._cpu is a library of C functions that ctypes opens, not a Python module.
+names = [name for name in names if not name.endswith(("__main__", "._cpu"))]
 for name in names:
     if ".lava.worker" in name:  # runs in the Lava environment, on another Python
         continue

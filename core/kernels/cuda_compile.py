@@ -68,7 +68,7 @@ def compile_kernel(source: str, expression: str, architecture: str) -> Cubin:
     try:
         program = Program((FOLDER / source).read_text(encoding="utf-8"), "c++", options)
         compiled = program.compile("cubin", name_expressions=(expression,))
-    except RuntimeError as error:
+    except Exception as error:  # cuda-core's own kinds
         raise SpikeportError(f"NVRTC cannot compile {expression} for {architecture}: {error}") from error
     return Cubin(bytes(compiled.code), compiled.symbol_mapping[expression])
 

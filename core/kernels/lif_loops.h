@@ -75,22 +75,22 @@ void advance_steps(const T* __restrict x, int64_t x_step, const float* __restric
 }
 
 // ALONE: as above; `carry`, the gradient of the membrane, is zero on entry and not wanted on return.
-template <int S, int COUNT, bool ALONE, class T>
+template <int S, bool ALONE, class T>
 void backward_steps(const T* __restrict x, int64_t x_step, const T* __restrict grad_spikes, T* __restrict grad_x,
                     int64_t step, const float* __restrict state, float* __restrict carry, int n, bool reset_gradient,
                     bool last_reset_gradient, const Neuron<float> neuron) {
 #pragma GCC ivdep
     for (int i = 0; i < n; ++i) {
-        float h[COUNT];
+        float h[STEPS];
         float v = ALONE ? 0.0f : state[i], q = ALONE ? 0.0f : carry[i];
 #pragma GCC unroll 16
-        for (int t = 0; t < COUNT; ++t) {
+        for (int t = 0; t < STEPS; ++t) {
             h[t] = charge(v, load(x[t * x_step + i]), neuron);
             v = discharge(h[t], spike<0, false>(h[t] - neuron.threshold, neuron));
         }
 #pragma GCC unroll 16
-        for (int t = COUNT - 1; t >= 0; --t) {
-            const bool through_reset = t == COUNT - 1 ? last_reset_gradient : reset_gradient;
+        for (int t = STEPS - 1; t >= 0; --t) {
+            const bool through_reset = t == STEPS - 1 ? last_reset_gradient : reset_gradient;
             const float grad = load(grad_spikes[t * step + i]);
             const float grad_h = step_backward<S, false>(h[t], grad, q, through_reset, neuron);
             store(grad_x[t * step + i], grad_h * neuron.gain);
@@ -104,14 +104,14 @@ template <class T>
 using BackwardSteps = void (*)(const T*, int64_t, const T*, T*, int64_t, const float*, float*, int, bool, bool,
                                Neuron<float>);
 
-template <int COUNT, bool ALONE, class T>
+template <bool ALONE, class T>
 BackwardSteps<T> backward_steps_of(int surrogate) {
     switch (surrogate) {
-        case SIGMOID: return backward_steps<SIGMOID, COUNT, ALONE, T>;
-        case FAST_SIGMOID: return backward_steps<FAST_SIGMOID, COUNT, ALONE, T>;
-        case PIECEWISE_LINEAR: return backward_steps<PIECEWISE_LINEAR, COUNT, ALONE, T>;
-        case EXPONENTIAL: return backward_steps<EXPONENTIAL, COUNT, ALONE, T>;
-        default: return backward_steps<ATAN, COUNT, ALONE, T>;
+        case SIGMOID: return backward_steps<SIGMOID, ALONE, T>;
+        case FAST_SIGMOID: return backward_steps<FAST_SIGMOID, ALONE, T>;
+        case PIECEWISE_LINEAR: return backward_steps<PIECEWISE_LINEAR, ALONE, T>;
+        case EXPONENTIAL: return backward_steps<EXPONENTIAL, ALONE, T>;
+        default: return backward_steps<ATAN, ALONE, T>;
     }
 }
 
@@ -232,7 +232,7 @@ void backward_in_chunks(const LifCall& call, int64_t begin, int64_t end) {
             if constexpr (sizeof(T) < 8)
                 if (unroll && to - t == STEPS) {
                     const bool reset = !shape.detach_reset, last_reset = reset && (t < last || call.grad_membrane);
-                    backward_steps_of<STEPS, false, T>(shape.surrogate)(
+                    backward_steps_of<false, T>(shape.surrogate)(
                         row<T>(call.x, t, x_step, first), x_step, row<T>(call.grad_spikes, t, shape.neurons, first),
                         row<T>(call.grad_x, t, shape.neurons, first), shape.neurons, v, carry, n, reset, last_reset,
                         neuron);
@@ -250,13 +250,11 @@ void backward(const LifCall& call, int64_t begin, int64_t end) {
     const Shape& shape = call.shape;
     const bool alone = !shape.constant && call.grad_spikes && !call.state && !call.grad_membrane;
     if constexpr (sizeof(T) < 8)
-        if (alone && (shape.steps == 4 || shape.steps == 8)) {
-            const auto steps = shape.steps == 4 ? backward_steps_of<4, true, T>(shape.surrogate)
-                                                : backward_steps_of<8, true, T>(shape.surrogate);
-            return steps(row<T>(call.x, 0, 0, begin), shape.x_step, row<T>(call.grad_spikes, 0, 0, begin),
-                         row<T>(call.grad_x, 0, 0, begin), shape.neurons, nullptr, nullptr, int(end - begin),
-                         !shape.detach_reset, false, neuron_of<float>(shape));
-        }
+        if (alone && shape.steps == STEPS)
+            return backward_steps_of<true, T>(shape.surrogate)(
+                row<T>(call.x, 0, 0, begin), shape.x_step, row<T>(call.grad_spikes, 0, 0, begin),
+                row<T>(call.grad_x, 0, 0, begin), shape.neurons, nullptr, nullptr, int(end - begin),
+                !shape.detach_reset, false, neuron_of<float>(shape));
     backward_in_chunks<T>(call, begin, end);
 }
 

@@ -13,9 +13,9 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,13 +24,14 @@ from spikeport.core import LIF
 from spikeport.core.files import write_json
 
 Action = Callable[[], object]
+Name = TypeVar("Name", bound=Hashable)
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 BOUND = "bound"
 
 
-def measure(actions: dict[str, Action], rounds: int, device: torch.device) -> dict[str, float]:
+def measure(actions: dict[Name, Action], rounds: int, device: torch.device) -> dict[Name, float]:
     """Median milliseconds of every action; each runs once a round, in random order: noise falls on all alike."""
-    times: dict[str, list[float]] = {name: [] for name in actions}
+    times: dict[Name, list[float]] = {name: [] for name in actions}
     order = random.Random(0)
     for number in range(rounds + 2):
         for name in order.sample(list(actions), len(actions)):
