@@ -33,12 +33,14 @@ class Trajectory:
         return self.outputs.mean(0)
 
 
-def interpret(graph: nir.NIRGraph, x: np.ndarray, margins: bool = False) -> Trajectory:
+def interpret(graph: nir.NIRGraph, x: np.ndarray, margins: bool = False, as_model: bool = False) -> Trajectory:
     """Runs samples through the graph, forward Euler with the metadata's dt.
 
     Args:
         x: [N, ...], held for T steps where the metadata says "constant", else [T, N, ...].
         margins: keep how far every membrane was from its threshold.
+        as_model: fire where the exported model does (at >= its threshold) rather than where the file says (above the
+            next smaller float32): in float64 membranes can lie between the two, about one in 1e7 does.
 
     Raises:
         SpikeportError: a node the interpreter does not know, or samples of another shape.
@@ -69,7 +71,12 @@ def interpret(graph: nir.NIRGraph, x: np.ndarray, margins: bool = False) -> Traj
         if isinstance(node, NEURONS):
             check_neurons(name, node, total.shape[2:])
             chains = [[graph.nodes[link] for link in chain] for chain in recurrent.get(name, [])]
-            spikes[name], margin = _neuron(node, total, steps, metadata.dt, chains)
+            threshold = node.v_threshold
+            if as_model and metadata.spike_condition == ">=":
+                # v >= t is v > the next smaller float64, and t the next larger float32 of the file's.
+                wanted = np.nextafter(np.float32(threshold), np.float32(np.inf)).astype(np.float64)
+                threshold = np.nextafter(wanted, -np.inf)
+            spikes[name], margin = _neuron(node, threshold, total, steps, metadata.dt, chains)
             values[name] = spikes[name].astype(np.float64)
             if margins:
                 kept[name] = margin
@@ -94,7 +101,7 @@ def _stateless(name: str, node: nir.NIRNode, x: np.ndarray) -> np.ndarray:
 
 
 def _neuron(
-    node: Any, current: np.ndarray, steps: int, dt: float, chains: list[list[nir.NIRNode]]
+    node: Any, threshold: np.ndarray, current: np.ndarray, steps: int, dt: float, chains: list[list[nir.NIRNode]]
 ) -> tuple[np.ndarray, np.ndarray]:
     """NIR's definitions, forward Euler: spike at v > v_threshold, then v = v_reset.
 
@@ -121,8 +128,8 @@ def _neuron(
             v = v + dt / node.tau * (node.v_leak - v + node.r * now)
         else:
             v = v + dt * node.r * now
-        margins[t] = v - node.v_threshold
-        spikes[t] = v > node.v_threshold
+        margins[t] = v - threshold
+        spikes[t] = v > threshold
         v = np.where(spikes[t], node.v_reset, v)
         last = spikes[t].astype(np.float64)
     return spikes, margins

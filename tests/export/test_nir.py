@@ -113,6 +113,27 @@ def test_ties_do_not_flip():
     assert (np.abs(found.margins["act"]) < 1e-6).any(), "no membrane met the threshold, so nothing was tested"
 
 
+def test_a_membrane_between_the_two_thresholds_fires_as_in_the_model():
+    """In float64 a membrane can lie above the file's threshold and below the model's."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.act, self.head, self.end = (
+                LIF(tau=1.0, time_steps=1, constant_input=True),
+                nn.Linear(3, 2),
+                TimeMean(1),
+            )
+
+        def forward(self, x):
+            return self.end(self.head(self.act(x)))
+
+    graph, _ = build_nir(trace(Net().eval(), (3,)), Metadata(1, input_shape=(3,)))
+    x = np.array([[1.0, 1 - 3e-8, 1 - 2e-7]])  # at it, between the two, below both
+    assert interpret(graph, x).spikes["act"].tolist() == [[[True, True, False]]]
+    assert interpret(graph, x, as_model=True).spikes["act"].tolist() == [[[True, False, False]]]
+
+
 def test_a_graph_that_differs_is_an_error_and_leaves_nothing(tmp_path, net, x, monkeypatch):
     monkeypatch.setattr("spikeport.export.nir_graph.nir_threshold", lambda v: v * 1.2)
     with pytest.raises(CheckFailed, match="differs from the model in .* spikes .first at stem.lif"):
