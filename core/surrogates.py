@@ -56,11 +56,16 @@ def surrogate_named(name: str) -> tuple[Derivative, float]:
 
 
 class _Step(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, u: Tensor, derivative: Derivative, alpha: float) -> Tensor:
-        ctx.save_for_backward(u)
-        ctx.derivative, ctx.alpha = derivative, alpha
+    def forward(u: Tensor, derivative: Derivative, alpha: float) -> Tensor:
         return (u >= 0).to(u.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        u, ctx.derivative, ctx.alpha = inputs
+        ctx.save_for_backward(u)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:

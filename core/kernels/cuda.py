@@ -19,6 +19,8 @@ def missing() -> str:
     absent = cuda_compile.missing()
     if absent:
         return absent
+    if not torch.cuda.is_available():
+        return "torch sees no GPU"
     capability = torch.cuda.get_device_capability()
     if capability < OLDEST:
         return f"this GPU has compute capability {capability[0]}.{capability[1]}, the kernels need {OLDEST}"

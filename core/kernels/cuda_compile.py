@@ -1,11 +1,12 @@
 """CUDA C++ to machine code at first use: NVRTC through cuda-core, cached on disk; no CUDA toolkit, no GPU needed."""
 
+import contextlib
 import functools
 import hashlib
 import os
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from spikeport.core.errors import SpikeportError
 from spikeport.core.files import replacing
@@ -41,36 +42,49 @@ def cubin(source: str, expression: str, architecture: str) -> Cubin:
         SpikeportError: the compiler refused it.
     """
     path = cache_folder() / f"{_key(source, expression, architecture)}.cubin"
-    try:
-        symbol, code = path.read_bytes().split(b"\n", 1)
-        return Cubin(code, symbol)
-    except (OSError, ValueError):
-        result = compile_kernel(source, expression, architecture)
-    try:
-        with replacing(path) as temporary:
-            temporary.write_bytes(result.symbol + b"\n" + result.code)
-    except OSError:
-        pass  # a cache that cannot be written costs the next process a second
+    cached = _read(path)
+    if cached:
+        return cached
+    result = compile_kernel(source, expression, architecture)
+    # A cache that cannot be written costs the next process a second, nothing else.
+    with contextlib.suppress(OSError), replacing(path) as temporary:
+        digest = hashlib.sha256(result.code).hexdigest().encode()
+        temporary.write_bytes(b"\n".join((digest, result.symbol, result.code)))
     return result
+
+
+def _read(path: Path) -> Cubin | None:
+    """The cached kernel; None where there is none or its file is damaged."""
+    try:
+        digest, symbol, code = path.read_bytes().split(b"\n", 2)
+    except (OSError, ValueError):
+        return None
+    return Cubin(code, symbol) if hashlib.sha256(code).hexdigest().encode() == digest else None
 
 
 def compile_kernel(source: str, expression: str, architecture: str) -> Cubin:
     """As ``cubin``, without the cache."""
-    from cuda.core import Program, ProgramOptions
+    from cuda.core import Program
 
-    options = ProgramOptions(
+    try:
+        program = Program((FOLDER / source).read_text(encoding="utf-8"), "c++", options(source, architecture))
+        compiled = program.compile("cubin", name_expressions=(expression,))
+    except Exception as error:  # cuda-core's own kinds
+        raise SpikeportError(f"NVRTC cannot compile {expression} for {architecture}: {error}") from error
+    return Cubin(bytes(compiled.code), compiled.symbol_mapping[expression])
+
+
+def options(source: str, architecture: str) -> Any:
+    """cuda-core's ProgramOptions."""
+    from cuda.core import ProgramOptions
+
+    return ProgramOptions(
         name=source,
         std="c++17",
         arch=architecture,
         fma=False,  # one rounding for every product and sum, as on the CPU
         include_path=[str(FOLDER), header_folder()],
     )
-    try:
-        program = Program((FOLDER / source).read_text(encoding="utf-8"), "c++", options)
-        compiled = program.compile("cubin", name_expressions=(expression,))
-    except Exception as error:  # cuda-core's own kinds
-        raise SpikeportError(f"NVRTC cannot compile {expression} for {architecture}: {error}") from error
-    return Cubin(bytes(compiled.code), compiled.symbol_mapping[expression])
 
 
 def cache_folder() -> Path:

@@ -13,7 +13,7 @@ THREADS = 256  # of a block; THREADS in norm_lif.cu
 LANES = 32  # LANES in norm_lif.cu
 CHUNK = 8  # CHUNK in lif.cu
 UNROLLED = 16  # steps at most that are known at compile time
-REGISTERS = 64  # membranes at most that a thread keeps
+FORWARD_VALUES, VALUES = 64, 32  # steps times neurons of a thread at most; the backward passes spill beyond (ptxas -v)
 BLOCKS = 1024  # of a sum over channels: several for each multiprocessor of the largest GPUs
 NAMES = {
     torch.float64: "double",
@@ -57,7 +57,7 @@ def lif_launches(code: int, x: Tensor, setting: Setting, tensors: dict[str, Tens
         grid = (-(-neurons // THREADS), 1)
         return [Launch("lif.cu", expression, grid, THREADS, (*pointers, *size, detach, *constants), scratch)]
 
-    width = _vector_width(x, unrolled or CHUNK, (neurons, x_step), tensors)
+    width = _vector_width(x, unrolled or CHUNK, VALUES if code else FORWARD_VALUES, (neurons, x_step), tensors)
     grid = (-(-neurons // (width * THREADS)), 1)
     if code == 0:
         pointers = (_address(x), *(_address(tensors.get(name)) for name in ("state", "spikes", "membrane")))
@@ -77,7 +77,7 @@ def moments_launches(
     steps, neurons, x_step = _extent(x, setting)
     steps = 1 if setting.constant else steps
     last = inner == 1
-    width = _vector_width(x, 1, (neurons, x_step, channels if last else inner), {})
+    width = _vector_width(x, 1, VALUES, (neurons, x_step, channels if last else inner), {})
     grid = _channel_grid(neurons, channels, width, last)
     dtype, state = NAMES[x.dtype], NAMES[state_dtype(x.dtype)]
     partial = x.new_empty((grid[1], channels, 3), dtype=mean.dtype)
@@ -108,7 +108,9 @@ def norm_launches(
     if steps > UNROLLED:
         raise SpikeportError(f"BatchNorm and LIF in one take at most {UNROLLED} steps on a GPU, not {steps}")
     last = inner == 1
-    width = _vector_width(x, steps, (neurons, x_step, channels if last else inner), tensors)
+    width = _vector_width(
+        x, steps, VALUES if code else FORWARD_VALUES, (neurons, x_step, channels if last else inner), tensors
+    )
     dtype, state = NAMES[x.dtype], NAMES[state_dtype(x.dtype)]
     scalar = ctypes.c_double if x.dtype == torch.float64 else ctypes.c_float
     factors = tuple(_address(tensors.get(name)) for name in ("weight", "bias", "mean", "variance"))
@@ -150,12 +152,14 @@ def _constants(x: Tensor, setting: Setting) -> tuple[Argument, ...]:
     return tuple(scalar(value) for value in neuron_constants(setting.neuron))
 
 
-def _vector_width(x: Tensor, steps: int, multiples: tuple[int, ...], tensors: dict[str, Tensor | None]) -> int:
+def _vector_width(
+    x: Tensor, steps: int, values: int, multiples: tuple[int, ...], tensors: dict[str, Tensor | None]
+) -> int:
     """Neurons of a thread: 16 bytes of x, fewer where sizes, addresses or registers forbid it."""
     width = 16 // x.element_size()
     present = [x, *(tensor for tensor in tensors.values() if tensor is not None and tensor.numel() > 1)]
     while width > 1 and (
-        width * steps > REGISTERS
+        width * steps > values
         or any(multiple % width for multiple in multiples)
         or any(tensor.data_ptr() % min(16, width * tensor.element_size()) for tensor in present)
     ):

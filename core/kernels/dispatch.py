@@ -26,6 +26,9 @@ def kernels_usable(device_type: str, dtype: torch.dtype) -> bool:
         raise SpikeportError(f"{VARIABLE} is {choice!r}; it may be auto or reference")
     if choice == "reference" or dtype not in DTYPE_CODES or device_type not in ("cpu", "cuda"):
         return False
+    # torch.func (vmap, grad) sees through the reference only.
+    if torch._C._are_functorch_transforms_active():
+        return False
     missing = _missing(device_type)
     if missing:
         _warn(missing)

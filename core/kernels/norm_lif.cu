@@ -47,7 +47,8 @@ LIF_INLINE void reduce_block(const Value (&own)[N], Value* partial, long long ch
             __syncthreads();
         }
         const long long c = channel + i;
-        if (int(threadIdx.x) < (LAST ? LANES : 1) && c < channels) partial[blockIdx.y * channels + c] = shared[threadIdx.x];
+        if (int(threadIdx.x) < (LAST ? LANES : 1) && c < channels)
+            partial[blockIdx.y * channels + c] = shared[threadIdx.x];
     }
 }
 
@@ -101,7 +102,8 @@ __global__ void norm_moments(const T* x, Moments<R>* partial, long long steps, l
 }
 
 template <class R>
-__global__ void norm_finish_moments(const Moments<R>* partial, long long splits, long long channels, R* mean, R* variance) {
+__global__ void norm_finish_moments(const Moments<R>* partial, long long splits, long long channels, R* mean,
+                                    R* variance) {
     const long long c = thread_number();
     if (c >= channels) return;
     Moments<double> all = {0, 0, 0};
@@ -180,7 +182,8 @@ LIF_INLINE void grad_currents(const T* x, const T* grad_spikes, const Channel<R>
 #pragma unroll
         for (int i = 0; i < V; ++i) {
             const bool through_reset = reset && t < STEPS - 1;
-            const R grad_h = step_backward<S, false>(h[t][i], R(load(grad[t].items[i])), carry[i], through_reset, neuron);
+            const R g = load(grad[t].items[i]);
+            const R grad_h = step_backward<S, false>(h[t][i], g, carry[i], through_reset, neuron);
             grad_y[t][i] = grad_h * neuron.gain;
             carry[i] = grad_h * neuron.decay;
         }
@@ -205,8 +208,8 @@ __global__ void norm_reduce(const T* x, const R* weight, const R* bias, const R*
     for (long long item = walk.begin; item < walk.items; item += walk.stride) {
         Vector<T, V> in[STEPS];
         R grad_y[STEPS][V];
-        grad_currents<STEPS, S, LAST>(x, grad_spikes, channel, walk.neuron(item), neurons, x_step, !detach_reset, neuron,
-                                      in, grad_y);
+        grad_currents<STEPS, S, LAST>(x, grad_spikes, channel, walk.neuron(item), neurons, x_step, !detach_reset,
+                                      neuron, in, grad_y);
 #pragma unroll
         for (int t = 0; t < STEPS; ++t)
             if (t == 0 || x_step)

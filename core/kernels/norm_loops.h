@@ -137,7 +137,8 @@ void gather(const NormCall& call, const R* __restrict values, int64_t first, int
 }
 
 template <class T, class R>
-void normalise_row(const T* __restrict x, const R* __restrict scale, const R* __restrict shift, R* __restrict y, int n) {
+void normalise_row(const T* __restrict x, const R* __restrict scale, const R* __restrict shift, R* __restrict y,
+                   int n) {
     for (int i = 0; i < n; ++i) y[i] = load(x[i]) * scale[i] + shift[i];
 }
 
@@ -306,8 +307,10 @@ void norm_backward_chunk(const NormCall& call, const float (*channel)[BLOCK], bo
     float* to = out;
     if constexpr (sizeof(T) == sizeof(float)) to = grad_x;
     const bool reset = !shape.detach_reset, last_reset = reset && from + STEPS < shape.steps;
-    const auto steps = reduce ? norm_backward_steps_of<true>(shape.surrogate) : norm_backward_steps_of<false>(shape.surrogate);
-    steps(x, x_step, channel, grad, step, to, v, carried.carry, carried.total, carried.moment, n, reset, last_reset, neuron);
+    const auto steps = reduce ? norm_backward_steps_of<true>(shape.surrogate)
+                              : norm_backward_steps_of<false>(shape.surrogate);
+    steps(x, x_step, channel, grad, step, to, v, carried.carry, carried.total, carried.moment, n, reset, last_reset,
+          neuron);
     if (sizeof(T) < sizeof(float) && !reduce)
         for (int t = 0; t < STEPS; ++t) copy_row(out + t * BLOCK, grad_x + t * shape.neurons, 1.0f, n);
 }
@@ -353,7 +356,8 @@ void norm_backward(const NormCall& call, const R* table, double* sums, int64_t b
             std::fill(zeroed, zeroed + n, R(0));
         for (int64_t t = 0; t < last; t += STEPS, v += block) {
             if constexpr (sizeof(T) < 8) {
-                norm_advance_steps(row<T>(call.x, t, shape.x_step, first), shape.x_step, channel, v, v + block, n, neuron);
+                norm_advance_steps(row<T>(call.x, t, shape.x_step, first), shape.x_step, channel, v, v + block, n,
+                                   neuron);
             } else {
                 std::copy(v, v + n, v + block);
                 norm_recompute<T>(call, channel, first, n, t, t + STEPS, v + block, ignored, neuron);

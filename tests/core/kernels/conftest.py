@@ -1,6 +1,6 @@
 """One LIF layer through the kernels and through the PyTorch reference, for the tests of this folder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from spikeport.core import kernels, lif
+from spikeport.core.kernels import cpu
 from spikeport.core.surrogates import SURROGATES
 
 Layer = Callable[..., tuple[Tensor, Tensor]]
@@ -22,6 +23,15 @@ def _reference(
     arguments |= {"alpha": SURROGATES[surrogate][1], **options}
     steps = x.shape[0] if time_steps is None else time_steps
     return kernels.lif_reference(x, state, steps, time_steps is not None, **arguments)
+
+
+@pytest.fixture(autouse=True)
+def _best_instruction_set() -> Iterator[None]:
+    """Tests choose among the instruction sets; the next one starts from the best again."""
+    yield
+    library = cpu.library()
+    if library is not None:
+        any(library.spikeport_use(level) for level in (2, 1, 0))
 
 
 @pytest.fixture(scope="session")

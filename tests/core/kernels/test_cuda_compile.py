@@ -1,66 +1,130 @@
-"""The CUDA source compiles for every generation we name; NVRTC needs no GPU for that."""
+"""NVRTC compiles every CUDA kernel for the architectures in use, without a GPU, and the result is cached."""
+
+import io
+import itertools
 
 import pytest
-import torch
 
 from spikeport.core import SpikeportError
-from spikeport.core.kernels import SURROGATE_CODES, Setting, cuda_compile, neuron_parameters
-from spikeport.core.kernels.cuda_launches import lif_launches
+from spikeport.core.kernels import cuda_compile
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-
-
-def setting(steps, surrogate="atan", constant=False):
-    return Setting(steps, constant, neuron_parameters(2.0, 1.0, 0.0, 2.0), SURROGATE_CODES[surrogate])
-
-
-def launches(code, dtype, surrogate, steps):
-    x = torch.zeros(steps, 64, dtype=dtype)
-    like, state = torch.zeros_like(x), torch.zeros(64)
-    tensors = {"spikes": like, "grad_spikes": like, "grad_x": like, "grad2_x": like, "grad2_spikes": like}
-    tensors |= {"state": None, "membrane": None, "grad_membrane": None, "grad_state": None}
-    tensors |= {"grad2_state": None, "grad2_membrane": state}
-    return lif_launches(code, x, setting(steps, surrogate), tensors)
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("code", [0, 1, 2], ids=["forward", "backward", "double backward"])
-def test_lif_compiles(code, architecture, monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for dtype in DTYPES:
-        for steps in (4, 33):
-            for launch in launches(code, dtype, "sigmoid", steps):
-                compiled = cuda_compile.compile_kernel(launch.source, launch.expression, architecture)
-                assert compiled.code[:4] == b"\x7fELF"
-                assert compiled.symbol
-
-
-@pytest.mark.parametrize("surrogate", list(SURROGATE_CODES))
-def test_every_surrogate_compiles_backward(surrogate):
-    for code in (1, 2):
-        for launch in launches(code, torch.float32, surrogate, 4):
-            assert cuda_compile.compile_kernel(launch.source, launch.expression, "sm_90").code
-
-
+LIF = (
+    *(
+        f"lif_forward<{t}>"
+        for t in ("float, 4, 4", "__half, 8, 4", "__nv_bfloat16, 4, 16", "float, 4, 0", "double, 2, 4")
+    ),
+    *(f"lif_backward<float, 4, 4, {surrogate}, false>" for surrogate in range(5)),
+    "lif_backward<__nv_bfloat16, 2, 16, 0, false>",
+    "lif_backward<__half, 4, 0, 0, true>",
+    "lif_double_backward<float, 1, false>",
+)
 NORM = (
     "norm_moments<float, 4, false>",
+    "norm_moments<__half, 8, true>",
     "norm_finish_moments<float>",
-    "norm_forward<float, 4, 4, false>",
-    "norm_forward<__half, 8, 4, true>",
+    "norm_forward<__nv_bfloat16, 8, 4, true>",
     "norm_reduce<float, 4, 4, 0, false>",
-    "norm_reduce<__nv_bfloat16, 8, 4, 1, true>",
     "norm_finish_sums<float>",
-    "norm_apply<float, 4, 4, 0, false>",
+    "norm_apply<float, 2, 16, 0, true>",
 )
 
 
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "spikeport" / "kernels"
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_batch_norm_and_lif_in_one_compiles(architecture):
-    for expression in NORM:
-        assert cuda_compile.compile_kernel("norm_lif.cu", expression, architecture).code[:4] == b"\x7fELF"
+def test_every_kernel_compiles(architecture):
+    for source, expression in (*itertools.product(["lif.cu"], LIF), *itertools.product(["norm_lif.cu"], NORM)):
+        compiled = cuda_compile.compile_kernel(source, expression, architecture)
+        assert compiled.code[:4] == b"\x7fELF"
+        assert expression.split("<")[0].encode() in compiled.symbol
+        assert compiled.symbol in compiled.code
 
 
-def test_a_kernel_that_is_not_there_is_named():
-    with pytest.raises(SpikeportError, match="lif_sideways"):
-        cuda_compile.compile_kernel("lif.cu", "lif_sideways<float>", "sm_90")
+def ptx(options):
+    """lif_forward's PTX; straight from NVRTC, since cuda-core asks the driver before it makes any."""
+    from cuda.bindings import nvrtc
+
+    def check(result):
+        assert result[0] == nvrtc.nvrtcResult.NVRTC_SUCCESS
+        return result[1] if len(result) > 1 else None
+
+    code = (cuda_compile.FOLDER / "lif.cu").read_bytes()
+    program = check(nvrtc.nvrtcCreateProgram(code, b"lif.cu", 0, [], []))
+    check(nvrtc.nvrtcAddNameExpression(program, LIF[0].encode()))
+    check(nvrtc.nvrtcCompileProgram(program, len(options), options))
+    text = b" " * check(nvrtc.nvrtcGetPTXSize(program))
+    check(nvrtc.nvrtcGetPTX(program, text))
+    return text.decode()
+
+
+def test_products_and_sums_are_rounded_one_by_one():
+    """The forward kernel multiplies and adds in float32 and nowhere contracts the two."""
+    options = [o for o in cuda_compile.options("lif.cu", "compute_90").as_bytes("nvrtc") if b"fmad" not in o]
+    own = cuda_compile.options("lif.cu", "compute_90").as_bytes("nvrtc")
+    assert "fma.rn.f32" in ptx(options)  # what the option is there to prevent
+    assert "fma.rn.f32" not in ptx(own)
+    assert "mul.rn.f32" in ptx(own) or "mul.f32" in ptx(own)
+
+
+@pytest.mark.parametrize(
+    ("source", "expression"),
+    [
+        ("lif.cu", "lif_forward<float, 4, 16>"),
+        ("lif.cu", "lif_backward<float, 2, 16, 0, false>"),
+        ("lif.cu", "lif_backward<__nv_bfloat16, 8, 4, 0, false>"),
+        ("norm_lif.cu", "norm_reduce<float, 2, 16, 0, false>"),
+        ("norm_lif.cu", "norm_apply<__nv_bfloat16, 8, 4, 0, true>"),
+    ],
+)
+def test_the_membranes_stay_in_registers(source, expression):
+    """At the widths cuda_launches.py chooses, the assembler spills nothing to memory."""
+    from cuda.core import Program
+
+    options, log = cuda_compile.options(source, "sm_90"), io.StringIO()
+    options.ptxas_options = "-v"
+    program = Program((cuda_compile.FOLDER / source).read_text(), "c++", options)
+    program.compile("cubin", name_expressions=(expression,), logs=log)
+    assert "0 bytes spill stores" in log.getvalue()
+
+
+def test_the_second_use_reads_the_cache(cache, monkeypatch):
+    first = cuda_compile.cubin("lif.cu", LIF[0], "sm_90")
+    (file,) = cache.iterdir()
+    monkeypatch.setattr(cuda_compile, "compile_kernel", lambda *a: pytest.fail("compiled again"))
+    assert cuda_compile.cubin("lif.cu", LIF[0], "sm_90") == first
+    assert file.read_bytes().endswith(first.code)
+
+
+def test_another_architecture_source_or_version_is_another_entry(cache, monkeypatch):
+    cuda_compile.cubin("lif.cu", LIF[0], "sm_90")
+    cuda_compile.cubin("lif.cu", LIF[0], "sm_80")
+    monkeypatch.setattr(cuda_compile, "_version", lambda package: "0")
+    cuda_compile._fingerprint.cache_clear()
+    cuda_compile.cubin("lif.cu", LIF[0], "sm_90")
+    cuda_compile._fingerprint.cache_clear()
+    assert len(list(cache.iterdir())) == 3
+
+
+def test_a_damaged_entry_is_compiled_again(cache):
+    first = cuda_compile.cubin("lif.cu", LIF[0], "sm_90")
+    (file,) = cache.iterdir()
+    file.write_bytes(file.read_bytes()[:1000])
+    assert cuda_compile.cubin("lif.cu", LIF[0], "sm_90") == first
+    assert file.read_bytes().endswith(first.code)
+
+
+def test_a_cache_that_cannot_be_written_is_no_obstacle(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert cuda_compile.cubin("lif.cu", LIF[0], "sm_90").code
+
+
+def test_a_kernel_that_does_not_compile_is_named(cache):
+    with pytest.raises(SpikeportError, match=r"lif_forward<float, 3, 4> for sm_90"):
+        cuda_compile.cubin("lif.cu", "lif_forward<float, 3, 4>", "sm_90")
+    assert not cache.exists() or not list(cache.iterdir())

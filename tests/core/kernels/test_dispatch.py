@@ -65,6 +65,7 @@ def test_without_cuda_core_the_gpu_is_not_used(monkeypatch):
 
 
 def test_an_old_gpu_is_not_used(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *a: (6, 1))
     cuda.missing.cache_clear()
     assert "6.1" in cuda.missing()

@@ -97,3 +97,13 @@ def test_third_derivative_is_refused(kernel):
         gradient = (gradient * torch.rand_like(gradient)).sum()
     with pytest.raises(SpikeportError, match="not a third"):
         torch.autograd.grad(gradient, x)
+
+
+def test_torch_func_sees_the_reference(kernel):
+    x = torch.randn(3, 4, 5)
+    mapped = torch.func.vmap(lambda x: lif(x)[0])(x)
+    gradient = torch.func.grad(lambda x: lif(x)[0].sum())(x[0])
+    leaf = x[0].clone().requires_grad_()
+    lif(leaf)[0].sum().backward()
+    assert torch.equal(mapped, torch.stack([lif(sample)[0] for sample in x]))
+    torch.testing.assert_close(gradient, leaf.grad)

@@ -1,0 +1,189 @@
+"""BatchNorm and LIF in one: BatchNorm2d followed by LIF."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from spikeport.core import LIF, SpikeportError
+from spikeport.core.kernels import cpu
+from spikeport.core.kernels.batch_norm_lif import BatchNormLIF, batch_norm_lif
+from spikeport.core.surrogates import SURROGATES
+
+SHAPES = ((5, 9, 7), (16, 1, 3), (64, 8, 8), (3, 40, 40))  # channels, height, width
+
+
+def pair(channels, steps, constant=False, dtype=torch.float32, norm=None, **options):
+    """The fused layer and the two layers it stands for, with the same weights."""
+    torch.manual_seed(channels)
+    norm = norm or {}
+    fused = BatchNormLIF(channels, steps, constant, **options, **norm)
+    two = nn.Sequential(nn.BatchNorm2d(channels, **norm), LIF(time_steps=steps, constant_input=constant, **options))
+    with torch.no_grad():
+        for parameter in fused.parameters():
+            parameter.copy_(torch.rand(channels) + 0.5)
+    two[0].load_state_dict(fused.state_dict())
+    return fused.to(dtype), two.to(dtype)
+
+
+def draw(shape, steps, constant, dtype=torch.float32, channels_last=False):
+    torch.manual_seed(7)
+    x = (torch.randn((1 if constant else steps) * 3, *shape) * 3 + 5).to(dtype)
+    return x.to(memory_format=torch.channels_last) if channels_last else x
+
+
+def run(module, x):
+    """Spikes, and the gradients of x and of the parameters."""
+    leaf = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    spikes = module(leaf)
+    cotangent = torch.cos(torch.arange(spikes.numel(), dtype=torch.float64)).view(spikes.shape).to(spikes.dtype)
+    return spikes, torch.autograd.grad(spikes, [leaf, *module.parameters()], cotangent)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("training", [True, False])
+def test_equals_batch_norm_then_lif(kernel, distance, shape, training):
+    for steps, constant, last, dtype in itertools.product(
+        (1, 3, 4, 6, 8), (False, True), (False, True), (torch.float32, torch.float64)
+    ):
+        # In float64: torch's own float32 sums over channels-last tensors are wrong by 1e-5.
+        fused, two = pair(shape[0], steps, constant, torch.float64)
+        fused = fused.to(dtype)
+        x = draw(shape, steps, constant, dtype, last)
+        limit = 5e-6 if dtype == torch.float32 else 1e-12
+        fused(x), two(x.double())  # running statistics that are not 0 and 1
+        fused.train(training), two.train(training)
+        spikes, gradients = run(fused, x)
+        expected, expected_gradients = run(two, x.double())
+        assert spikes.is_contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+        assert (spikes != expected).double().mean() <= (1e-4 if dtype == torch.float32 else 0)
+        for result, reference in zip(gradients, expected_gradients, strict=True):
+            assert distance(result.double(), reference) <= limit
+        for name, buffer in two[0].named_buffers():
+            assert distance(fused.get_buffer(name).double(), buffer.double()) <= limit
+
+
+@pytest.mark.parametrize("surrogate", SURROGATES)
+@pytest.mark.parametrize("steps", [4, 5])
+def test_every_surrogate_and_option(kernel, distance, surrogate, steps):
+    for level, detach in itertools.product((0, 1, 2), (False, True)):
+        options = {"tau": 1.6, "v_threshold": 0.7, "v_reset": -0.2, "surrogate": surrogate, "detach_reset": detach}
+        options["decay_input"] = detach
+        fused, two = pair(6, steps, **options)
+        cpu.library().spikeport_use(level)
+        spikes, gradients = run(fused, draw((6, 5, 9), steps, False))
+        expected, expected_gradients = run(two, draw((6, 5, 9), steps, False))
+        assert torch.equal(spikes, expected)
+        for result, reference in zip(gradients, expected_gradients, strict=True):
+            assert distance(result, reference) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    "norm", [{"affine": False}, {"track_running_stats": False}, {"momentum": None}, {"eps": 0.1, "momentum": 0.3}]
+)
+def test_options_of_batch_norm(kernel, distance, norm):
+    fused, two = pair(4, 4, norm=norm)
+    for number in range(3):
+        x = draw((4, 5, 6), 4, False) + number
+        assert torch.equal(fused(x), two(x))
+    fused.eval(), two.eval()
+    assert torch.equal(fused(x), two(x))
+    for name, buffer in two[0].named_buffers():
+        assert distance(fused.get_buffer(name).double(), buffer.double()) <= 1e-6
+
+
+def test_a_mean_far_from_zero_costs_no_precision(kernel, distance):
+    fused, two = pair(3, 4)
+    x = torch.randn(400, 3, 8, 8) * 0.01 + 100
+    x[0, :, 0, 0] = -100  # an outlier in front
+    fused(x), two(x)
+    exact = x.double().transpose(0, 1).flatten(1).var(1)
+    assert distance((fused.running_var.double() - 0.9) * 10, exact) <= 1e-4
+    assert distance(fused.running_mean, two[0].running_mean) <= 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("steps", [4, 5])
+def test_half_precision_keeps_the_normalised_current_in_float32(kernel, distance, dtype, steps):
+    fused, two = pair(6, steps)
+    x = draw((6, 7, 9), steps, False, dtype)
+    spikes, gradients = run(fused, x)
+    expected, expected_gradients = run(two, x.float())
+    assert spikes.dtype == gradients[0].dtype == dtype
+    assert (spikes.float() != expected).float().mean() <= 1e-3
+    # The cotangents are rounded to dtype, and so is the gradient.
+    limit = 0.02 if dtype == torch.bfloat16 else 0.002
+    for result, reference in zip(gradients, expected_gradients, strict=True):
+        assert distance(result.float(), reference) <= limit
+
+
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize("training", [True, False])
+def test_gradient_of_the_gradient(kernel, distance, constant, training):
+    fused, two = pair(5, 3, constant, torch.float64)
+    fused.train(training), two.train(training)
+    seconds = []
+    for module in (fused, two):
+        leaf = draw((5, 4, 3), 3, constant, torch.float64).requires_grad_()
+        cotangent = torch.ones(9, 5, 4, 3, dtype=torch.float64).mul_(0.3).requires_grad_()
+        inputs = [leaf, *module.parameters()]
+        first = torch.autograd.grad(module(leaf), inputs, cotangent, create_graph=True)
+        weighted = sum((g * torch.arange(g.numel()).view_as(g).cos()).sum() for g in first)
+        # The bias of a training BatchNorm moves the threshold alone, as does its weight.
+        seconds.append(torch.autograd.grad(weighted, [*inputs, cotangent]))
+    for result, reference in zip(*seconds, strict=True):
+        assert distance(result, reference) <= 1e-10
+
+
+def test_saves_one_tensor_of_the_inputs_size(kernel):
+    fused, _ = pair(8, 4)
+    x = draw((8, 16, 16), 4, False).requires_grad_()
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        fused(x)
+    assert sum(t.nbytes for t in saved) == x.nbytes + 4 * 8 * 4
+
+
+def test_compiles_into_one_graph(kernel):
+    fused, _ = pair(4, 4)
+    compiled = torch.compile(fused, fullgraph=True, backend="aot_eager")
+    x = draw((4, 5, 6), 4, False)
+    for result, expected in zip(run(compiled, x)[1], run(fused, x)[1], strict=True):
+        torch.testing.assert_close(result, expected)
+
+
+def test_operators_keep_torchs_contract(kernel):
+    x = torch.randn(4, 2, 3, 2, 2, requires_grad=True)
+    factors = [torch.rand(3).add(0.5).requires_grad_(i < 2) for i in range(4)]
+    numbers = (1e-5, True, 4, False, [0.5, 0.5, 1.0, 0.0, 2.0], 0, False, False)
+    torch.library.opcheck(torch.ops.spikeport.channel_moments, (x.detach(), False))
+    torch.library.opcheck(torch.ops.spikeport.batch_norm_lif, (x, *factors, *numbers))
+
+
+def test_without_the_kernels_the_two_layers_run(monkeypatch, distance):
+    monkeypatch.setenv("SPIKEPORT_KERNELS", "reference")
+    fused, two = pair(4, 4)
+    monkeypatch.setattr(cpu, "norm", lambda *a, **k: pytest.fail("a kernel ran"))
+    (spikes, gradients), (expected, expected_gradients) = (run(m, draw((4, 5, 6), 4, False)) for m in (fused, two))
+    assert torch.equal(spikes, expected)
+    for result, reference in zip(gradients, expected_gradients, strict=True):
+        assert distance(result, reference) <= 1e-6
+
+
+@pytest.mark.parametrize(
+    ("x", "options", "message"),
+    [
+        (torch.zeros(4, 3), {}, r"expected \[T, N, C"),
+        (torch.zeros(4, 2, 3, 2), {"weight": torch.ones(4)}, r"weight is \[4\].*asks for \[3\]"),
+        (torch.zeros(4, 2, 3, 2), {"running_mean": torch.zeros(3, device="meta")}, "running_mean is .* on meta"),
+        (torch.zeros(1, 1, 3, 1), {"training": True}, "no two values per channel"),
+        (torch.zeros(4, 0, 3, 2), {"training": True}, "no two values per channel"),
+        (torch.zeros(4, 2, 3, 2, dtype=torch.int32), {}, "floating point"),
+        (torch.zeros(4, 2, 3, 2), {"tau": 0.9}, "tau is 0.9"),
+    ],
+)
+def test_bad_input_is_refused(x, options, message):
+    arguments = {"running_mean": None, "running_var": None} | options
+    with pytest.raises(SpikeportError, match=message):
+        batch_norm_lif(x, **arguments)
