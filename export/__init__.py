@@ -55,7 +55,13 @@ def to_nir(
                 f"{type(model).__name__} is a model of another framework; say over how many time steps"
             )
         model = adopt(model, time_steps)
-    held = any(isinstance(m, LIF) and m.constant_input for m in model.modules())
+    neurons = [m for m in model.modules() if isinstance(m, LIF)]
+    if not neurons:
+        raise SpikeportError(
+            f"{type(model).__name__} has no spiking neurons: it is a CNN. Export it with --target onnx, or train its "
+            "twin (spikeport.convert)"
+        )
+    held = any(m.constant_input for m in neurons)
     input_shape = samples.shape[1 if held else 2 :]
     traced = trace(model, input_shape)
     metadata = Metadata(
