@@ -5,13 +5,14 @@ The inputs of a node are summed. A *signal* is what a tensor of the model is in 
 channels is a sum of channels of nodes. So concatenation, channel split, slices and shuffle only renumber
 channels, and vanish.
 
-All arithmetic is in float64.
+All arithmetic is in float64. Weights are tensors: traced with gradients, they lead back to the model's parameters.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from spikeport.core.errors import SpikeportError
@@ -46,8 +47,8 @@ class Input(Node):
 class Conv(Node):
     """Conv2d: weight float64 [O, I / groups, kH, kW], bias float64 [O]."""
 
-    weight: np.ndarray
-    bias: np.ndarray
+    weight: Tensor
+    bias: Tensor
     stride: Pair = (1, 1)
     padding: Pair = (0, 0)
     dilation: Pair = (1, 1)
@@ -58,8 +59,8 @@ class Conv(Node):
 class Linear(Node):
     """Linear over the flattened input: weight float64 [O, C * H * W], bias float64 [O]; shape [O, 1, 1]."""
 
-    weight: np.ndarray
-    bias: np.ndarray
+    weight: Tensor
+    bias: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,14 +149,14 @@ def add(a: Signal, b: Signal, where: str) -> Signal:
     return Signal(a.shape, a.terms + b.terms, a.flat)
 
 
-def array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().cpu().double().numpy()
+def exact(tensor: Tensor) -> Tensor:
+    return tensor.cpu().double()
 
 
 def convolve(
     x: Signal,
-    weight: np.ndarray,
-    bias: np.ndarray,
+    weight: Tensor,
+    bias: Tensor,
     stride: Pair,
     padding: Pair,
     dilation: Pair,
@@ -170,7 +171,7 @@ def convolve(
         raise SpikeportError(f"{source}: its kernel does not fit on a map of {x.shape[1:]}")
     shape = (weight.shape[0], *size)
 
-    def node(inputs: Sequence[Node], kernel: np.ndarray, own_bias: np.ndarray, own_groups: int) -> Node:
+    def node(inputs: Sequence[Node], kernel: Tensor, own_bias: Tensor, own_groups: int) -> Node:
         return Conv(source, distinct(inputs), shape, kernel, own_bias, stride, padding, dilation, own_groups)
 
     return _synapses(x, weight, bias, groups, shape, node)
@@ -178,11 +179,11 @@ def convolve(
 
 def _synapses(
     x: Signal,
-    weight: np.ndarray,
-    bias: np.ndarray,
+    weight: Tensor,
+    bias: Tensor,
     groups: int,
     shape: Shape,
-    node: Callable[[Sequence[Node], np.ndarray, np.ndarray, int], Node],
+    node: Callable[[Sequence[Node], Tensor, Tensor, int], Node],
 ) -> Signal:
     """One node for all the terms the signal takes whole, one with its slice of the weights for every other."""
     together = [term.node for term in x.terms if term.whole]
@@ -190,39 +191,39 @@ def _synapses(
     for term in x.terms:
         if not term.whole:
             full = ungrouped(weight, groups)
-            mine = np.zeros((weight.shape[0], term.node.shape[0], *weight.shape[2:]))
-            used = np.flatnonzero(term.index >= 0)
-            np.add.at(mine.swapaxes(0, 1), term.index[used], full[:, used].swapaxes(0, 1))
-            nodes.append(node([term.node], mine, np.zeros_like(bias) if nodes else bias, 1))
+            empty = weight.new_zeros(weight.shape[0], term.node.shape[0], *weight.shape[2:])
+            used = torch.from_numpy(np.flatnonzero(term.index >= 0))
+            mine = empty.index_add(1, torch.from_numpy(term.index)[used], full[:, used])
+            nodes.append(node([term.node], mine, torch.zeros_like(bias) if nodes else bias, 1))
     return Signal(shape, tuple(Term(n, np.arange(shape[0])) for n in nodes))
 
 
-def ungrouped(weight: np.ndarray, groups: int) -> np.ndarray:
+def ungrouped(weight: Tensor, groups: int) -> Tensor:
     """Grouped convolution weights [O, I / groups, ...] as dense ones [O, I, ...] with zeros between the groups."""
     if groups == 1:
         return weight
     out, per_group = weight.shape[0] // groups, weight.shape[1]
-    full = np.zeros((weight.shape[0], per_group * groups, *weight.shape[2:]))
-    for g in range(groups):
-        full[g * out : (g + 1) * out, g * per_group : (g + 1) * per_group] = weight[g * out : (g + 1) * out]
-    return full
+    full = weight.new_zeros(groups, out, groups, per_group, *weight.shape[2:])
+    each = torch.arange(groups)
+    full[each, :, each] = weight.unflatten(0, (groups, out))
+    return full.flatten(2, 3).flatten(0, 1)
 
 
-def multiply(x: Signal, weight: np.ndarray, bias: np.ndarray, source: str) -> Signal:
+def multiply(x: Signal, weight: Tensor, bias: Tensor, source: str) -> Signal:
     """A linear layer over the flattened signal, one ``Linear`` per term."""
     features = int(np.prod(x.shape))
     if weight.shape[1] != features:
         raise SpikeportError(f"{source}: takes {weight.shape[1]} features, is given {features}")
     shape = (weight.shape[0], 1, 1)
 
-    def node(inputs: Sequence[Node], kernel: np.ndarray, own_bias: np.ndarray, groups: int) -> Node:
+    def node(inputs: Sequence[Node], kernel: Tensor, own_bias: Tensor, groups: int) -> Node:
         return Linear(source, distinct(inputs), shape, kernel.reshape(len(kernel), -1), own_bias, flat=True)
 
     by_channel = weight.reshape(weight.shape[0], *x.shape)
     return replace(_synapses(x, by_channel, bias, 1, shape, node), flat=True)
 
 
-def scale_shift(x: Signal, scale: np.ndarray, shift: np.ndarray, source: str) -> Signal:
+def scale_shift(x: Signal, scale: Tensor, shift: Tensor, source: str) -> Signal:
     """Per-channel ``scale * x + shift`` (a folded BatchNorm), taken into the synapses that feed it."""
     terms, missing = [], np.ones(x.shape[0], bool)
     for term in x.terms:
@@ -235,7 +236,7 @@ def scale_shift(x: Signal, scale: np.ndarray, shift: np.ndarray, source: str) ->
         used = np.flatnonzero(term.index >= 0)
         if len(set(term.index[used].tolist())) < len(used):
             raise SpikeportError(f"{source}: the same channel of {node.source} appears twice; normalise before copying")
-        factor, offset = np.ones(node.shape[0]), np.zeros(node.shape[0])
+        factor, offset = scale.new_ones(node.shape[0]), scale.new_zeros(node.shape[0])
         factor[term.index[used]] = scale[used]
         first = used[missing[used]]
         offset[term.index[first]] = shift[first]
@@ -291,15 +292,16 @@ def distinct(nodes: Sequence[Node]) -> tuple[Node, ...]:
 
 def selection(node: Node, rows: np.ndarray) -> Node:
     """Synapses of weight 1 that pass the channels ``rows`` of a node on unchanged."""
-    channels, bias = len(rows), np.zeros(len(rows))
+    channels, bias = len(rows), torch.zeros(len(rows), dtype=torch.float64)
     shape = (channels, *node.shape[1:])
     if node.flat:
         size = node.shape[1] * node.shape[2]
-        taken = np.eye(node.shape[0] * size).reshape(node.shape[0], size, -1)[rows]
-        return Linear(node.source, (node,), shape, taken.reshape(channels * size, -1), np.repeat(bias, size), flat=True)
+        taken = torch.eye(node.shape[0] * size, dtype=torch.float64).reshape(node.shape[0], size, -1)[rows]
+        weight, bias = taken.reshape(channels * size, -1), bias.repeat_interleave(size)
+        return Linear(node.source, (node,), shape, weight, bias, flat=True)
     if channels == node.shape[0] and (rows == np.arange(channels)).all():
-        return Conv(node.source, (node,), shape, np.ones((channels, 1, 1, 1)), bias, groups=channels)
-    weight = np.zeros((channels, node.shape[0], 1, 1))
+        return Conv(node.source, (node,), shape, bias.new_ones(channels, 1, 1, 1), bias, groups=channels)
+    weight = bias.new_zeros(channels, node.shape[0], 1, 1)
     weight[np.arange(channels), rows] = 1
     return Conv(node.source, (node,), shape, weight, bias)
 

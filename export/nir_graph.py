@@ -13,6 +13,7 @@ from typing import Any
 
 import nir
 import numpy as np
+from torch import Tensor
 
 from spikeport.core.errors import SpikeportError
 from spikeport.core.files import replacing, tuples
@@ -130,15 +131,15 @@ def _nir_node(node: ex.Node) -> nir.NIRNode:
     if isinstance(node, ex.Conv):
         return nir.Conv2d(
             input_shape=node.inputs[0].shape[1:],
-            weight=node.weight,
+            weight=_array(node.weight),
             stride=node.stride,
             padding=node.padding,
             dilation=node.dilation,
             groups=node.groups,
-            bias=node.bias,
+            bias=_array(node.bias),
         )
     if isinstance(node, ex.Linear):
-        return nir.Affine(node.weight, node.bias)
+        return nir.Affine(_array(node.weight), _array(node.bias))
     if isinstance(node, ex.Pool):
         return nir.AvgPool2d(np.array(node.kernel), np.array(node.stride), np.array(node.padding))
     assert isinstance(node, ex.Neuron)
@@ -154,6 +155,11 @@ def _nir_node(node: ex.Node) -> nir.NIRNode:
         v_threshold=full(nir_threshold(node.v_threshold)),
         v_reset=full(node.v_reset),
     )
+
+
+def _array(tensor: Tensor) -> Any:
+    """What a file holds; a tensor that carries gradients stays one, for quantisation-aware training."""
+    return tensor if tensor.requires_grad else tensor.numpy()
 
 
 def write_nir(graph: nir.NIRGraph, path: Path | str) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
@@ -55,7 +54,13 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> Traced:
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise SpikeportError(f"{name} holds NaN or infinity; an exported network needs finite weights")
-    return _Rewriter(model, input_shape).run(trace_module(model).graph)
+    with torch.no_grad():
+        return rewrite(model, trace_module(model).graph, input_shape)
+
+
+def rewrite(model: nn.Module, graph: fx.Graph, input_shape: tuple[int, ...]) -> Traced:
+    """The model whose traced graph is known. With gradients enabled, the weights lead back to its parameters."""
+    return _Rewriter(model, input_shape).run(graph)
 
 
 class _Rewriter:
@@ -147,28 +152,28 @@ def _conv(module: nn.Conv2d, x: Signal, name: str) -> Signal:
         padding = (sizes[0] // 2, sizes[1] // 2)
     else:
         padding = (0, 0) if module.padding == "valid" else pair(module.padding)
-    weight = ex.array(module.weight)
-    bias = np.zeros(len(weight)) if module.bias is None else ex.array(module.bias)
+    weight = ex.exact(module.weight)
+    bias = weight.new_zeros(len(weight)) if module.bias is None else ex.exact(module.bias)
     return ex.convolve(x, weight, bias, stride, padding, dilation, module.groups, name)
 
 
 def _linear(module: nn.Linear, x: Signal, name: str) -> Signal:
     if not x.flat:
         raise SpikeportError(f"{name}: a linear layer on maps; flatten them first")
-    weight = ex.array(module.weight)
-    bias = np.zeros(len(weight)) if module.bias is None else ex.array(module.bias)
+    weight = ex.exact(module.weight)
+    bias = weight.new_zeros(len(weight)) if module.bias is None else ex.exact(module.bias)
     return ex.multiply(x, weight, bias, name)
 
 
 def _batch_norm(module: nn.BatchNorm2d | nn.BatchNorm1d, x: Signal, name: str) -> Signal:
     if module.running_mean is None or module.running_var is None:
         raise SpikeportError(f"{name}: BatchNorm without running statistics depends on the batch; train with them")
-    scale = 1 / np.sqrt(ex.array(module.running_var) + module.eps)
+    scale = 1 / torch.sqrt(ex.exact(module.running_var) + module.eps)
     if module.weight is not None:
-        scale = scale * ex.array(module.weight)
-    shift = -ex.array(module.running_mean) * scale
+        scale = scale * ex.exact(module.weight)
+    shift = -ex.exact(module.running_mean) * scale
     if module.bias is not None:
-        shift = shift + ex.array(module.bias)
+        shift = shift + ex.exact(module.bias)
     return ex.scale_shift(x, scale, shift, name)
 
 

@@ -1,4 +1,4 @@
-"""From a NIR graph to a Loihi program: integers, depths, and one scale per population.
+"""From a NIR graph to a Loihi program: layers with one scale each, then integers, depths and relays.
 
 The scale S of a population is shared by all synapses into it, its bias and its threshold. It is the largest for
 which every integer fits its register and the worst-case current cannot wrap; see ``largest_scale``.
@@ -9,6 +9,8 @@ from typing import Any
 
 import nir
 import numpy as np
+import torch
+from torch import Tensor
 
 from spikeport.core.errors import SpikeportError
 from spikeport.export.nir_graph import NEURONS, Metadata, check_neurons, loops, metadata_of, ordered
@@ -20,6 +22,47 @@ from spikeport.targets.loihi.synapses import Path, follow, start
 INPUT_MAX = 127
 
 
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A population to be, with the synapses into it, not yet rounded.
+
+    Attributes:
+        name, source, shape: see ``Population``.
+        constants: what the neurons do in a step.
+        paths: how spikes arrive; their weights are the network's own.
+        weights: one per path, float64: the network's times what a current of 1 adds, in the input's integers.
+        bias: float64 [C], in the same unit.
+        scale: S, the integer steps in a current of 1.
+    """
+
+    name: str
+    source: str
+    shape: Shape
+    constants: "Constants"
+    paths: tuple[Path, ...]
+    weights: tuple[Tensor, ...]
+    bias: Tensor
+    scale: float
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A NIR graph in layers: what quantisation-aware training trains and ``compile`` rounds.
+
+    Attributes:
+        metadata: of the graph.
+        input_scale, input_max: see ``LoihiProgram``.
+        layers: every one after those that feed it.
+        output: name of the layer that sums the class currents.
+    """
+
+    metadata: Metadata
+    input_scale: float
+    input_max: int
+    layers: tuple[Layer, ...]
+    output: str
+
+
 def compile(graph: nir.NIRGraph, calibration: np.ndarray | None = None) -> LoihiProgram:
     """Compiles a canonical NIR graph with spikeport's metadata.
 
@@ -29,12 +72,40 @@ def compile(graph: nir.NIRGraph, calibration: np.ndarray | None = None) -> Loihi
     Raises:
         SpikeportError: a node or a value that Loihi cannot hold, with the layer, the limit and the remedy.
     """
-    metadata = metadata_of(graph)
-    input_scale, input_max = _input_range(metadata, calibration)
-    values: dict[str, list[Path]] = {}
+    network = layers(graph, calibration)
+    metadata = network.metadata
     populations: list[Population] = []
     synapses: list[Synapse] = []
     depth = {INPUT: 0}
+    for layer in network.layers:
+        others = [path.pre for path in layer.paths if path.pre != layer.name]
+        depth[layer.name] = 1 + max((depth[pre] for pre in others), default=0)
+        for path, weight in zip(layer.paths, layer.weights, strict=True):
+            before = depth[layer.name] - 1
+            own = path.pre == layer.name
+            pre = path.pre if own else _relayed(path.pre, depth, before, populations, synapses)
+            synapses.append(replace(_synapse(layer, path, weight, metadata), pre=pre))
+        populations.append(population(layer, depth[layer.name]))
+    carried = ("dataset", "mean", "std", "class_names", "readout", "dt")
+    return LoihiProgram(
+        time_steps=metadata.time_steps,
+        input_shape=_shape(metadata.input_shape),
+        input_scale=network.input_scale,
+        input_max=network.input_max,
+        held=metadata.input == "constant",
+        populations=tuple(populations),
+        synapses=tuple(synapses),
+        output=network.output,
+        metadata={name: getattr(metadata, name) for name in carried},
+    )
+
+
+def layers(graph: nir.NIRGraph, calibration: np.ndarray | None = None) -> Network:
+    """The layers of a graph, their scales chosen. Arguments and errors as ``compile``."""
+    metadata = metadata_of(graph)
+    input_scale, input_max = _input_range(metadata, calibration)
+    values: dict[str, list[Path]] = {}
+    found: list[Layer] = []
     output = ""
     recurrent = loops(graph)
     for name, node, before in ordered(graph):
@@ -42,40 +113,19 @@ def compile(graph: nir.NIRGraph, calibration: np.ndarray | None = None) -> Loihi
         if isinstance(node, nir.Input):
             values[name] = [start(INPUT, _shape(metadata.input_shape))]
         elif isinstance(node, (*NEURONS, nir.Output)):
-            if isinstance(node, nir.Output):
-                output = name
-            depth[name] = 1 + max((depth[path.pre] for path in paths), default=0)
             for chain in recurrent.get(name, []):
                 path = start(name, paths[0].shape)
                 for link in chain:
                     path = follow(path, link, graph.nodes[link])
                 paths.append(path)
-            population, incoming = _population(name, node, paths, metadata, input_scale, input_max)
-            for synapse in incoming:
-                pre = (
-                    name
-                    if synapse.pre == name
-                    else _relayed(synapse.pre, depth, depth[name] - 1, populations, synapses)
-                )
-                synapses.append(replace(synapse, pre=pre))
-            populations.append(replace(population, depth=depth[name]))
-            values[name] = [start(name, population.shape)]
+            found.append(_layer(name, node, paths, metadata, input_scale, input_max))
+            values[name] = [start(name, found[-1].shape)]
+            output = name if isinstance(node, nir.Output) else output
         else:
             values[name] = [follow(path, name, node, with_bias=k == 0) for k, path in enumerate(paths)]
     if not output:
         raise SpikeportError("the NIR graph has no output")
-    carried = ("dataset", "mean", "std", "class_names", "readout", "dt")
-    return LoihiProgram(
-        time_steps=metadata.time_steps,
-        input_shape=_shape(metadata.input_shape),
-        input_scale=input_scale,
-        input_max=input_max,
-        held=metadata.input == "constant",
-        populations=tuple(populations),
-        synapses=tuple(synapses),
-        output=output,
-        metadata={name: getattr(metadata, name) for name in carried},
-    )
+    return Network(metadata, input_scale, input_max, tuple(found), output)
 
 
 def _shape(shape: tuple[int, ...]) -> Shape:
@@ -100,15 +150,7 @@ def _input_range(metadata: Metadata, calibration: np.ndarray | None) -> tuple[fl
     return top / INPUT_MAX, INPUT_MAX
 
 
-def _population(
-    name: str,
-    node: Any,
-    paths: list[Path],
-    metadata: Metadata,
-    input_scale: float,
-    input_max: int,
-) -> tuple[Population, list[Synapse]]:
-    """A population and the synapses into it, in integers."""
+def _layer(name: str, node: Any, paths: list[Path], metadata: Metadata, input_scale: float, input_max: int) -> Layer:
     if not paths:
         raise SpikeportError(f"{name}: nothing feeds these neurons")
     shapes = {path.shape for path in paths}
@@ -120,61 +162,67 @@ def _population(
         flat = np.ndim(node.v_threshold) == 1
         check_neurons(name, node, (int(np.prod(shape)),) if flat else shape)
         constants = _neuron_constants(name, node, metadata.dt)
-    gain, threshold = constants.gain, constants.threshold
-    weights = [path.weight * gain * (input_scale if path.pre == INPUT else 1.0) for path in paths]
+    weights = [path.weight * constants.gain * (input_scale if path.pre == INPUT else 1.0) for path in paths]
     largest = [input_max if path.pre == INPUT else 1 for path in paths]
-    currents = np.sum([path.bias for path in paths], axis=0)
+    currents = torch.stack([path.bias for path in paths]).sum(0)
     if constants.loss_u < 1 and currents.any():
         raise SpikeportError(
             f"{name}: a bias on synapses into CubaLIF neurons decays with their current, which Loihi's bias does not "
             "do; train without bias"
         )
-    bias = currents * gain + constants.offset
-    if not all(np.isfinite(w).all() for w in weights) or not np.isfinite(bias).all():
+    bias = currents * constants.gain + constants.offset
+    if not all(bool(values.isfinite().all()) for values in (*weights, bias)):
         raise SpikeportError(f"{name}: its weights or bias hold NaN or infinity")
+    numbers = [weight.detach().numpy() for weight in weights]
     build_up = constants.build_up(metadata.time_steps)
-    scale = largest_scale(name, weights, largest, bias, threshold, build_up)
-    mant, exponent = quantise_bias(bias * scale)
-    if threshold is None:
+    scale = largest_scale(name, numbers, largest, bias.detach().numpy(), constants.threshold, build_up)
+    source = metadata.layers.get(name, name)
+    return Layer(name, source, shapes.pop(), constants, tuple(paths), tuple(weights), bias, scale)
+
+
+def population(layer: Layer, depth: int) -> Population:
+    """A layer's neurons in integers."""
+    constants, scale = layer.constants, layer.scale
+    mant, exponent = quantise_bias(layer.bias.detach().numpy() * scale)
+    if constants.threshold is None:
         vth = loihi.VTH_NEVER
     else:
         # Where v stays on the grid of the weights, the next lower integer keeps ">" exact.
         keeps = constants.loss_u == 1 and constants.loss_v in (0.0, 1.0)
         on_grid = keeps and not np.any((mant << exponent) % (1 << loihi.SHIFT))
-        vth = int(np.floor(threshold * scale)) if on_grid else int(np.rint(threshold * scale))
-    population = Population(
-        name=name,
-        source=metadata.layers.get(name, name),
-        shape=shapes.pop(),
+        vth = int(np.floor(constants.threshold * scale)) if on_grid else int(np.rint(constants.threshold * scale))
+    return Population(
+        name=layer.name,
+        source=layer.source,
+        shape=layer.shape,
         du=max(round(constants.loss_u * loihi.DECAY_ONE) - 1, 0),
         dv=min(round(constants.loss_v * loihi.DECAY_ONE), loihi.DECAY_ONE - 1),
         vth=vth,
         bias_mant=mant,
         bias_exp=exponent,
         scale=scale,
-        depth=0,
-        spiking=threshold is not None,
+        depth=depth,
+        spiking=constants.threshold is not None,
     )
-    synapses = [
-        Synapse(
-            name=f"{path.names[0] if path.names else path.pre}__{name}",
-            source=metadata.layers.get(path.names[0], path.names[0]) if path.names else "",
-            pre=path.pre,
-            post=name,
-            weight=np.rint(weight * scale).astype(np.int8),
-            stride=path.stride,
-            padding=path.padding,
-            groups=path.groups,
-            links=_links(path),
-        )
-        for path, weight in zip(paths, weights, strict=True)
-    ]
-    return population, synapses
+
+
+def _synapse(layer: Layer, path: Path, weight: Tensor, metadata: Metadata) -> Synapse:
+    return Synapse(
+        name=f"{path.names[0] if path.names else path.pre}__{layer.name}",
+        source=metadata.layers.get(path.names[0], path.names[0]) if path.names else "",
+        pre=path.pre,
+        post=layer.name,
+        weight=torch.round(weight.detach() * layer.scale).to(torch.int8).numpy(),
+        stride=path.stride,
+        padding=path.padding,
+        groups=path.groups,
+        links=_links(path),
+    )
 
 
 def _links(path: Path) -> np.ndarray | None:
     """See ``Synapse.links``: what the network's own weights leave out, not what rounding to 8 bits makes zero."""
-    connected = path.weight.any(axis=(2, 3))
+    connected = path.weight.detach().numpy().any(axis=(2, 3))
     if connected.all():
         return None
     return connected.reshape(path.groups, -1, connected.shape[1]).sum(1).ravel().astype(np.int64)

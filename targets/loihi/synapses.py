@@ -4,9 +4,12 @@ On a chip every synapse ends in neurons, so what lies between two populations mu
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import nir
 import numpy as np
+import torch
+from torch import Tensor
 
 from spikeport.core.errors import SpikeportError
 from spikeport.core.geometry import Pair, output_size, pair
@@ -19,6 +22,8 @@ Shape = tuple[int, int, int]
 class Path:
     """What a population sends along one way: a convolution with bias, in float64.
 
+    Weights are tensors: those of a graph traced with gradients lead back to the model's parameters.
+
     Attributes:
         pre: the population at its start.
         names: the NIR nodes it passes.
@@ -30,8 +35,8 @@ class Path:
     names: tuple[str, ...]
     input_shape: Shape
     shape: Shape
-    weight: np.ndarray
-    bias: np.ndarray
+    weight: Tensor
+    bias: Tensor
     stride: Pair = (1, 1)
     padding: Pair = (0, 0)
     groups: int = 1
@@ -40,8 +45,8 @@ class Path:
 
 def start(pre: str, shape: Shape) -> Path:
     """The path that goes nowhere: the population itself."""
-    ones = np.ones((shape[0], 1, 1, 1))
-    return Path(pre, (), shape, shape, ones, np.zeros(shape[0]), groups=shape[0], mean=True)
+    ones = torch.ones(shape[0], 1, 1, 1, dtype=torch.float64)
+    return Path(pre, (), shape, shape, ones, ones.new_zeros(shape[0]), groups=shape[0], mean=True)
 
 
 def follow(path: Path, name: str, node: nir.NIRNode, with_bias: bool = True) -> Path:
@@ -54,35 +59,38 @@ def follow(path: Path, name: str, node: nir.NIRNode, with_bias: bool = True) -> 
     if isinstance(node, (nir.AvgPool2d, nir.SumPool2d)):
         kernel, stride, padding = pair(node.kernel_size), pair(node.stride), pair(node.padding)
         tap = 1 / (kernel[0] * kernel[1]) if isinstance(node, nir.AvgPool2d) else 1.0
-        weight = np.full((path.shape[0], 1, *kernel), tap)
-        bias = np.zeros(path.shape[0])
-        return _compose(path, name, weight, bias, stride, padding, path.shape[0], mean=True)
+        weight = path.weight.new_full((path.shape[0], 1, *kernel), tap)
+        return _compose(path, name, weight, weight.new_zeros(path.shape[0]), stride, padding, path.shape[0], mean=True)
     if isinstance(node, nir.Conv2d):
-        weight = _dilated(np.asarray(node.weight, np.float64), pair(node.dilation))
-        bias = np.asarray(node.bias, np.float64) * with_bias
+        weight = _dilated(_exact(node.weight), pair(node.dilation))
+        bias = _exact(node.bias) * with_bias
         return _compose(path, name, weight, bias, pair(node.stride), pair(node.padding), int(node.groups))
     if isinstance(node, (nir.Affine, nir.Linear)):
-        weight = np.asarray(node.weight, np.float64)
+        weight = _exact(node.weight)
         if weight.ndim != 2 or weight.shape[1] != np.prod(path.shape):
-            raise SpikeportError(f"{name}: weights {weight.shape} do not take a map of {path.shape}")
+            raise SpikeportError(f"{name}: weights {tuple(weight.shape)} do not take a map of {path.shape}")
         has_bias = with_bias and isinstance(node, nir.Affine)
-        bias = np.asarray(node.bias, np.float64) if has_bias else np.zeros(len(weight))
+        bias = _exact(node.bias) if has_bias else weight.new_zeros(len(weight))
         return _compose(path, name, weight.reshape(len(weight), *path.shape), bias, (1, 1), (0, 0), 1)
     if isinstance(node, nir.Scale):
-        factor = np.broadcast_to(np.asarray(node.scale, np.float64), path.shape)
-        if np.ptp(factor, axis=(1, 2)).any():
+        factor = _exact(node.scale).broadcast_to(path.shape)
+        if (factor != factor[:, :1, :1]).any():
             raise SpikeportError(f"{name}: scales within a map; only one factor per channel compiles to Loihi")
         weight = factor[:, :1, :1, None]
-        return _compose(path, name, weight, np.zeros(path.shape[0]), (1, 1), (0, 0), path.shape[0])
+        return _compose(path, name, weight, weight.new_zeros(path.shape[0]), (1, 1), (0, 0), path.shape[0])
     raise SpikeportError(f"{name}: {type(node).__name__} does not compile to Loihi")
 
 
-def _dilated(weight: np.ndarray, dilation: Pair) -> np.ndarray:
+def _exact(values: Any) -> Tensor:
+    return torch.as_tensor(values, dtype=torch.float64)
+
+
+def _dilated(weight: Tensor, dilation: Pair) -> Tensor:
     """The same kernel with its holes written as zeros."""
     if dilation == (1, 1):
         return weight
     size = [d * (k - 1) + 1 for d, k in zip(dilation, weight.shape[2:], strict=True)]
-    full = np.zeros((*weight.shape[:2], *size))
+    full = weight.new_zeros(*weight.shape[:2], *size)
     full[:, :, :: dilation[0], :: dilation[1]] = weight
     return full
 
@@ -90,8 +98,8 @@ def _dilated(weight: np.ndarray, dilation: Pair) -> np.ndarray:
 def _compose(
     path: Path,
     name: str,
-    weight: np.ndarray,
-    bias: np.ndarray,
+    weight: Tensor,
+    bias: Tensor,
     stride: Pair,
     padding: Pair,
     groups: int,
@@ -148,19 +156,19 @@ def _refuse_padding(path: Path, name: str) -> None:
         )
 
 
-def _joined_kernel(path: Path, weight: np.ndarray, groups: int) -> np.ndarray:
+def _joined_kernel(path: Path, weight: Tensor, groups: int) -> Tensor:
     """One kernel for the path's, then ``weight``: tap (i, j) of the pair lies at stride * i + j."""
     first, (sh, sw) = path.weight, path.stride
     (ah, aw), (bh, bw) = first.shape[2:], weight.shape[2:]
     size = (sh * (bh - 1) + ah, sw * (bw - 1) + aw)
     average_last = weight.shape[1] == 1 and groups == len(weight) == path.shape[0]
     if path.mean:
-        result = np.zeros((*weight.shape[:2], *size))
+        result = weight.new_zeros(*weight.shape[:2], *size)
     elif average_last:
-        result = np.zeros((*first.shape[:2], *size))
+        result = weight.new_zeros(*first.shape[:2], *size)
     else:
         first, weight = ungrouped(first, path.groups), ungrouped(weight, groups)
-        result = np.zeros((len(weight), first.shape[1], *size))
+        result = weight.new_zeros(len(weight), first.shape[1], *size)
     for i in range(bh):
         for j in range(bw):
             window = result[:, :, sh * i : sh * i + ah, sw * j : sw * j + aw]
@@ -169,5 +177,5 @@ def _joined_kernel(path: Path, weight: np.ndarray, groups: int) -> np.ndarray:
             elif average_last:
                 window += weight[:, :, i, j, None, None] * first
             else:
-                window += np.einsum("om,mckl->ockl", weight[:, :, i, j], first)
+                window += torch.einsum("om,mckl->ockl", weight[:, :, i, j], first)
     return result

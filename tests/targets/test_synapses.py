@@ -65,8 +65,7 @@ def test_composition_equals_the_chain(case):
         assume("does not fit" not in str(error))
         assert "pads a map" in str(error)  # noqa: PT017 - the one combination without an exact form
         return
-    weight, bias = torch.from_numpy(path.weight), torch.from_numpy(path.bias)
-    found = F.conv2d(x, weight, bias, path.stride, path.padding, 1, path.groups)
+    found = F.conv2d(x, path.weight, path.bias, path.stride, path.padding, 1, path.groups)
     assert found.shape[1:] == path.shape
     np.testing.assert_allclose(found.numpy(), y.numpy().reshape(found.shape), atol=1e-10)
 
@@ -79,7 +78,7 @@ def test_affine_behind_a_pool_is_a_covering_convolution(seed):
     path = start("pre", (4, 6, 6))
     for k, node in enumerate(nodes):
         path = follow(path, f"n{k}", node)
-    found = F.conv2d(x, torch.from_numpy(path.weight), torch.from_numpy(path.bias), path.stride, path.padding)
+    found = F.conv2d(x, path.weight, path.bias, path.stride, path.padding)
     np.testing.assert_allclose(found.numpy(), run(nodes[1], run(nodes[0], x)).numpy(), atol=1e-10)
 
 
