@@ -1,12 +1,13 @@
 """A training step of SNN-SqueezeNet-P side by side: our LIF, BatchNorm and LIF in one, SpikingJelly, snnTorch, ReLU.
 
-    python tests/benchmarks/train_step.py [--threads 2] [--precisions fp32 bf16] [--layouts contiguous channels-last]
-                                          [--batch 16] [--json FILE]
+    python tests/benchmarks/train_step.py [--device cuda] [--threads 2] [--precisions fp32 bf16]
+                                          [--layouts contiguous channels-last] [--batch 16] [--json FILE]
 
 The same network with the same weights every time; only what stands after each BatchNorm differs. The first
 convolution runs once on the N images, everything after the first activation on T*N: "ReLU" repeats its output T
 times, so that it has the convolutions of the spiking network and none of its neurons. A step is forward, backward
 and an SGD update. bf16 runs under autocast. The ratios compare with a peer in the layout that suits it better.
+On a GPU, "peak MiB" is what a step holds at most beyond parameters and images, and the batch is 512.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from lif import measure, print_table
+from lif import Action, machine, measure, print_table, usable
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -105,24 +106,37 @@ def step(
     optimizer.step()
 
 
+def peak_memory(action: Action, device: torch.device) -> float:
+    """MiB that ``action`` holds at most beyond what there was before; NaN on a CPU, which does not count."""
+    if device.type != "cuda":
+        return math.nan
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    action()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, nargs="+", default=[2])
     parser.add_argument("--precisions", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
     parser.add_argument("--names", nargs="+", choices=NAMES, default=list(NAMES))
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=int, help="default: 16; on a GPU 512")
     parser.add_argument("--steps", type=int, default=4, help="time steps")
     parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
-    device = torch.device(arguments.device)
+    device = usable(arguments.device)
+    samples = arguments.batch or (512 if device.type == "cuda" else 16)
 
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(arguments.batch, 3, 32, 32, generator=generator)
-    labels = torch.randint(10, (arguments.batch,), generator=generator).to(device)
+    images = torch.randn(samples, 3, 32, 32, generator=generator)
+    labels = torch.randint(10, (samples,), generator=generator).to(device)
     rows = []
     for threads in arguments.threads:
         torch.set_num_threads(threads)
@@ -134,21 +148,29 @@ def main() -> None:
             optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
             actions[precision, layout, name] = partial(step, model, optimizer, batch, labels, DTYPES[precision])
         times = measure(actions, arguments.rounds, device)
+        peaks = {case: peak_memory(actions[case], device) for case in cases}
         for case in cases:
             precision = case[0]
             row = {"threads": threads, "precision": precision, "layout": case[1], "network": case[2], "ms": times[case]}
             row["SpikingJelly fp32 / it"] = best(times, "fp32", "SpikingJelly") / times[case]
             row["SpikingJelly / it"] = best(times, precision, "SpikingJelly") / times[case]
             row["it / ReLU"] = times[case] / best(times, precision, "ReLU")
+            if device.type == "cuda":
+                row |= {
+                    "peak MiB": peaks[case],
+                    "peak / SpikingJelly": peaks[case] / best(peaks, precision, "SpikingJelly"),
+                }
             rows.append(row)
     print_table(rows)
     if arguments.json:
-        write_json(arguments.json, {"device": str(device), "torch": torch.__version__, "rows": rows})
+        write_json(
+            arguments.json, {"device": machine(device), "torch": torch.__version__, "batch": samples, "rows": rows}
+        )
 
 
-def best(times: dict[Case, float], precision: str, name: str) -> float:
-    """Milliseconds of ``name`` in the layout that suits it better; NaN where it did not run."""
-    found = [value for (own, _, who), value in times.items() if (own, who) == (precision, name)]
+def best(values: dict[Case, float], precision: str, name: str) -> float:
+    """``name`` in the layout that suits it better; NaN where it did not run."""
+    found = [value for (own, _, who), value in values.items() if (own, who) == (precision, name)]
     return min(found, default=math.nan)
 
 

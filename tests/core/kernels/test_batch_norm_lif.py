@@ -153,6 +153,27 @@ def test_compiles_into_one_graph(kernel):
         torch.testing.assert_close(result, expected)
 
 
+def test_exports_as_one_operator(kernel):
+    fused, _ = pair(4, 4)
+    fused.eval()
+    x = draw((4, 5, 6), 4, False)
+    program = torch.export.export(fused, (x,))
+    assert torch.ops.spikeport.batch_norm_lif.default in [node.target for node in program.graph.nodes]
+    assert torch.equal(program.module()(x), fused(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_trains_under_autocast(kernel, dtype):
+    torch.manual_seed(0)
+    conv, (fused, _) = nn.Conv2d(2, 4, 3), pair(4, 4)
+    with torch.autocast("cpu", dtype):
+        spikes = fused(conv(torch.randn(8, 2, 6, 6)))
+    assert spikes.dtype == dtype
+    spikes.float().square().sum().backward()
+    assert fused.running_mean.dtype == conv.weight.grad.dtype == fused.weight.grad.dtype == torch.float32
+    assert float(conv.weight.grad.abs().sum()) > 0
+
+
 def test_operators_keep_torchs_contract(kernel):
     x = torch.randn(4, 2, 3, 2, 2, requires_grad=True)
     factors = [torch.rand(3).add(0.5).requires_grad_(i < 2) for i in range(4)]

@@ -97,6 +97,35 @@ def test_an_infinite_current_sends_the_references_gradient(kernel, reference, as
     assert_same(*gradients)
 
 
+@pytest.mark.parametrize("surrogate", SURROGATES)
+@pytest.mark.parametrize("steps", [3, 4, 8])
+def test_infinity_and_nan_send_the_references_gradient(kernel, reference, assert_same, surrogate, steps):
+    x = torch.randn(steps, 16)
+    x[2, :4] = torch.inf
+    x[1, 2:6] = -torch.inf
+    x[1, 6:9] = torch.nan
+    cotangent = torch.ones(steps, 16)
+    cotangent[2, 8:11] = torch.tensor([torch.inf, -torch.inf, torch.nan])
+    gradients = []
+    for layer in (kernel, reference):
+        (leaf,) = leaves([x])
+        gradient = torch.autograd.grad(layer(leaf, surrogate=surrogate)[0], leaf, cotangent)[0]
+        assert gradient.isnan().any()
+        gradients.append(gradient)
+    own, expected = gradients
+    assert_same(own.isnan(), expected.isnan())
+    torch.testing.assert_close(own, expected, rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("shape", [(4, 0), (4, 3, 0, 2)])
+def test_no_neurons_have_a_second_gradient(kernel, shape):
+    inputs = leaves([torch.zeros(shape), torch.zeros(shape[1:])])
+    outputs = kernel(*inputs)
+    first = torch.autograd.grad(outputs, inputs, [torch.ones_like(o) for o in outputs], create_graph=True)
+    second = torch.autograd.grad(sum(grad.sum() for grad in first), inputs)
+    assert [grad.shape for grad in second] == [tensor.shape for tensor in inputs]
+
+
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 3, 2, 1), (3, 1, 2, 0)])
 def test_gradients_in_any_layout(kernel, reference, distance, order):
     x = torch.randn(4, 3, 5, 6).permute(order).contiguous().permute([order.index(i) for i in range(4)])

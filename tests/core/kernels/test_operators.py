@@ -65,18 +65,30 @@ def test_exports_as_one_operator(kernel):
     assert torch.equal(program.module()(x), block(x))
 
 
-def test_autocast_feeds_bfloat16_and_keeps_the_membrane_float32(kernel, reference):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_feeds_half_precision_and_keeps_the_membrane_float32(kernel, reference, dtype):
     conv, x = nn.Conv2d(2, 3, 3), torch.randn(8, 2, 6, 6)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", dtype):
         current = conv(x)
         spikes, membrane = lif(current.unflatten(0, (4, 2)))
-    assert current.dtype == spikes.dtype == torch.bfloat16
+    assert current.dtype == spikes.dtype == dtype
     assert membrane.dtype == torch.float32
     expected = reference(current.unflatten(0, (4, 2)))
     assert torch.equal(spikes, expected[0])
     assert torch.equal(membrane, expected[1])
     spikes.float().sum().backward()
     assert conv.weight.grad.dtype == torch.float32
+
+
+def test_compiles_into_one_graph_under_autocast(kernel):
+    torch.manual_seed(0)
+    block, x = Block(), torch.randn(8, 2, 6, 6)
+    compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
+    with torch.autocast("cpu", torch.bfloat16):
+        results, expected = run(compiled, x), run(block, x)
+    assert results[0].dtype == torch.bfloat16
+    for result, other in zip(results, expected, strict=True):
+        torch.testing.assert_close(result, other)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
