@@ -7,18 +7,27 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.stamp-installed
 export SPIKEPORT_LAVA_HOME ?= $(CURDIR)/.lava
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# One process of tests per core, a file of tests at a time: its fixtures train networks.
+PARALLEL := -n auto --dist loadfile
 
-.PHONY: demo test test-long lint install lava clean
+.PHONY: demo test test-long gpu lint install lava browser clean
 
 demo: install lava
 	$(BIN)/spikeport demo --out runs/demo --overwrite
 
-test: lint lava
-	$(BIN)/python -m pytest
+test: lint lava browser
+	$(BIN)/python -m pytest $(PARALLEL)
 
 # Many more random networks than `make test` draws.
-test-long: lint lava
-	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest
+test-long: lint lava browser
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest $(PARALLEL)
+
+# The kernels on a GPU: their tests, then every figure, as tables and as JSON in runs/gpu. torch must see the GPU.
+gpu: install
+	$(BIN)/python -m pytest tests/core/kernels
+	mkdir -p runs/gpu
+	$(BIN)/python tests/benchmarks/lif.py --device cuda --json runs/gpu/lif.json
+	$(BIN)/python tests/benchmarks/train_step.py --device cuda --json runs/gpu/train_step.json
 
 lint: install
 	$(BIN)/ruff check .
@@ -32,11 +41,18 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt torch
 	$(BIN)/pip install -q -c constraints.txt -e '.[peers,counters,cuda,dev]'
-	$(BIN)/pip install -q --no-deps -c constraints.txt spikingjelly
+	$(BIN)/pip install -q --no-deps -c constraints.txt spikingjelly syops neurobench
 	touch $@
 
 lava: install
 	$(BIN)/spikeport lava setup
+
+# The report is tested in a Chromium: the system's; as root on Debian it is installed; else the one Playwright brings.
+browser: install
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null \
+	|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
+	&& apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
+	|| $(BIN)/playwright install chromium
 
 clean:
 	rm -rf $(VENV) .lava build runs

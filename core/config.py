@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from spikeport.core.data.augment import AUGMENTATIONS
 from spikeport.core.errors import SpikeportError
 from spikeport.core.files import write_text
 from spikeport.core.models import ModelSpec, Twin
@@ -13,7 +14,13 @@ from spikeport.core.settings import check_types
 
 OPTIMIZERS = ("adam", "sgd")
 SCHEDULES = ("step", "cosine", "constant")
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "fp16")
+LOSSES = ("cross-entropy", "gradient-aware", "grad-cam")
+#: Targets whose arithmetic a network can be trained in.
+TRAINING_TARGETS = ("loihi",)
+CHOICES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": PRECISIONS, "loss": LOSSES}
+POSITIVE = ("lr", "gamma", "gradient_eps", "temperature")
+NOT_NEGATIVE = ("momentum", "weight_decay", "patience", "warmup", "clip", "loss_weight", "rate_weight")
 
 
 @dataclass(frozen=True)
@@ -22,10 +29,24 @@ class TrainConfig:
 
     Attributes:
         patience: epochs without a better validation accuracy before training stops (0: never).
+        batch_size: images per step, over all processes together.
         milestones, gamma: epochs at which the step schedule multiplies the learning rate, and by what.
+        warmup: epochs over which the learning rate first rises to ``lr``.
         momentum, weight_decay: as in torch's optimisers (momentum: SGD only).
+        clip: the largest Euclidean norm of the whole gradient (0: not clipped).
+        ema: decay per step of a moving average of the weights, which is then judged and saved (0: none).
         device: "auto" takes a GPU where there is one.
-        precision: "bf16" runs convolutions under autocast; the membrane stays float32.
+        precision: "bf16" and "fp16" run convolutions under autocast; the membrane stays float32.
+        compile: through ``torch.compile``.
+        loss: "cross-entropy" of the time-averaged prediction; "gradient-aware" and "grad-cam" add
+            ``loss_weight`` times a term (``spikeport.core.losses``); gradient_eps: eps of the gradient-aware one.
+        label_smoothing: the share of the target that is spread over all classes.
+        rate_weight, rate_goal: weight of a penalty on firing rates off the goal (spikes per neuron and step).
+        teacher: a run folder to learn from as well; distill_weight: its share of the loss; temperature: of both.
+        augment: of "crop", "flip", "cutout" (``spikeport.core.data.augment``).
+        train_images: only so many of the training images (validation included), the first ones of every class.
+        start: a run folder whose weights the model starts from; its model must be the same.
+        target: train with the arithmetic of this target ("loihi"; None: plain training).
     """
 
     model: str = "squeezenet-p"
@@ -52,21 +73,53 @@ class TrainConfig:
     seed: int = 0
     device: str = "auto"
     precision: str = "fp32"
+    compile: bool = False
+    warmup: int = 0
+    clip: float = 0.0
+    ema: float = 0.0
+    loss: str = "cross-entropy"
+    loss_weight: float = 0.2
+    gradient_eps: float = 1e-8
+    label_smoothing: float = 0.0
+    rate_weight: float = 0.0
+    rate_goal: float = 0.3
+    teacher: str | None = None
+    distill_weight: float = 0.5
+    temperature: float = 4.0
+    augment: tuple[str, ...] = ()
+    train_images: int | None = None
+    start: str | None = None
+    target: str | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name, allowed in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
+        for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise SpikeportError(f"{name} {getattr(self, name)!r} is not one of {', '.join(allowed)}")
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
+        if self.target not in (None, *TRAINING_TARGETS):
+            raise SpikeportError(f"target {self.target!r} is not one of {', '.join(TRAINING_TARGETS)}")
+        unknown = [name for name in self.augment if name not in AUGMENTATIONS]
+        if unknown:
+            raise SpikeportError(f"augment {unknown[0]!r} is not one of {', '.join(AUGMENTATIONS)}")
+        for name in ("epochs", "batch_size", "train_images"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise SpikeportError(f"{name} is {getattr(self, name)}; at least 1 is needed")
-        for name in ("lr", "gamma"):
+        for name in POSITIVE:
             if getattr(self, name) <= 0:
                 raise SpikeportError(f"{name} is {getattr(self, name)}; it must be positive")
-        for name in ("momentum", "weight_decay", "patience"):
+        for name in NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise SpikeportError(f"{name} is {getattr(self, name)}; it must not be negative")
+        for name in ("ema", "label_smoothing", "rate_goal", "distill_weight"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SpikeportError(f"{name} is {getattr(self, name)}; it must lie within 0..1")
+        if self.target and (self.loss != "cross-entropy" or self.rate_weight or self.compile):
+            raise SpikeportError(
+                f"target {self.target!r} trains with cross-entropy and a teacher; leave out another loss, rate_weight "
+                "and compile"
+            )
+        if self.compile and self.loss != "cross-entropy":
+            raise SpikeportError(f"loss {self.loss!r} needs derivatives of the network's parts; leave out --compile")
         if not 0 <= self.seed < 2**32:
             raise SpikeportError(f"seed is {self.seed}; it must lie within 0..{2**32 - 1}")
 

@@ -4,7 +4,11 @@ config.toml          the resolved settings of ``train``
 model.json           the model's description, its data set's statistics, its test results
 weights.safetensors  the weights of the epoch with the best validation accuracy
 metrics.csv          one row per epoch
+layers.csv           gradient norm and firing rate of every layer, per epoch
+figures/             curves, gradients and rates (``spikeport train`` draws them)
+tensorboard/         events, where TensorBoard is installed
 checkpoint.pt        the state to resume from
+samples.npz          in a run that travels without its data set: a few test images, uint8, and their labels
 """
 
 from dataclasses import dataclass
@@ -20,12 +24,13 @@ from torch import Tensor, nn
 from spikeport.core.data import load_dataset
 from spikeport.core.data.images import normalise
 from spikeport.core.errors import SpikeportError
-from spikeport.core.files import read_json, replacing, write_json
+from spikeport.core.files import read_json, reading_archive, replacing, write_json
 from spikeport.core.models import ModelSpec
 from spikeport.core.settings import check_types
 
 MODEL_FILE = "model.json"
 WEIGHTS_FILE = "weights.safetensors"
+SAMPLES_FILE = "samples.npz"
 
 
 @dataclass(frozen=True)
@@ -84,13 +89,31 @@ class Run:
         """The first ``count`` test images, normalised, float32 [N, C, H, W], and their classes, int64 [N].
 
         Raises:
-            SpikeportError: fewer than one asked for, or the data set is not where training found it.
+            SpikeportError: fewer than one asked for, more than the run carries with it, or the data set is not where
+                training found it, or has other images or classes.
         """
         if count < 1:
             raise SpikeportError(f"{count} samples asked for; at least 1 is needed")
+        images, labels = self._carried(count) if (self.path / SAMPLES_FILE).exists() else self._test_images()
+        return self.data.normalise(images[:count]).numpy(), labels[:count].numpy()
+
+    def _test_images(self) -> tuple[Tensor, Tensor]:
         data = load_dataset(self.data.name, Path(self.data.folder) if self.data.folder else None)
-        images = self.data.normalise(data.test_images[:count])
-        return images.numpy(), data.test_labels[:count].numpy()
+        for name in ("image_shape", "class_names"):
+            found, wanted = getattr(data, name), getattr(self.data, name)
+            if found != wanted:
+                raise SpikeportError(f"{self.path}: trained with {name} {wanted}; {data.name} now has {found}")
+        return data.test_images, data.test_labels
+
+    def _carried(self, count: int) -> tuple[Tensor, Tensor]:
+        path = self.path / SAMPLES_FILE
+        with reading_archive(path, "test images of a run", "copy it again") as archive:
+            images, labels = torch.from_numpy(archive["images"]), torch.from_numpy(archive["labels"])
+        if images.dtype != torch.uint8 or images.shape[1:] != self.data.image_shape or len(labels) != len(images):
+            raise SpikeportError(f"{path}: images {list(images.shape)}, the run takes {self.data.image_shape} in uint8")
+        if count > len(images):
+            raise SpikeportError(f"{path}: {count} samples asked for; this run carries {len(images)} test images")
+        return images, labels
 
 
 def load_run(path: Path | str) -> Run:
@@ -138,3 +161,23 @@ def load_weights(model: nn.Module, path: Path) -> None:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise SpikeportError(f"{path}: {name} holds NaN or infinity; train again with a lower learning rate")
     model.load_state_dict(weights)
+
+
+def start_from(path: Path, spec: ModelSpec, model: nn.Module) -> None:
+    """Fills ``model``, built from ``spec``, with the weights of a run.
+
+    Raises:
+        SpikeportError: no such run, or its model is another.
+    """
+    found, wanted = _flat(load_run(path).spec), _flat(spec)
+    different = [name for name in wanted if found[name] != wanted[name]]
+    if different:
+        name = different[0]
+        raise SpikeportError(
+            f"{path}: the run to start from has {name} = {found[name]!r}, asked for {wanted[name]!r}; make them equal"
+        )
+    load_weights(model, path / WEIGHTS_FILE)
+
+
+def _flat(spec: ModelSpec) -> dict[str, Any]:
+    return spec.to_dict() | spec.twin.__dict__ | {"twin": None}

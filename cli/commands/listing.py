@@ -1,5 +1,8 @@
 """spikeport models, spikeport datasets, spikeport targets"""
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from spikeport import console
@@ -7,7 +10,7 @@ from spikeport import console
 
 def register(cli: typer.Typer) -> None:
     cli.command(epilog="Example: spikeport models --json")(models)
-    cli.command(epilog="Example: spikeport datasets")(datasets)
+    cli.command(epilog="Example: spikeport datasets --download cifar10 --data ~/data")(datasets)
     cli.command(epilog="Example: spikeport targets")(targets)
 
 
@@ -26,11 +29,23 @@ def models(json: console.Json = False) -> None:
         console.say(f"{name}: {entry.help}")
 
 
-def datasets(json: console.Json = False) -> None:
-    """List the data sets."""
-    from spikeport.core.data import DATASETS
+def datasets(
+    download: Annotated[str | None, typer.Option(help="Fetch, check and unpack the archive of this data set.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder to unpack it in; an archive that lies there is used.")
+    ] = None,
+    json: console.Json = False,
+) -> None:
+    """List the data sets with their archives, or fetch one."""
+    from spikeport.core.data import DATASETS, download_dataset
 
-    _show("Data sets", {name: entry.help for name, entry in DATASETS.items()}, json)
+    if download is not None:
+        with console.bar(f"{download} (bytes)") as progress:
+            console.say(f"{download_dataset(download, data, progress)}")
+        return
+    texts = {name: entry.help for name, entry in DATASETS.items()}
+    texts |= {name: f"{texts[name]}; {entry.archive.url}" for name, entry in DATASETS.items() if entry.archive}
+    _show("Data sets", texts, json)
 
 
 def targets(json: console.Json = False) -> None:

@@ -14,7 +14,11 @@ spikeport train --model squeezenet-p --kind snn --dataset digits --epochs 12 --o
 
 spikeport train --kind cnn --dataset cifar10 --data ~/cifar --optimizer sgd --lr 0.1 --schedule cosine --out runs/cnn
 
-spikeport train --config runs/snn/config.toml --epochs 20 --resume --out runs/snn"""
+spikeport train --config runs/snn/config.toml --epochs 20 --resume --out runs/snn
+
+spikeport train --from runs/snn --target loihi --epochs 4 --lr 2e-4 --out runs/snn-loihi
+
+torchrun --nproc-per-node 4 -m spikeport train --dataset cifar10 --data ~/cifar --batch-size 256 --out runs/snn"""
 
 
 def register(cli: typer.Typer) -> None:
@@ -50,7 +54,30 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, split and order. Default: 0.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 ... Default: auto.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32 or bf16. Default: fp32.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16. Default: fp32.")] = None,
+    compile: Annotated[bool | None, typer.Option("--compile", help="Through torch.compile.")] = None,
+    warmup: Annotated[int | None, typer.Option(help="Epochs of a rising learning rate. Default: 0.")] = None,
+    clip: Annotated[float | None, typer.Option(help="Largest gradient norm; 0: any. Default: 0.")] = None,
+    ema: Annotated[
+        float | None, typer.Option(help="Decay of a moving average of the weights. Default: 0, none.")
+    ] = None,
+    loss: Annotated[
+        str | None, typer.Option(help="cross-entropy, gradient-aware or grad-cam. Default: cross-entropy.")
+    ] = None,
+    loss_weight: Annotated[float | None, typer.Option(help="Lambda of the loss's extra term. Default: 0.2.")] = None,
+    gradient_eps: Annotated[float | None, typer.Option(help="Eps of the gradient-aware term. Default: 1e-8.")] = None,
+    label_smoothing: Annotated[float | None, typer.Option(help="Share spread over all classes. Default: 0.")] = None,
+    rate_weight: Annotated[float | None, typer.Option(help="Weight of the firing-rate penalty. Default: 0.")] = None,
+    rate_goal: Annotated[float | None, typer.Option(help="Spikes per neuron and step. Default: 0.3.")] = None,
+    teacher: Annotated[Path | None, typer.Option(help="A run to learn from too, as the CNN twin's.")] = None,
+    distill_weight: Annotated[float | None, typer.Option(help="The teacher's share of the loss. Default: 0.5.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of the distillation. Default: 4.")] = None,
+    augment: Annotated[str | None, typer.Option(help="Some of crop,flip,cutout. Default: none.")] = None,
+    train_images: Annotated[int | None, typer.Option(help="Use only so many training images.")] = None,
+    start: Annotated[Path | None, typer.Option("--from", help="Go on from this run: its network and weights.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Train in the arithmetic of a target: loihi. Needs --from.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file of settings; flags override it.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
     overwrite: console.Overwrite = False,
@@ -58,9 +85,12 @@ def train(
     """Train a network: the CNN or its spiking twin."""
     from spikeport.core import TrainConfig
     from spikeport.core import train as run_training
+    from spikeport.core.distributed import first_process
+    from spikeport.core.figures import draw_figures
 
     given: dict[str, Any] = dict(locals())
-    settings = TrainConfig.read(config) if config else {}
+    settings = settings_of_run(start) if start else {}
+    settings |= TrainConfig.read(config) if config else {}
     for field in fields(TrainConfig):
         value = given[field.name]
         if value is not None:
@@ -68,17 +98,39 @@ def train(
     for name in ("milestones", "keep"):
         if isinstance(settings.get(name), str):
             settings[name] = integers(settings[name], f"--{name}")
-    columns = ("epoch", "loss", "accuracy", "validation accuracy")
-    console.say("  ".join(columns))
+    if augment is not None:
+        settings["augment"] = tuple(name for name in augment.split(",") if name)
+    resolved = TrainConfig(**settings)
+    prepare = None
+    if resolved.target:
+        from spikeport.targets.loihi.qat import prepare as in_integers
+
+        prepare = in_integers
+    speaks = first_process()
+    if speaks:
+        console.say("  ".join(("epoch", "loss", "accuracy", "validation accuracy")))
     with console.bar("training") as progress:
         run = run_training(
-            TrainConfig(**settings), out, resume=resume, overwrite=overwrite, progress=progress, on_epoch=show
+            resolved, out, resume=resume, overwrite=overwrite, progress=progress, on_epoch=show, prepare=prepare
         )
+    if not speaks:
+        return
+    draw_figures(run.path, resolved.rate_goal)
     results = run.results
     console.say(
         f"test accuracy {results['test_accuracy']:.4f}, macro F1 {results['test_macro_f1']:.4f} "
         f"(epoch {results['best_epoch']:.0f} of {results['epochs']:.0f}); saved in {out}"
     )
+
+
+def settings_of_run(path: Path) -> dict[str, Any]:
+    """What a training that starts from the run ``path`` takes over: its network and its data."""
+    from spikeport.core import TrainConfig
+    from spikeport.core.training import CONFIG_FILE
+
+    network = ("model", "kind", "keep", "width", "spiking", "time_steps", "tau", "v_threshold", "surrogate")
+    taken = {*network, "dataset", "data", "train_images", "seed"}
+    return {name: value for name, value in TrainConfig.read(path / CONFIG_FILE).items() if name in taken}
 
 
 def show(row: dict[str, float]) -> None:

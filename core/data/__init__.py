@@ -1,31 +1,41 @@
 """Data sets: images as they lie in their public archives, with the statistics a network needs."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from spikeport.core.data.cifar import load_cifar10
+from spikeport.core.data.archives import Archive, fetch
+from spikeport.core.data.cifar import CIFAR10, CIFAR100, load_cifar10, load_cifar100
 from spikeport.core.data.digits import load_digits
 from spikeport.core.data.images import ImageData
+from spikeport.core.data.tiny_imagenet import TINY_IMAGENET, load_tiny_imagenet
 from spikeport.core.errors import SpikeportError
+from spikeport.core.progress import Progress, silent
 
-__all__ = ["DATASETS", "ImageData", "load_dataset", "split"]
+__all__ = ["DATASETS", "ImageData", "download_dataset", "load_dataset", "split", "subset"]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A data set by name: its loader (given the folder of ``--data``), and a line of help."""
+    """A data set by name: its loader (given the folder of ``--data``), a line of help, its public archive."""
 
     load: Callable[[Path | None], ImageData]
     help: str
+    archive: Archive | None = None
 
 
 DATASETS: dict[str, Entry] = {
     "digits": Entry(load_digits, "1,797 handwritten digits (scikit-learn), 16x16, 1 channel; embedded"),
-    "cifar10": Entry(load_cifar10, "60,000 colour images, 32x32; --data names the folder of cifar-10-batches-py"),
+    "cifar10": Entry(load_cifar10, "60,000 colour images, 32x32, 10 classes", CIFAR10),
+    "cifar100": Entry(load_cifar100, "60,000 colour images, 32x32, 100 classes", CIFAR100),
+    "tiny-imagenet": Entry(
+        load_tiny_imagenet,
+        "110,000 colour images, 64x64, 200 classes; its validation set is the test set",
+        TINY_IMAGENET,
+    ),
 }
 
 
@@ -34,6 +44,36 @@ def load_dataset(name: str, folder: Path | None = None) -> ImageData:
     if name not in DATASETS:
         raise SpikeportError(f"unknown data set {name!r}; available: {', '.join(DATASETS)}")
     return DATASETS[name].load(folder)
+
+
+def download_dataset(name: str, folder: Path | None, progress: Progress = silent) -> Path:
+    """Fetches the archive of a data set into ``folder``; returns what ``--data`` takes (see ``archives.fetch``)."""
+    if name not in DATASETS:
+        raise SpikeportError(f"unknown data set {name!r}; available: {', '.join(DATASETS)}")
+    archive = DATASETS[name].archive
+    if archive is None:
+        raise SpikeportError(f"{name} is embedded; there is nothing to download")
+    if folder is None:
+        raise SpikeportError(f"--data DIR says where to unpack {name}")
+    return fetch(archive, folder, progress)
+
+
+def subset(data: ImageData, count: int | None) -> ImageData:
+    """``data`` with only ``count`` of its training images, the first ones of every class in equal numbers.
+
+    The statistics stay those of the whole. Raises SpikeportError where there are not so many, or too few to split.
+    """
+    if count is None:
+        return data
+    if not 5 <= count <= len(data.train_images):
+        raise SpikeportError(f"train_images is {count}; {data.name} offers 5 to {len(data.train_images)}")
+    labels = data.train_labels
+    in_class = torch.zeros_like(labels)
+    for label in labels.unique():
+        same = labels == label
+        in_class[same] = torch.arange(int(same.sum()))
+    chosen = in_class.argsort(stable=True)[:count].sort().values
+    return replace(data, train_images=data.train_images[chosen], train_labels=labels[chosen])
 
 
 def split(count: int, seed: int, validation: float = 0.2) -> tuple[Tensor, Tensor]:

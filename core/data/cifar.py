@@ -1,6 +1,7 @@
-"""CIFAR-10 from its public python archive, without letting a pickle run anything.
+"""CIFAR-10 and CIFAR-100 from their public python archives, without letting a pickle run anything.
 
-Source and layout: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
+Source and layout: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009; the archives and their
+MD5 sums: https://www.cs.toronto.edu/~kriz/cifar.html
 """
 
 import pickle
@@ -12,11 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spikeport.core.data.images import ImageData, statistics
+from spikeport.core.data.archives import Archive, root_of
+from spikeport.core.data.images import ImageData, labelled
 from spikeport.core.errors import SpikeportError
 
-FOLDER = "cifar-10-batches-py"
-CLASSES = 10
+CIFAR10 = Archive(
+    "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a", "cifar-10-batches-py"
+)
+CIFAR100 = Archive(
+    "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85", "cifar-100-python"
+)
 
 
 class _Dtype:
@@ -78,7 +84,9 @@ def load_batch(path: Path) -> dict[bytes, Any]:
     except SpikeportError as error:
         raise SpikeportError(f"{path}: {error}") from None
     except FileNotFoundError:
-        raise SpikeportError(f"{path}: no such file; --data names the folder that holds {FOLDER}") from None
+        raise SpikeportError(
+            f"{path}: no such file; --data names the folder of the unpacked archive (`spikeport datasets --help`)"
+        ) from None
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise SpikeportError(f"{path}: damaged or truncated ({error}); unpack the archive again") from None
     if not isinstance(value, dict):
@@ -86,41 +94,48 @@ def load_batch(path: Path) -> dict[bytes, Any]:
     return {key: item.value if isinstance(item, _Array) else item for key, item in value.items()}
 
 
-def _images(path: Path) -> tuple[Tensor, Tensor]:
+def _images(path: Path, key: bytes, classes: int) -> tuple[Tensor, Tensor]:
     batch = load_batch(path)
-    data, labels = batch.get(b"data"), batch.get(b"labels")
+    data, labels = batch.get(b"data"), batch.get(key)
     if not isinstance(data, np.ndarray) or data.ndim != 2 or data.shape[1] != 3072:
-        raise SpikeportError(f"{path}: b'data' is not uint8 [N, 3072]; unpack the archive again")
+        raise SpikeportError(f"{path}: b'data' is not uint8 [N, 3072], images of 3x32x32; unpack the archive again")
     if not isinstance(labels, list) or len(labels) != len(data):
-        raise SpikeportError(f"{path}: b'labels' does not name one class per image")
-    if any(not isinstance(label, int) or not 0 <= label < CLASSES for label in labels):
-        raise SpikeportError(f"{path}: a label lies outside 0..{CLASSES - 1}")
+        raise SpikeportError(f"{path}: {key!r} does not name one class per image")
+    if any(not isinstance(label, int) or not 0 <= label < classes for label in labels):
+        raise SpikeportError(f"{path}: a label lies outside 0..{classes - 1}")
     return torch.from_numpy(data.copy()).view(-1, 3, 32, 32), torch.tensor(labels)
 
 
+def _names(path: Path, key: bytes, classes: int) -> tuple[str, ...]:
+    names = load_batch(path).get(key)
+    if not isinstance(names, list) or len(names) != classes or not all(isinstance(name, bytes) for name in names):
+        raise SpikeportError(f"{path}: {key!r} does not name {classes} classes")
+    return tuple(name.decode(errors="replace") for name in names)
+
+
 def load_cifar10(folder: Path | None) -> ImageData:
-    """50,000 training and 10,000 test images, 3x32x32.
+    """50,000 training and 10,000 test images, 3x32x32, 10 classes.
 
     Args:
         folder: the folder ``cifar-10-batches-py`` or the one that holds it.
     """
-    if folder is None:
-        raise SpikeportError(f"cifar10 is not embedded; --data DIR names the folder that holds {FOLDER}")
-    root = folder / FOLDER if (folder / FOLDER).is_dir() else folder
-    parts = [_images(root / f"data_batch_{k}") for k in range(1, 6)]
+    root = root_of(CIFAR10, "cifar10", folder)
+    parts = [_images(root / f"data_batch_{k}", b"labels", 10) for k in range(1, 6)]
+    sizes = [len(labels) for _, labels in parts]
+    if len(set(sizes)) > 1:
+        raise SpikeportError(f"{root}: data_batch_1..5 hold {sizes} images, not equally many; unpack the archive again")
     train_images, train_labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-    test_images, test_labels = _images(root / "test_batch")
-    names = load_batch(root / "batches.meta").get(b"label_names")
-    if not isinstance(names, list) or len(names) != CLASSES or not all(isinstance(name, bytes) for name in names):
-        raise SpikeportError(f"{root / 'batches.meta'}: b'label_names' does not name {CLASSES} classes")
-    mean, std = statistics(train_images)
-    return ImageData(
-        name="cifar10",
-        train_images=train_images,
-        train_labels=train_labels,
-        test_images=test_images,
-        test_labels=test_labels,
-        mean=mean,
-        std=std,
-        class_names=tuple(name.decode(errors="replace") for name in names),
-    )
+    test = _images(root / "test_batch", b"labels", 10)
+    names = _names(root / "batches.meta", b"label_names", 10)
+    return labelled("cifar10", (train_images, train_labels), test, names)
+
+
+def load_cifar100(folder: Path | None) -> ImageData:
+    """50,000 training and 10,000 test images, 3x32x32, the 100 fine classes.
+
+    Args:
+        folder: the folder ``cifar-100-python`` or the one that holds it.
+    """
+    root = root_of(CIFAR100, "cifar100", folder)
+    train, test = (_images(root / part, b"fine_labels", 100) for part in ("train", "test"))
+    return labelled("cifar100", train, test, _names(root / "meta", b"fine_label_names", 100))

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch.nn.functional import interpolate
 
-from spikeport.core.data.images import ImageData, statistics
+from spikeport.core.data.images import ImageData, labelled
 
 SIZE = 16
 TEST_SHARE = 0.2
@@ -25,14 +25,5 @@ def load_digits(folder: Path | None = None) -> ImageData:
     images = (interpolate(small, SIZE, mode="bilinear", align_corners=False) * 255).round().to(torch.uint8)
     labels = torch.from_numpy(bunch.target).long()
     train, test = train_test_split(range(len(labels)), test_size=TEST_SHARE, random_state=0, stratify=bunch.target)
-    mean, std = statistics(images[train])
-    return ImageData(
-        name="digits",
-        train_images=images[train],
-        train_labels=labels[train],
-        test_images=images[test],
-        test_labels=labels[test],
-        mean=mean,
-        std=std,
-        class_names=tuple(str(d) for d in range(10)),
-    )
+    names = tuple(str(d) for d in range(10))
+    return labelled("digits", (images[train], labels[train]), (images[test], labels[test]), names)

@@ -54,5 +54,21 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
 
 def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel of uint8 images scaled to 0..1."""
-    pixels = images.transpose(0, 1).flatten(1).double() / 255
-    return tuple(pixels.mean(1).tolist()), tuple(pixels.std(1).tolist())
+    values = torch.arange(256, dtype=torch.float64) / 255
+    means, deviations = [], []
+    for channel in images.unbind(1):  # counted, so that a gigabyte of pixels never becomes eight
+        counts = sum(part.flatten().bincount(minlength=256) for part in channel.split(4096))
+        assert isinstance(counts, Tensor)
+        total = counts.sum()
+        mean = (counts * values).sum() / total
+        means.append(float(mean))
+        deviations.append(float(((counts * (values - mean) ** 2).sum() / (total - 1)).sqrt()))
+    return tuple(means), tuple(deviations)
+
+
+def labelled(
+    name: str, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], class_names: tuple[str, ...]
+) -> ImageData:
+    """A data set from its two parts, (images, labels) each, with the statistics of the training images."""
+    mean, std = statistics(train[0])
+    return ImageData(name, *train, *test, mean, std, class_names)

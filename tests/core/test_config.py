@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from spikeport.core import SpikeportError, TrainConfig
 from spikeport.core.config import OPTIMIZERS, PRECISIONS, SCHEDULES
+from spikeport.core.data.augment import AUGMENTATIONS
 from spikeport.core.models import FORMS, KINDS
 
 positive = st.floats(1e-12, 1e6)
@@ -33,6 +34,10 @@ configs = st.builds(
     time_steps=whole,
     seed=st.integers(0, 2**32 - 1),
     precision=st.sampled_from(PRECISIONS),
+    compile=st.booleans(),
+    augment=st.lists(st.sampled_from(AUGMENTATIONS)).map(tuple),
+    teacher=st.none() | words,
+    label_smoothing=st.floats(0, 1),
 )
 
 
@@ -44,9 +49,9 @@ def test_settings_survive_their_file(tmp_path_factory, config):
 
 
 def test_a_setting_that_is_none_is_left_out_of_the_file(tmp_path):
-    TrainConfig(keep=None, data=None).save(tmp_path / "config.toml")
+    TrainConfig(data=None, surrogate="sigmoid").save(tmp_path / "config.toml")
     names = set(TrainConfig.read(tmp_path / "config.toml"))
-    assert names == {f.name for f in dataclasses.fields(TrainConfig)} - {"keep", "data"}
+    assert names == {f.name for f in dataclasses.fields(TrainConfig) if f.default is not None}
 
 
 def test_an_unknown_setting_is_named_with_the_known_ones(tmp_path):
@@ -73,6 +78,20 @@ def test_a_missing_file_is_named(tmp_path):
         ("optimizer 'lion' is not one of adam, sgd", {"optimizer": "lion"}),
         ("schedule 'linear' is not one of", {"schedule": "linear"}),
         ("precision 'fp8' is not one of", {"precision": "fp8"}),
+        (
+            "target 'loihi' trains with cross-entropy and a teacher; leave out another loss",
+            {"target": "loihi", "loss": "grad-cam"},
+        ),
+        ("target 'onnx' is not one of loihi", {"target": "onnx"}),
+        ("loss 'hinge' is not one of cross-entropy, gradient-aware, grad-cam", {"loss": "hinge"}),
+        ("augment 'mixup' is not one of crop, flip, cutout", {"augment": ("crop", "mixup")}),
+        ("train_images is 0; at least 1", {"train_images": 0}),
+        ("ema is 1.5; it must lie within 0..1", {"ema": 1.5}),
+        ("rate_goal is -1; it must lie within", {"rate_goal": -1}),
+        ("clip is -1; it must not be negative", {"clip": -1}),
+        ("temperature is 0; it must be positive", {"temperature": 0}),
+        ("leave out --compile", {"loss": "gradient-aware", "compile": True}),
+        ("compile is 1; expected", {"compile": 1}),
         ("epochs is 0; at least 1", {"epochs": 0}),
         ("batch_size is 0; at least 1", {"batch_size": 0}),
         ("lr is 0; it must be positive", {"lr": 0}),

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from spikeport.core import SpikeportError
 from spikeport.core.data import load_dataset, split
-from spikeport.core.data.cifar import FOLDER, load_batch
+from spikeport.core.data.cifar import CIFAR10, load_batch
+
+FOLDER = CIFAR10.folder
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 PER_BATCH = 20
@@ -259,9 +261,67 @@ def test_a_pickle_that_is_no_dictionary_is_refused(archive):
         load_dataset("cifar10", archive)
 
 
-def test_cifar10_without_a_folder_asks_for_it():
-    with pytest.raises(SpikeportError, match="--data DIR"):
-        load_dataset("cifar10")
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "tiny-imagenet"])
+def test_a_data_set_without_a_folder_asks_for_it(name):
+    with pytest.raises(SpikeportError, match=f"--data DIR .*`spikeport datasets --download {name} --data DIR`"):
+        load_dataset(name)
+
+
+def test_training_batches_of_unequal_size_are_refused(archive):
+    short = {b"labels": [0] * 3, b"data": np.zeros((3, 3072), np.uint8)}
+    (archive / FOLDER / "data_batch_4").write_bytes(public(BATCHES["data_batch_4"] | short))
+    with pytest.raises(SpikeportError, match=r"hold \[20, 20, 20, 3, 20\] images, not equally many"):
+        load_dataset("cifar10", archive)
+
+
+FINE = [f"fine {k}" for k in range(100)]
+
+
+@pytest.fixture
+def archive100(tmp_path: Path) -> Path:
+    """CIFAR-100 in the public layout."""
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    for name, count in (("train", 50), ("test", 20)):
+        value = {
+            b"filenames": [b"image.png"] * count,
+            b"batch_label": b"batch 1 of 1",
+            b"fine_labels": [99 - k for k in range(count)],
+            b"coarse_labels": [k % 20 for k in range(count)],
+            b"data": np.full((count, 3072), count, np.uint8),
+        }
+        (folder / name).write_bytes(public(value))
+    meta = {b"fine_label_names": [n.encode() for n in FINE], b"coarse_label_names": [b"coarse"] * 20}
+    (folder / "meta").write_bytes(public(meta))
+    return tmp_path
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_cifar100_reads_the_public_layout(archive100, inside):
+    data = load_dataset("cifar100", archive100 / "cifar-100-python" if inside else archive100)
+    assert data.train_images.shape == (50, 3, 32, 32)
+    assert data.test_images.unique().tolist() == [20]
+    assert data.test_labels.tolist() == [99 - k for k in range(20)]
+    assert data.class_names == tuple(FINE)
+
+
+@pytest.mark.parametrize("name", ["train", "test", "meta"])
+def test_a_missing_or_hostile_file_of_cifar100_is_named(archive100, tmp_path, name):
+    file = archive100 / "cifar-100-python" / name
+    file.write_bytes(pickle.dumps(Call(os.system, f"touch {tmp_path / 'touched'}"), protocol=2))
+    with pytest.raises(SpikeportError, match=f"{name}: the pickle asks for"):
+        load_dataset("cifar100", archive100)
+    file.unlink()
+    with pytest.raises(SpikeportError, match=f"{name}: no such file"):
+        load_dataset("cifar100", archive100)
+    assert not (tmp_path / "touched").exists()
+
+
+def test_a_label_of_cifar100_beyond_its_classes_is_refused(archive100):
+    value = {b"fine_labels": [100], b"data": np.zeros((1, 3072), np.uint8)}
+    (archive100 / "cifar-100-python" / "test").write_bytes(public(value))
+    with pytest.raises(SpikeportError, match=r"test: a label lies outside 0..99"):
+        load_dataset("cifar100", archive100)
 
 
 def test_an_unknown_data_set_is_refused_with_the_known_ones():

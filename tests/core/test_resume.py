@@ -6,17 +6,21 @@ import pickle
 import signal
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import small_digits
 import torch
 from torch import nn
 
 from spikeport.core import SpikeportError, TrainConfig, Twin, train
+from spikeport.core.data import DATASETS
+from spikeport.core.data import Entry as DataEntry
 from spikeport.core.models import MODELS, Entry
+from spikeport.core.records import METRICS_FILE
 from spikeport.core.runs import WEIGHTS_FILE
-from spikeport.core.training import CHECKPOINT_FILE, CONFIG_FILE, METRICS_FILE
+from spikeport.core.training import CHECKPOINT_FILE, CONFIG_FILE
 
 #: Trains in a process of its own, which kills itself in the middle of epoch 3: while batches run, or between
 #: writing the weights and writing the checkpoint.
@@ -30,8 +34,8 @@ torch.set_num_threads(1)  # as in the tests: another number of threads rounds di
 settings, out, moment = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
 die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 if moment == "checkpoint":
-    save = training._save_checkpoint
-    training._save_checkpoint = lambda path, *rest: die() if len(rest[-1]) == 3 else save(path, *rest)
+    save = training.save_checkpoint
+    training.save_checkpoint = lambda path, *rest: die() if len(rest[-1]["metrics"]) == 3 else save(path, *rest)
 train(TrainConfig(**settings), out, progress=lambda done, total: die() if moment == "batch" and done == 8 else None)
 """
 
@@ -123,6 +127,34 @@ def test_resuming_a_cosine_schedule_with_other_epochs_is_refused(tiny, tmp_path)
     run = train(tiny(epochs=1, schedule="cosine"), tmp_path / "run")
     with pytest.raises(SpikeportError, match="trained with epochs = 1, asked for 2"):
         train(tiny(epochs=2, schedule="cosine"), run.path, resume=True)
+
+
+def test_resuming_with_data_of_other_classes_is_refused(tiny, tmp_path, monkeypatch):
+    run = train(tiny(kind="cnn", epochs=1), tmp_path / "run")
+    data = small_digits.load()
+    fewer = replace(
+        data, train_labels=data.train_labels % 9, test_labels=data.test_labels % 9, class_names=tuple("abcdefghi")
+    )
+    monkeypatch.setitem(DATASETS, small_digits.NAME, DataEntry(lambda folder: fewer, "nine classes"))
+    with pytest.raises(SpikeportError, match="checkpoint.pt: trained with num_classes = 10, asked for 9"):
+        train(tiny(kind="cnn", epochs=2), run.path, resume=True)
+    with pytest.raises(SpikeportError, match="the run to start from has num_classes = 10, asked for 9"):
+        train(tiny(kind="cnn", start=str(run.path)), tmp_path / "new")
+    with pytest.raises(SpikeportError, match="trained with class_names .*now has .*'i'"):
+        run.samples(1)
+
+
+def test_resuming_with_images_of_another_size_is_refused(tiny, tmp_path, monkeypatch):
+    run = train(tiny(kind="cnn", epochs=1), tmp_path / "run")
+    data = small_digits.load()
+    larger = replace(
+        data, train_images=data.train_images.repeat(1, 1, 2, 2), test_images=data.test_images.repeat(1, 1, 2, 2)
+    )
+    monkeypatch.setitem(DATASETS, small_digits.NAME, DataEntry(lambda folder: larger, "32x32"))
+    with pytest.raises(SpikeportError, match="trained with image_size = 16, asked for 32"):
+        train(tiny(kind="cnn", epochs=2), run.path, resume=True)
+    with pytest.raises(SpikeportError, match=r"trained with image_shape \(1, 16, 16\); .* now has \(1, 32, 32\)"):
+        run.samples(1)
 
 
 def test_resuming_without_a_checkpoint_is_refused(tiny, tmp_path):

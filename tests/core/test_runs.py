@@ -1,6 +1,7 @@
 """The run folder: opening one, and every way in which one can be unusable."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from spikeport.core import ModelSpec, SpikeportError, Twin, load_run
-from spikeport.core.runs import MODEL_FILE, WEIGHTS_FILE, DataInfo, save_model, save_weights
+from spikeport.core.runs import MODEL_FILE, SAMPLES_FILE, WEIGHTS_FILE, DataInfo, save_model, save_weights
 
 SPEC = ModelSpec(twin=Twin("cnn"), in_channels=1, image_size=16, width=0.0625, keep=(4,))
 
@@ -182,3 +183,22 @@ def test_weights_that_are_not_finite_are_refused_by_name(folder, bad, name):
     save_file(weights, folder / WEIGHTS_FILE)
     with pytest.raises(SpikeportError, match=f"{name} holds NaN or infinity; train again"):
         load_run(folder).model()
+
+
+def test_a_run_can_carry_its_test_images(folder, tmp_path):
+    run = load_run(folder)
+    wanted, labels = run.samples(5)
+    data = small_digits.load()
+    np.savez(folder / SAMPLES_FILE, images=data.test_images[:5].numpy(), labels=data.test_labels[:5].numpy())
+    away = replace(run, data=replace(run.data, name="cifar10", folder=str(tmp_path / "nowhere")))
+    found, classes = away.samples(5)
+    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(classes, labels)
+    with pytest.raises(SpikeportError, match="6 samples asked for; this run carries 5 test images"):
+        away.samples(6)
+    np.savez(folder / SAMPLES_FILE, images=np.zeros((5, 3, 4, 4), np.uint8), labels=np.zeros(5, np.int64))
+    with pytest.raises(SpikeportError, match="the run takes"):
+        away.samples(1)
+    (folder / SAMPLES_FILE).write_bytes(b"no archive")
+    with pytest.raises(SpikeportError, match="not test images of a run"):
+        away.samples(1)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from spikeport.core import SpikeportError, train, training
 from spikeport.core.data import ImageData, split
+from spikeport.core.records import METRICS_FILE
 from spikeport.core.runs import WEIGHTS_FILE
-from spikeport.core.training import CHECKPOINT_FILE, CONFIG_FILE, METRICS_FILE, evaluate
+from spikeport.core.training import CHECKPOINT_FILE, CONFIG_FILE, evaluate
 
 
 def rows(run: Path) -> list[dict[str, float]]:
@@ -29,7 +30,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_a_run_folder_holds_what_is_promised(tiny, tmp_path):
     run = train(tiny(), tmp_path / "run")
-    files = {"config.toml", "model.json", "weights.safetensors", "metrics.csv", "checkpoint.pt"}
+    files = {"config.toml", "model.json", "weights.safetensors", "metrics.csv", "layers.csv", "checkpoint.pt"}
     assert {p.name for p in run.path.iterdir()} == files
     assert len(rows(run.path)) == 2
     assert run.results["epochs"] == 2
@@ -84,7 +85,7 @@ def test_momentum_carries_the_first_step_into_the_second(tiny, tmp_path):
     run = train(config, tmp_path / "run")
     data = small_digits.load()
     chosen, _ = split(len(data.train_images), config.seed)
-    model = config.spec(10, data.image_shape).build(config.seed)
+    model = config.spec(10, data.image_shape).build(config.seed).to(memory_format=torch.channels_last)
     velocity = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     for _ in range(2):
         model.zero_grad()

@@ -1,0 +1,58 @@
+"""The state that a run resumes from, written after every epoch."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spikeport.core.config import TrainConfig
+from spikeport.core.errors import SpikeportError
+from spikeport.core.files import replacing
+from spikeport.core.models import ModelSpec
+
+#: Settings that may change between a run and its resumption.
+FREE = {"epochs", "patience", "data", "device", "start"}
+
+
+def _identity(config: TrainConfig, spec: ModelSpec) -> dict[str, Any]:
+    """What must not change between a run and its resumption."""
+    free = FREE - {"epochs"} if config.schedule == "cosine" else FREE  # they shape the schedule
+    settings = {name: value for name, value in asdict(config).items() if name not in free}
+    return settings | {"num_classes": spec.num_classes, "image_size": spec.image_size, "in_channels": spec.in_channels}
+
+
+def save_checkpoint(path: Path, config: TrainConfig, spec: ModelSpec, parts: Mapping[str, Any], told: Any) -> None:
+    """Writes the state of every part, and what the run has told so far (lists and dictionaries of plain values)."""
+    state = {"identity": _identity(config, spec), "told": told} | {n: part.state_dict() for n, part in parts.items()}
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
+
+
+def restore_checkpoint(path: Path, config: TrainConfig, spec: ModelSpec, parts: Mapping[str, Any]) -> Any:
+    """Fills every part; returns what the run had told.
+
+    Raises:
+        SpikeportError: a checkpoint that is missing, damaged, or of other settings, classes or images.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise SpikeportError(f"{path}: no checkpoint to resume from; train without --resume") from None
+    except Exception as error:  # torch.load raises many kinds for a damaged file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SpikeportError(f"{path}: damaged or truncated ({reason}); train again with --overwrite") from None
+    if not isinstance(state, dict) or not {"identity", "told", *parts} <= set(state):
+        raise SpikeportError(f"{path}: not a checkpoint of this spikeport; train again with --overwrite")
+    wanted, found = _identity(config, spec), state["identity"]
+    changed = [name for name in wanted if wanted[name] != found.get(name)]
+    if changed:
+        name = changed[0]
+        raise SpikeportError(
+            f"{path}: trained with {name} = {found.get(name)!r}, asked for {wanted[name]!r}; "
+            "resume with the same settings or train into another folder"
+        )
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    return state["told"]

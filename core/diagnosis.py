@@ -1,0 +1,29 @@
+"""Where a training went wrong: the first layer whose numbers are not finite."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def first_output_not_finite(model: nn.Module, network: nn.Module, x: Tensor) -> str | None:
+    """The first layer of ``model``, in the order of execution, that answers ``x`` with NaN or infinity."""
+    found: list[str] = []
+
+    def look(name: str, output: Any) -> None:
+        if not found and isinstance(output, Tensor) and not torch.isfinite(output).all():
+            found.append(name)
+
+    leaves = [(name, module) for name, module in model.named_modules() if not list(module.children())]
+    hooks = [m.register_forward_hook(lambda _, __, output, name=name: look(name, output)) for name, m in leaves]
+    with torch.no_grad():
+        network(x)
+    for hook in hooks:
+        hook.remove()
+    return found[0] if found else None
+
+
+def first_gradient_not_finite(model: nn.Module) -> str | None:
+    """The last parameter of ``model`` whose gradient is not finite: going backwards, it was the first."""
+    bad = [name for name, p in model.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
+    return bad[-1] if bad else None

@@ -1,0 +1,112 @@
+"""Pictures of a training, drawn from the tables of its run folder."""
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spikeport.core.errors import SpikeportError
+from spikeport.core.files import replacing
+from spikeport.core.rates import NETWORK
+from spikeport.core.records import LAYERS_FILE, METRICS_FILE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FIGURES = "figures"
+#: Colour-blind safe (Okabe and Ito, 2008).
+TRAIN, VALIDATION, GOAL = "#0072B2", "#E69F00", "#000000"
+
+Rows = list[dict[str, str]]
+
+
+def draw_figures(run: Path, rate_goal: float = 0.3) -> list[Path]:
+    """Writes figures/{curves,gradients,rates}.svg into a run folder; returns what was written (no rates for a CNN).
+
+    curves: loss and accuracy over epochs, training against validation (the paper's Figure 4.2).
+    gradients: gradient norm of every layer's weight, first, middle and last epoch (its Figure 4.3).
+    rates: firing rate of every LIF layer in the last epoch, against ``rate_goal``.
+
+    Raises:
+        SpikeportError: tables that are missing or not those of a training.
+    """
+    try:
+        metrics, layers = _rows(run / METRICS_FILE), _rows(run / LAYERS_FILE)
+        figures = {"curves": _curves(metrics), "gradients": _gradients(layers), "rates": _rates(layers, rate_goal)}
+    except (OSError, KeyError, ValueError, IndexError) as error:
+        raise SpikeportError(f"{run}: no tables of a training to draw ({error}); train again") from None
+    return [_write(run / FIGURES / f"{name}.svg", figure) for name, figure in figures.items() if figure is not None]
+
+
+def _rows(file: Path) -> Rows:
+    with file.open(encoding="utf-8", newline="") as opened:
+        return list(csv.DictReader(opened))
+
+
+def _figure(width: float, columns: int = 1) -> "tuple[Figure, list[Axes]]":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, 3.4), layout="constrained")
+    axes = list(figure.subplots(1, columns, squeeze=False)[0])
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _curves(metrics: Rows) -> "Figure":
+    from matplotlib.ticker import MaxNLocator
+
+    figure, axes = _figure(10, 2)
+    epochs = [int(row["epoch"]) for row in metrics]
+    for axis, quantity in zip(axes, ("loss", "accuracy"), strict=True):
+        for part, colour in (("train", TRAIN), ("validation", VALIDATION)):
+            values = [float(row[f"{part}_{quantity}"]) for row in metrics]
+            axis.plot(epochs, values, color=colour, marker="." if len(epochs) < 30 else "", label=part)
+        axis.set_xlabel("epoch")
+        axis.set_ylabel(quantity)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[0].legend(frameon=False)
+    return figure
+
+
+def _gradients(layers: Rows) -> "Figure":
+    shown = [row for row in layers if row["gradient_norm"] and row["layer"] != NETWORK]
+    epochs = sorted({int(float(row["epoch"])) for row in shown})
+    figure, (axis,) = _figure(10)
+    for place, epoch in enumerate(sorted({epochs[0], epochs[len(epochs) // 2], epochs[-1]})):
+        rows = [row for row in shown if int(float(row["epoch"])) == epoch]
+        norms = [float(row["gradient_norm"]) for row in rows]
+        axis.plot(
+            range(len(rows)), norms, marker=".", color=(TRAIN, VALIDATION, "#009E73")[place], label=f"epoch {epoch}"
+        )
+        axis.set_xticks(range(len(rows)), [row["layer"] for row in rows], rotation=60, ha="right", fontsize=7)
+    if any(float(row["gradient_norm"]) > 0 for row in shown):
+        axis.set_yscale("log")
+    axis.set_ylabel("gradient norm of the weight\n(mean over the epoch's steps)")
+    axis.legend(frameon=False)
+    return figure
+
+
+def _rates(layers: Rows, goal: float) -> "Figure | None":
+    spiking = [row for row in layers if row["firing_rate"]]
+    if not spiking:
+        return None
+    last = [row for row in spiking if row["epoch"] == spiking[-1]["epoch"]]
+    rows = [row for row in last if row["layer"] != NETWORK]
+    mean = next(float(row["firing_rate"]) for row in last if row["layer"] == NETWORK)
+    figure, (axis,) = _figure(10)
+    axis.bar(range(len(rows)), [float(row["firing_rate"]) for row in rows], color=TRAIN)
+    axis.axhline(goal, color=GOAL, linestyle="--", linewidth=1, label=f"goal {goal:g}")
+    axis.axhline(mean, color=VALIDATION, linewidth=1, label=f"mean over all outputs {mean:.3f}")
+    axis.set_xticks(range(len(rows)), [row["layer"] for row in rows], rotation=60, ha="right", fontsize=7)
+    axis.set_ylabel("spikes per neuron and step\n(validation images, last epoch)")
+    axis.legend(frameon=False)
+    return figure
+
+
+def _write(file: Path, figure: "Figure") -> Path:
+    import matplotlib
+
+    with replacing(file) as temporary, matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "spikeport"}):
+        figure.savefig(temporary, format="svg", metadata={"Date": None})
+    return file

@@ -1,0 +1,56 @@
+"""Firing rates: spikes per neuron, step and sample of every LIF."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from spikeport.core.distributed import summed
+from spikeport.core.neurons import LIF
+
+#: The name under which a figure stands for all layers together.
+NETWORK = "network"
+
+
+@contextmanager
+def watched(model: nn.Module, see: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Gives ``see`` the name and the spikes of every LIF of ``model`` whenever it runs."""
+    hooks = [
+        module.register_forward_hook(lambda _, __, spikes, name=name: see(name, spikes))
+        for name, module in model.named_modules()
+        if isinstance(module, LIF)
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@dataclass
+class Rates:
+    """Counts what ``watched`` shows, over any number of batches and all processes."""
+
+    spikes: dict[str, float] = field(default_factory=dict)
+    places: dict[str, float] = field(default_factory=dict)
+
+    def see(self, name: str, spikes: Tensor) -> None:
+        self.spikes[name] = self.spikes.get(name, 0.0) + float(spikes.sum(dtype=torch.float64))
+        self.places[name] = self.places.get(name, 0.0) + spikes.numel()
+
+    def per_layer(self) -> dict[str, float]:
+        """The rate of every layer and, as "network", over all LIF outputs (neurons, steps, samples).
+
+        The last is the paper's average firing rate. Empty where there is no LIF.
+        """
+        if not self.spikes:
+            return {}
+        spikes, places = self._totals()
+        rates = [*(spikes / places).tolist(), float(spikes.sum() / places.sum())]
+        return dict(zip([*self.spikes, NETWORK], rates, strict=True))
+
+    def _totals(self) -> Tensor:
+        own = torch.tensor([list(self.spikes.values()), list(self.places.values())], dtype=torch.float64)
+        return summed(own)
