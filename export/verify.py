@@ -134,28 +134,49 @@ def _against_model(
     model: nn.Module, traced: Traced, names: dict[ex.Node, str], samples: np.ndarray, reference: Trajectory
 ) -> Witness:
     """The PyTorch model in float64 against the interpreter, layer by layer."""
-    double = copy.deepcopy(model).double().eval()
-    steps = traced.time_steps
-    seen: list[np.ndarray] = []
-    wanted = {layer for layer, _ in traced.observed}
-    for layer, module in double.named_modules():
-        if layer in wanted:
-            module.register_forward_hook(lambda m, a, output: seen.append(output.unflatten(0, (steps, -1)).numpy()))
-    x = torch.from_numpy(np.asarray(samples, np.float64))
-    with torch.no_grad():
-        prediction = double(x if traced.constant_input else x.flatten(0, 1)).numpy()
+    seen, prediction = observe(copy.deepcopy(model).double().eval(), traced, np.asarray(samples, np.float64))
     layers: dict[str, int] = {}
     for (layer, signal), expected in zip(traced.observed, seen, strict=True):
-        expected = expected.reshape(*expected.shape[:2], *signal.shape)
-        found = np.zeros(expected.shape)
-        for term in signal.terms:
-            used = np.flatnonzero(term.index >= 0)
-            maps = reference.spikes[names[term.node]].reshape(*expected.shape[:2], *term.node.shape)
-            found[:, :, used] += maps[:, :, term.index[used]]
-        layers[layer] = layers.get(layer, 0) + int((found != expected).sum())
+        found = assembled(signal, names, reference.spikes)
+        layers[layer] = layers.get(layer, 0) + int((found.reshape(expected.shape) != expected).sum())
     error = float(np.abs(prediction - reference.prediction).max())
     agree = bool((prediction.argmax(1) == reference.prediction.argmax(1)).all())
     return _witness("the model (PyTorch, float64) and spikeport's interpreter (NumPy, float64)", layers, error, agree)
+
+
+def observe(model: nn.Module, traced: Traced, samples: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    """What the layers of ``traced.observed`` put out, each [T, N, ...], and the logits [N, K].
+
+    Args:
+        model: the traced one, in evaluation mode; samples have its dtype.
+    """
+    seen: list[np.ndarray] = []
+    wanted = {layer for layer, _ in traced.observed}
+
+    def keep(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
+        seen.append(output.unflatten(0, (traced.time_steps, -1)).numpy())
+
+    hooks = [m.register_forward_hook(keep) for layer, m in model.named_modules() if layer in wanted]
+    x = torch.from_numpy(samples)
+    with torch.no_grad():
+        prediction: np.ndarray = model(x if traced.constant_input else x.flatten(0, 1)).numpy()
+    for hook in hooks:
+        hook.remove()
+    return seen, prediction
+
+
+def assembled(signal: ex.Signal, names: dict[ex.Node, str], spikes: dict[str, np.ndarray]) -> np.ndarray:
+    """What a layer of the model puts out, [T, N, C, H, W], from the spikes of the neurons it became, [T, N, ...]."""
+    found: np.ndarray | None = None
+    for term in signal.terms:
+        maps = spikes[names[term.node]]
+        maps = maps.reshape(*maps.shape[:2], *term.node.shape)
+        if found is None:
+            found = np.zeros((*maps.shape[:2], *signal.shape), np.int8)
+        used = np.flatnonzero(term.index >= 0)
+        found[:, :, used] += maps[:, :, term.index[used]]
+    assert found is not None
+    return found
 
 
 def verify_owner(original: nn.Module, adopted: nn.Module, samples: np.ndarray, traced: Traced) -> Witness:

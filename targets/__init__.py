@@ -1,5 +1,6 @@
 """Where an exported network runs: Loihi (simulated) and ONNX Runtime."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from spikeport.export import read_nir, to_nir
 from spikeport.export.nir_graph import DT, KEY, with_metadata
 from spikeport.export.verify import sha256
 from spikeport.targets.base import Target, find_target, pick_engine, target_names
+from spikeport.targets.loihi.against_float import against_float
+from spikeport.targets.loihi.program import LoihiProgram
 from spikeport.targets.record import SpikeRecord, differences
 
 __all__ = ["SpikeRecord", "Target", "check", "compile", "differences", "find_target", "simulate", "target_names"]
@@ -22,6 +25,8 @@ NIR_FILE = "nir/model.nir"
 ONNX_FILE = "onnx/model.onnx"
 PROGRAM_FILE = "loihi/program.npz"
 COMPATIBILITY_FILE = "loihi/compatibility.json"
+#: Beside the program: the same network for lava-dl.
+NET_FILE = "model.net"
 
 
 def nir_file(source: Path | str, overwrite: bool = False) -> Path:
@@ -51,12 +56,16 @@ def compile(
     overwrite: bool = False,
     time_steps: int | None = None,
     dt: float = DT,
+    input_mode: str = "graded",
+    net: bool = False,
 ) -> Any:
     """Compiles a run or a NIR file for Loihi: writes program.npz, and compatibility.json beside it.
 
     Args:
         calibration: real samples [N, ...]; the range of the input where the file does not say it.
         time_steps, dt: T and seconds per step, for a NIR file of another framework.
+        input_mode: how samples enter, "graded" or "host-current"; see ``targets.loihi.program.LoihiProgram``.
+        net: write model.net too, for lava-dl; see ``targets.loihi.netx``.
 
     Returns:
         The ``LoihiProgram``.
@@ -66,11 +75,16 @@ def compile(
     """
     path = Path(program) if program else default_folder(source) / PROGRAM_FILE
     refuse_existing(path, overwrite)
+    net_file = path.with_name(NET_FILE)
+    if net:
+        refuse_existing(net_file, overwrite)
     file = nir_file(source, overwrite)
-    target = find_target("loihi")
+    target: Any = find_target("loihi")
     graph = readable(file, time_steps, dt, calibration)
-    compatibility = target.check(graph, chip, calibration)
-    compiled = target.compile(graph, path, calibration)
+    compatibility = target.check(graph, chip, calibration, input_mode=input_mode)
+    compiled = target.compile(graph, path, calibration, input_mode=input_mode, net=net_file if net else None)
+    if not net:
+        net_file.unlink(missing_ok=True)  # of another program
     write_json(path.with_name("compatibility.json"), compatibility.to_dict())
     return compiled
 
@@ -91,10 +105,20 @@ def readable(
 
 
 def check(
-    source: Path | str, target: str = "loihi", chip: str | None = None, time_steps: int | None = None, dt: float = DT
+    source: Path | str,
+    target: str = "loihi",
+    chip: str | None = None,
+    time_steps: int | None = None,
+    dt: float = DT,
+    **options: Any,
 ) -> Any:
-    """Whether a run or a NIR file fits the target: every layer and limit, before anything is compiled."""
-    return find_target(target).check(readable(nir_file(source), time_steps, dt), chip)
+    """Whether a run or a NIR file fits the target: every layer and limit, before anything is compiled.
+
+    Args:
+        options: the target's own (Loihi: ``input_mode``, see ``compile``).
+    """
+    found: Any = find_target(target)
+    return found.check(readable(nir_file(source), time_steps, dt), chip, **options)
 
 
 def default_folder(source: Path | str) -> Path:
@@ -117,11 +141,14 @@ def simulate(
 ) -> Any:
     """Runs an exported network and saves what it saw.
 
+    A spiking run is also held against its own float model on the same samples: ``details["against_float"]`` of the
+    record, see ``targets.loihi.against_float``.
+
     Args:
         source: a run folder, or a program file of the target.
         samples: how many test images of the run's data set to take, unless ``x`` gives samples [N, ...].
         out: the record's file; RUN/loihi/<engine>.npz or RUN/onnx/record.json where None.
-        options: passed on to the engine (``rasters``, ``convolution``, ``timeout``).
+        options: passed on to the engine (``rasters``, ``processes``, ``convolution``, ``timeout``).
 
     Returns:
         ``SpikeRecord`` (Loihi) or ``OnnxRecord``.
@@ -150,6 +177,10 @@ def simulate(
             raise SpikeportError("labels without samples; give both, --input X.npy --labels Y.npy")
         x, labels = run.samples(samples)
     record = found.simulate(program, x, labels, chosen, progress, **options)
+    if run is not None and target == "loihi":
+        # The model is at hand, and costs what the fixed engine does: every run is held against it.
+        compared = against_float(run, LoihiProgram.load(program), x, labels)
+        record = replace(record, details=record.details | {"against_float": compared})
     record.save(path)
     return record
 

@@ -10,7 +10,7 @@ import numpy as np
 from spikeport.core.errors import SpikeportError
 from spikeport.core.files import reading_archive, replacing
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +24,7 @@ class SpikeRecord:
         outputs: mean class current, float64 [N, K].
         output_sums: the integer sums behind them, int64 [N, K].
         spikes: population -> spikes per sample and step, int64 [N, T].
-        digests: population -> CRC-32 of the packed spike map (C, H, W order) per sample and step, uint32 [N, T].
+        digests: population -> CRC-32 of the packed spike map (H, W, C order) per sample and step, uint32 [N, T].
         events: synapse -> synaptic events (one weight read and added; padding excluded), int64 [N, T].
         wraps: population -> times a current u wrapped around its 24 bits.
         saturations: population -> times a voltage v stood at its 24-bit limit.

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
@@ -33,7 +34,7 @@ def programs(draw: st.DrawFn) -> tuple[LoihiProgram, np.ndarray]:
         builder.layer(f"layer{index}", out, [pre, other] if other else [pre], draw(_neuron(wild)))
     last = builder.populations[-1].name
     wanted = (draw(st.integers(1, 5)), 1, 1)
-    neuron = draw(_neuron(wild)) | {"vth": VTH_NEVER, "spiking": False}
+    neuron = draw(_neuron(wild)) | {"vth": VTH_NEVER, "spiking": False, "uneven": ()}
     builder.layer("output", wanted, [last, INPUT] if wild else [last], neuron, covering=True)
     program = builder.program(draw(st.integers(1, 5)))
     samples = (draw(st.integers(1, 4)), *shape)
@@ -51,6 +52,33 @@ def event_programs(draw: st.DrawFn) -> tuple[LoihiProgram, np.ndarray]:
     return program, (rng.integers(-most, most + 1, shape) * rng.integers(0, 2, shape)).astype(float)
 
 
+@st.composite
+def chains(draw: st.DrawFn) -> LoihiProgram:
+    """One layer after the other, each fed by the one before alone."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    builder = _Builder(rng, (draw(st.integers(1, 4)), draw(st.integers(3, 9)), draw(st.integers(3, 9))), WEIGHT_MAX)
+    pre = INPUT
+    for index in range(draw(st.integers(0, 4))):
+        if not (draw(st.booleans()) and builder.pool(f"layer{index}", pre)):
+            builder.layer(
+                f"layer{index}", draw(_out_shape(builder.shape(pre))), [pre], draw(_neuron(wild=False)) | {"uneven": ()}
+            )
+        pre = f"layer{index}"
+    builder.layer("output", (2, 1, 1), [pre], {"vth": VTH_NEVER, "spiking": False, "bias": 9}, covering=True)
+    return builder.program(draw(st.integers(1, 5)))
+
+
+def uneven_chain() -> tuple[LoihiProgram, np.ndarray]:
+    """A chain with groups, uneven geometry, an OR pool and two decays that fires in every layer; and samples for it."""
+    rng = np.random.default_rng(0)
+    builder = _Builder(rng, (2, 7, 6), 40)
+    builder.layer("first", (8, 4, 6), [INPUT], {"dv": 2000, "vth": 500, "bias_exp": 6, "bias": 60})
+    builder.pool("pool", "first")
+    builder.layer("decaying", (4, 2, 3), ["pool"], {"du": 3000, "dv": 100, "vth": 9, "bias_exp": 6, "bias": 20})
+    builder.layer("output", (3, 1, 1), ["decaying"], {"vth": VTH_NEVER, "spiking": False, "bias": 9}, covering=True)
+    return builder.program(5), rng.integers(-127, 128, (3, 2, 7, 6)) * INPUT_SCALE
+
+
 def single(weight: np.ndarray, shape: Shape, time_steps: int = 2, **synapse: object) -> LoihiProgram:
     """One synapse onto firing neurons, and one from them onto a single integrator."""
     builder = _Builder(np.random.default_rng(0), shape, WEIGHT_MAX)
@@ -63,7 +91,7 @@ def single(weight: np.ndarray, shape: Shape, time_steps: int = 2, **synapse: obj
 
 
 @st.composite
-def _neuron(draw: st.DrawFn, wild: bool) -> dict[str, int]:
+def _neuron(draw: st.DrawFn, wild: bool) -> dict[str, Any]:
     decay = st.one_of(st.sampled_from([0, DECAY_ONE - 1]), st.integers(0, DECAY_ONE - 1))
     return {
         "du": draw(st.just(0) if wild else decay),
@@ -71,6 +99,7 @@ def _neuron(draw: st.DrawFn, wild: bool) -> dict[str, int]:
         "vth": draw(st.integers(0, 10).map(lambda bits: (1 << bits) - 1)) * (50 if wild else 1),
         "bias_exp": draw(st.integers(0, BIAS_EXP_MAX)),
         "bias": draw(st.sampled_from([0, 10, BIAS_MANT_MAX])),
+        "uneven": draw(st.sampled_from([(), (), ("vth",), ("dv",), ("du", "dv", "vth")])),
     }
 
 
@@ -95,7 +124,7 @@ class _Builder:
     def depth(self, name: str) -> int:
         return 0 if name == INPUT else self._population(name).depth
 
-    def layer(self, name: str, out: Shape, pres: list[str], neuron: dict[str, int], covering: bool = False) -> None:
+    def layer(self, name: str, out: Shape, pres: list[str], neuron: dict[str, Any], covering: bool = False) -> None:
         """A population fed by each of ``pres`` whose map can reach its size, at least by the first."""
         depth = 1 + max(self.depth(pre) for pre in pres)
         for index, pre in enumerate(pres):
@@ -134,13 +163,14 @@ class _Builder:
         self.add(name, (channels, height // 2, width // 2), self.depth(pre) + 1, {"dv": DECAY_ONE - 1, "vth": 1})
         return True
 
-    def add(self, name: str, shape: Shape, depth: int, neuron: dict[str, int]) -> None:
-        values = {"du": DECAY_ONE - 1, "dv": 0, "bias_exp": 0, "bias": 0} | neuron
+    def add(self, name: str, shape: Shape, depth: int, neuron: dict[str, Any]) -> None:
+        """``uneven`` names the registers that differ between channels."""
+        values = {"du": DECAY_ONE - 1, "dv": 0, "bias_exp": 0, "bias": 0, "uneven": ()} | neuron
         bias = values.pop("bias")
+        for register in values.pop("uneven"):
+            values[register] = self.rng.integers(0, values[register] + 1, shape[0]).astype(np.int32)
         mantissa = self.rng.integers(-bias, bias + 1, shape[0]).astype(np.int32)
-        self.populations.append(
-            Population(name, "", shape, bias_mant=mantissa, scale=1.0, depth=depth, **values)  # type: ignore[arg-type]
-        )
+        self.populations.append(Population(name, "", shape, bias_mant=mantissa, scale=1.0, depth=depth, **values))
 
     def program(self, time_steps: int) -> LoihiProgram:
         return LoihiProgram(

@@ -1,7 +1,7 @@
 """spikeport check"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -10,6 +10,8 @@ from spikeport import console
 EPILOG = """Examples:
 
 spikeport check runs/snn --target loihi
+
+spikeport check runs/snn --target loihi --chip loihi1 --input host-current
 
 spikeport check model.nir --target loihi --chip loihi1 --json"""
 
@@ -22,6 +24,9 @@ def check(
     source: Annotated[Path, typer.Argument(help="A run folder, or a NIR file.")],
     target: Annotated[str, typer.Option(help="loihi.")] = "loihi",
     chip: Annotated[str | None, typer.Option(help="loihi1 or loihi2. Default: loihi2.")] = None,
+    input: Annotated[
+        str, typer.Option(help="loihi: graded (Loihi 2), or host-current (both chips: first layer on the host).")
+    ] = "graded",
     time_steps: Annotated[int | None, typer.Option(help="T, for a NIR file of another framework.")] = None,
     limits: Annotated[bool, typer.Option("--limits", help="Every limit of every layer, a line each.")] = False,
     json: console.Json = False,
@@ -30,7 +35,8 @@ def check(
     from spikeport.targets import check as run
     from spikeport.targets.loihi.check import COLUMNS, LAYER_COLUMNS
 
-    found = run(source, target, chip, time_steps)
+    options: dict[str, Any] = {"input_mode": input} if target == "loihi" else {}
+    found = run(source, target, chip, time_steps, **options)
     if json:
         console.print_json(found.to_dict())
     else:

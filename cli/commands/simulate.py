@@ -12,6 +12,8 @@ EPILOG = """Examples:
 
 spikeport simulate runs/snn --target loihi --samples 360
 
+spikeport simulate runs/snn --target loihi --samples 10000 --processes 2
+
 spikeport simulate runs/snn --target loihi --engine lava --samples 32
 
 spikeport simulate runs/cnn --target onnx
@@ -34,6 +36,9 @@ def simulate(
         str | None, typer.Option(help="lava: 'fast' (exact, ours) or 'stock' (Intel's) convolution model.")
     ] = None,
     timeout: Annotated[float | None, typer.Option(help="lava: seconds before the simulation is given up.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(help="fixed: share the samples among that many processes (default 1).")
+    ] = None,
     rasters: Annotated[int, typer.Option(help="Keep the spike maps of that many first samples.")] = 0,
     out: Annotated[Path | None, typer.Option(help="The record to write.")] = None,
     overwrite: console.Overwrite = False,
@@ -42,10 +47,13 @@ def simulate(
     from spikeport.core.errors import SpikeportError
     from spikeport.targets import simulate as run
 
-    options: dict[str, Any] = {"convolution": convolution, "timeout": timeout, "rasters": rasters or None}
+    options: dict[str, Any] = {"convolution": convolution, "timeout": timeout}
+    options |= {"rasters": rasters or None, "processes": processes}
     options = {name: value for name, value in options.items() if value is not None}
     if engine != "lava" and (convolution or timeout):
         raise SpikeportError("--convolution and --timeout belong to Lava; add --engine lava")
+    if processes is not None and (target == "onnx" or engine == "lava"):
+        raise SpikeportError("--processes belongs to the fixed engine; leave it out")
     given = {"x": load_array(input) if input else None, "labels": load_array(labels) if labels else None}
     with console.bar("simulating") as progress:
         record = run(
@@ -63,3 +71,21 @@ def simulate(
     )
     if record.engine == "lava":
         console.say(f"Lava equals the fixed engine, integer for integer, in {len(record.spikes)} layers")
+    if "against_float" in record.details:
+        show_against_float(record.details["against_float"])
+
+
+def show_against_float(compared: dict[str, Any]) -> None:
+    """The float model beside its integers."""
+    columns = ("layer", "float spikes", "fixed spikes", "differing", "of neurons and steps")
+    rows = [
+        (n["layer"], f"{n['float_spikes']:,}", f"{n['fixed_spikes']:,}", f"{n['differing']:,}", f"{n['share']:.3%}")
+        for n in compared["layers"]
+    ]
+    console.table("Float against fixed", columns, rows)
+    first = compared["first_difference"]
+    where = f"the first spikes that differ are in {first}" if first else "every spike is the same"
+    accuracy = ""
+    if compared["float_accuracy"] is not None:
+        accuracy = f"accuracy float {compared['float_accuracy']:.4f}, fixed {compared['fixed_accuracy']:.4f}; "
+    console.say(f"{accuracy}same class in {compared['same_class']:.1%} of the samples; {where}")

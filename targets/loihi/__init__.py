@@ -1,7 +1,7 @@
 """Intel Loihi: compiled to integers, simulated in our fixed-point engine and in Intel's Lava."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nir
 import numpy as np
@@ -10,8 +10,12 @@ from spikeport.core.errors import CheckFailed
 from spikeport.core.progress import Progress, silent
 from spikeport.targets.base import check_labels, pick_engine
 from spikeport.targets.loihi.fixed import simulate_fixed
+from spikeport.targets.loihi.netx import for_netx, write_net
 from spikeport.targets.loihi.program import LoihiProgram
 from spikeport.targets.record import SpikeRecord, differences
+
+if TYPE_CHECKING:
+    from spikeport.targets.loihi.check import InputMode
 
 __all__ = ["LoihiProgram", "LoihiTarget"]
 
@@ -24,17 +28,40 @@ class LoihiTarget:
     engines: tuple[str, ...] = ("fixed", "lava")
     help = "Intel Loihi 1 and 2, simulated: our fixed-point engine, or Intel's Lava"
 
-    def compile(self, source: nir.NIRGraph, program: Path, calibration: np.ndarray | None = None) -> LoihiProgram:
+    def compile(
+        self,
+        source: nir.NIRGraph,
+        program: Path,
+        calibration: np.ndarray | None = None,
+        input_mode: str = "graded",
+        net: Path | None = None,
+    ) -> LoihiProgram:
+        """See ``Target.compile``.
+
+        Args:
+            input_mode: "graded" or "host-current", see ``LoihiProgram``.
+            net: the file to write for lava-dl too, for which biases become whole weight steps.
+        """
         from spikeport.targets.loihi.compile import compile
 
-        compiled = compile(source, calibration)
+        compiled = compile(source, calibration, input_mode)
+        if net:
+            compiled = for_netx(compiled)
         compiled.save(program)
+        if net:
+            write_net(compiled, net)
         return compiled
 
-    def check(self, source: nir.NIRGraph, chip: str | None = None, calibration: np.ndarray | None = None) -> Any:
+    def check(
+        self,
+        source: nir.NIRGraph,
+        chip: str | None = None,
+        calibration: np.ndarray | None = None,
+        input_mode: "InputMode" = "graded",
+    ) -> Any:
         from spikeport.targets.loihi.check import check_graph
 
-        return check_graph(source, chip or "loihi2", calibration=calibration)
+        return check_graph(source, chip or "loihi2", input_mode, calibration=calibration)
 
     def simulate(
         self,

@@ -11,7 +11,7 @@ from spikeport.core.errors import SpikeportError
 from spikeport.export.nir_graph import metadata_of
 from spikeport.targets.loihi import arithmetic as loihi
 from spikeport.targets.loihi.chips import CHIPS, NO_FIGURE, RESOURCES, Chip, find_chip
-from spikeport.targets.loihi.compile import INPUT_MAX, compile
+from spikeport.targets.loihi.compile import INPUT_MAX, INPUT_MODES, compile
 from spikeport.targets.loihi.mapping import Mapping, map_program
 from spikeport.targets.loihi.program import INPUT, LoihiProgram, Population
 
@@ -142,6 +142,8 @@ def check_program(
         SpikeportError: an unknown chip or way of input.
     """
     found = find_chip(chip)
+    if program.input_mode == "host-current":
+        input_mode = "host-current"
     if input_mode not in get_args(InputMode):
         raise SpikeportError(f"unknown input {input_mode!r}; available: {', '.join(get_args(InputMode))}")
     mapping = map_program(program, found, shared, host_input=input_mode == "host-current")
@@ -167,7 +169,7 @@ def check_graph(
     """
     found = find_chip(chip)
     try:
-        program = compile(graph, calibration)
+        program = compile(graph, calibration, input_mode if input_mode in INPUT_MODES else "graded")
     except SpikeportError as error:
         layer = str(error).split(": ")[0]
         layer = layer if layer in graph.nodes else "network"
@@ -203,28 +205,40 @@ def _register_rows(program: LoihiProgram, population: Population, chip: Chip, in
 
 
 def _state_rows(program: LoihiProgram, population: Population, chip: Chip, input_mode: InputMode) -> Iterator[Row]:
-    """Worst cases of u and v: all inputs at their largest, all signs alike, in units of a weight."""
+    """Worst cases of u and v in units of a weight: the inputs that drive a neuron up most, or down most."""
     name, steps, host = population.name, program.time_steps, input_mode == "host-current"
-    current: np.ndarray = np.zeros(population.shape[0])
+    up: np.ndarray = np.zeros(population.shape[0])
+    down: np.ndarray = np.zeros(population.shape[0])
     injected: np.ndarray = np.zeros(population.shape[0])
     for synapse in program.into(name):
-        total = np.abs(synapse.weight.astype(np.int64)).sum((1, 2, 3))
-        if synapse.pre == INPUT and host:
-            injected += total * INPUT_MAX
+        if synapse.host:
+            sums = np.abs(synapse.weight).sum((1, 2, 3)) / (1 << loihi.SHIFT)
+            injected += sums * program.input_max * program.input_scale
+            continue
+        weight = synapse.weight.astype(np.int64)
+        excites, inhibits = (np.maximum(w, 0).sum((1, 2, 3)) for w in (weight, -weight))
+        if synapse.pre != INPUT:  # spikes have one sign
+            up += excites
+            down += inhibits
+        elif host:
+            injected += (excites + inhibits) * INPUT_MAX
         else:
-            current += total * (INPUT_MAX if synapse.pre == INPUT and input_mode == "graded" else 1)
+            total = (excites + inhibits) * (INPUT_MAX if input_mode == "graded" else 1)
+            up += total
+            down += total
     kept = np.maximum(loihi.NO_CURRENT_MEMORY - np.asarray(population.du, np.float64), 0).max() / loihi.DECAY_ONE
-    current = current * (kept ** np.arange(steps)).sum()
+    up, down = (current * (kept ** np.arange(steps)).sum() for current in (up, down))
     remedy = "its current u may wrap: quantise it with a smaller scale, or give it fewer inputs (a narrower `--width`)"
-    yield _row(name, "worst-case current", np.ceil(current), chip.state_max, "weights", remedy)
-    bias = np.abs(population.bias[:, 0, 0]) / (1 << loihi.SHIFT) + injected
+    yield _row(name, "worst-case current", np.ceil(np.maximum(up, down)), chip.state_max, "weights", remedy)
+    bias = population.bias[:, 0, 0] / (1 << loihi.SHIFT)
     if injected.any():
         most = (chip.bias_mantissa_max << chip.bias_exponent_max) >> loihi.SHIFT
         remedy = "the current from the host is a bias: compile it with `--input host-current`, which scales it to fit"
-        yield _row(name, "host current", np.ceil(bias), most, "weights", remedy)
+        yield _row(name, "host current", np.ceil(np.abs(bias) + injected), most, "weights", remedy)
     if not population.spiking:
         remedy = f"its sum over {steps} steps may saturate: fewer `--time-steps`, or a smaller scale"
-        yield _row(name, "integrator range", np.ceil(steps * (current + bias)), chip.state_max, "weights", remedy)
+        reach = np.maximum(up + bias, down - bias) + injected
+        yield _row(name, "integrator range", np.ceil(steps * reach), chip.state_max, "weights", remedy)
 
 
 def _core_rows(population: Population, mapping: Mapping) -> Iterator[Row]:
@@ -250,7 +264,9 @@ def _rounding_notes(graph: nir.NIRGraph, program: LoihiProgram) -> Iterator[Row]
         node = graph.nodes.get(population.name)
         tau = getattr(node, "tau_mem", getattr(node, "tau", None))
         if tau is not None:
-            error = np.abs(np.asarray(population.dv) / loihi.DECAY_ONE - dt / np.asarray(tau, np.float64)).max()
+            wanted = (dt / np.asarray(tau, np.float64)).reshape(-1, 1)
+            wanted = wanted if len(wanted) == 1 else wanted.reshape(population.shape[0], -1)
+            error = np.abs(np.reshape(population.dv, (-1, 1)) / loihi.DECAY_ONE - wanted).max()
             if error > 1e-9:
                 yield Row(population.name, "decay rounding error", float(error), None, "per step", True, note=True)
 

@@ -62,6 +62,8 @@ class Chip:
         bias_exponent_bits: unsigned.
         state_width: bits of u and of v, with their sign.
         graded_bits: payload of a spike; 0 where spikes are binary.
+        thresholds: different ones that a core holds.
+        decays: different pairs of decays that a core holds.
         chips: in the largest system Intel has shown.
         sources: field -> where its figure is published.
     """
@@ -83,6 +85,8 @@ class Chip:
     bias_exponent_bits: int
     state_width: int
     graded_bits: int
+    thresholds: int | None
+    decays: int | None
     chips: int
     sources: Mapping[str, str] = field(compare=False)
 
@@ -146,6 +150,8 @@ LOIHI_1 = Chip(
     bias_exponent_bits=3,
     state_width=24,
     graded_bits=0,
+    thresholds=8,
+    decays=32,
     chips=768,
     sources={
         "cores": DAVIES,
@@ -163,6 +169,8 @@ LOIHI_1 = Chip(
         "bias_exponent_bits": LAVA,
         "state_width": LAVA,
         "graded_bits": f"{BRIEF}: binary spike events",
+        "thresholds": "NengoLoihi 1.1, nengo_loihi/hardware/nxsdk_objects.py (MAX_VTH_CFGS)",
+        "decays": "NengoLoihi 1.1, nengo_loihi/hardware/nxsdk_objects.py (MAX_COMPARTMENT_CFGS)",
         "chips": "Pohoiki Springs, Intel newsroom, March 2020",
     },
 )
@@ -185,6 +193,8 @@ LOIHI_2 = Chip(
     bias_exponent_bits=3,
     state_width=24,
     graded_bits=32,
+    thresholds=None,
+    decays=None,
     chips=1152,
     sources={
         "cores": f"{BRIEF} (up to 128; Hala Point has 140,544 on 1152 chips, so 122 of each in use)",
@@ -202,6 +212,8 @@ LOIHI_2 = Chip(
         "bias_exponent_bits": LAVA,
         "state_width": LAVA,
         "graded_bits": f"{BRIEF}: graded spike events, up to 32 bits of payload",
+        "thresholds": NO_FIGURE,
+        "decays": NO_FIGURE,
         "chips": "Hala Point, Intel newsroom, April 2024",
     },
 )

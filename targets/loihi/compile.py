@@ -18,6 +18,8 @@ from spikeport.targets.loihi import arithmetic as loihi
 from spikeport.targets.loihi.program import INPUT, LoihiProgram, Population, Shape, Synapse
 from spikeport.targets.loihi.synapses import Path, follow, start
 
+#: Of ``LoihiProgram.input_mode``.
+INPUT_MODES = ("graded", "host-current")
 #: Graded input: 8 bits with sign, symmetric, so that 0 stays 0 and padding stays exact.
 INPUT_MAX = 127
 
@@ -33,6 +35,7 @@ class Layer:
         weights: one per path, float64: the network's times what a current of 1 adds, in the input's integers.
         bias: float64 [C], in the same unit.
         scale: S, the integer steps in a current of 1.
+        host: float64 [C], the largest current that the host may add; None where it adds none.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Layer:
     weights: tuple[Tensor, ...]
     bias: Tensor
     scale: float
+    host: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,16 +67,17 @@ class Network:
     output: str
 
 
-def compile(graph: nir.NIRGraph, calibration: np.ndarray | None = None) -> LoihiProgram:
+def compile(graph: nir.NIRGraph, calibration: np.ndarray | None = None, input_mode: str = "graded") -> LoihiProgram:
     """Compiles a canonical NIR graph with spikeport's metadata.
 
     Args:
         calibration: real samples [N, C, H, W]; sets the range of the input where the metadata gives none.
+        input_mode: see ``LoihiProgram``.
 
     Raises:
         SpikeportError: a node or a value that Loihi cannot hold, with the layer, the limit and the remedy.
     """
-    network = layers(graph, calibration)
+    network = layers(graph, calibration, input_mode)
     metadata = network.metadata
     populations: list[Population] = []
     synapses: list[Synapse] = []
@@ -93,6 +98,7 @@ def compile(graph: nir.NIRGraph, calibration: np.ndarray | None = None) -> Loihi
         input_scale=network.input_scale,
         input_max=network.input_max,
         held=metadata.input == "constant",
+        input_mode=input_mode,
         populations=tuple(populations),
         synapses=tuple(synapses),
         output=network.output,
@@ -100,9 +106,16 @@ def compile(graph: nir.NIRGraph, calibration: np.ndarray | None = None) -> Loihi
     )
 
 
-def layers(graph: nir.NIRGraph, calibration: np.ndarray | None = None) -> Network:
+def layers(graph: nir.NIRGraph, calibration: np.ndarray | None = None, input_mode: str = "graded") -> Network:
     """The layers of a graph, their scales chosen. Arguments and errors as ``compile``."""
     metadata = metadata_of(graph)
+    if input_mode not in INPUT_MODES:
+        raise SpikeportError(f"unknown input {input_mode!r}; available: {', '.join(INPUT_MODES)}")
+    host = input_mode == "host-current"
+    if host and metadata.input != "constant":
+        raise SpikeportError(
+            "the host writes biases between samples only, and this input changes within: use `--input graded`"
+        )
     input_scale, input_max = _input_range(metadata, calibration)
     values: dict[str, list[Path]] = {}
     found: list[Layer] = []
@@ -118,7 +131,7 @@ def layers(graph: nir.NIRGraph, calibration: np.ndarray | None = None) -> Networ
                 for link in chain:
                     path = follow(path, link, graph.nodes[link])
                 paths.append(path)
-            found.append(_layer(name, node, paths, metadata, input_scale, input_max))
+            found.append(_layer(name, node, paths, metadata, input_scale, input_max, host))
             values[name] = [start(name, found[-1].shape)]
             output = name if isinstance(node, nir.Output) else output
         else:
@@ -150,7 +163,9 @@ def _input_range(metadata: Metadata, calibration: np.ndarray | None) -> tuple[fl
     return top / INPUT_MAX, INPUT_MAX
 
 
-def _layer(name: str, node: Any, paths: list[Path], metadata: Metadata, input_scale: float, input_max: int) -> Layer:
+def _layer(
+    name: str, node: Any, paths: list[Path], metadata: Metadata, input_scale: float, input_max: int, host: bool
+) -> Layer:
     if not paths:
         raise SpikeportError(f"{name}: nothing feeds these neurons")
     shapes = {path.shape for path in paths}
@@ -161,43 +176,64 @@ def _layer(name: str, node: Any, paths: list[Path], metadata: Metadata, input_sc
         shape = paths[0].shape
         flat = np.ndim(node.v_threshold) == 1
         check_neurons(name, node, (int(np.prod(shape)),) if flat else shape)
-        constants = _neuron_constants(name, node, metadata.dt)
-    weights = [path.weight * constants.gain * (input_scale if path.pre == INPUT else 1.0) for path in paths]
-    largest = [input_max if path.pre == INPUT else 1 for path in paths]
+        constants = _neuron_constants(name, node, shape, metadata.dt)
+    gain, offset = (torch.as_tensor(value, dtype=torch.float64) for value in (constants.gain, constants.offset))
+    gains = gain.reshape(-1, 1, 1, 1)
+    weights = [path.weight * gains * (input_scale if path.pre == INPUT and not host else 1.0) for path in paths]
+    hosted = [host and path.pre == INPUT for path in paths]
     currents = torch.stack([path.bias for path in paths]).sum(0)
-    if constants.loss_u < 1 and currents.any():
+    if np.any(constants.loss_u < 1) and currents.any():
         raise SpikeportError(
             f"{name}: a bias on synapses into CubaLIF neurons decays with their current, which Loihi's bias does not "
             "do; train without bias"
         )
-    bias = currents * constants.gain + constants.offset
+    bias = currents * gain + offset
     if not all(bool(values.isfinite().all()) for values in (*weights, bias)):
         raise SpikeportError(f"{name}: its weights or bias hold NaN or infinity")
     numbers = [weight.detach().numpy() for weight in weights]
-    build_up = constants.build_up(metadata.time_steps)
-    scale = largest_scale(name, numbers, largest, bias.detach().numpy(), constants.threshold, build_up)
+    most: np.ndarray | None = None
+    if any(hosted):
+        if np.any(constants.loss_u < 1):
+            raise SpikeportError(f"{name}: its currents decay, which a bias of the host does not; use `--input graded`")
+        sums = [np.abs(w).sum((1, 2, 3)) for w, on_host in zip(numbers, hosted, strict=True) if on_host]
+        most = np.sum(sums, axis=0) * input_scale * input_max
+    on_chip = [
+        (w, (-input_max, input_max) if path.pre == INPUT else (0, 1))
+        for w, path, on_host in zip(numbers, paths, hosted, strict=True)
+        if not on_host
+    ]
+    scale = largest_scale(
+        name,
+        [w for w, _ in on_chip],
+        [values for _, values in on_chip],
+        bias.detach().numpy(),
+        constants,
+        metadata.time_steps,
+        most,
+    )
     source = metadata.layers.get(name, name)
-    return Layer(name, source, shapes.pop(), constants, tuple(paths), tuple(weights), bias, scale)
+    return Layer(name, source, shapes.pop(), constants, tuple(paths), tuple(weights), bias, scale, most)
 
 
 def population(layer: Layer, depth: int) -> Population:
     """A layer's neurons in integers."""
     constants, scale = layer.constants, layer.scale
-    mant, exponent = quantise_bias(layer.bias.detach().numpy() * scale)
+    mant, exponent = quantise_bias(
+        layer.bias.detach().numpy() * scale, None if layer.host is None else layer.host * scale
+    )
     if constants.threshold is None:
-        vth = loihi.VTH_NEVER
+        vth: Values = loihi.VTH_NEVER
     else:
         # Where v stays on the grid of the weights, the next lower integer keeps ">" exact.
-        keeps = constants.loss_u == 1 and constants.loss_v in (0.0, 1.0)
-        on_grid = keeps and not np.any((mant << exponent) % (1 << loihi.SHIFT))
-        vth = int(np.floor(constants.threshold * scale)) if on_grid else int(np.rint(constants.threshold * scale))
+        on_grid = constants.on_grid and layer.host is None and not np.any((mant << exponent) % (1 << loihi.SHIFT))
+        vth = np.floor(constants.threshold * scale) if on_grid else np.rint(constants.threshold * scale)
     return Population(
         name=layer.name,
         source=layer.source,
         shape=layer.shape,
-        du=max(round(constants.loss_u * loihi.DECAY_ONE) - 1, 0),
-        dv=min(round(constants.loss_v * loihi.DECAY_ONE), loihi.DECAY_ONE - 1),
-        vth=vth,
+        du=_register(np.maximum(np.rint(constants.loss_u * loihi.DECAY_ONE) - 1, 0)),
+        dv=_register(np.minimum(np.rint(constants.loss_v * loihi.DECAY_ONE), loihi.DECAY_ONE - 1)),
+        vth=_register(vth),
         bias_mant=mant,
         bias_exp=exponent,
         scale=scale,
@@ -206,17 +242,28 @@ def population(layer: Layer, depth: int) -> Population:
     )
 
 
+def _register(values: Any) -> int | np.ndarray:
+    """Whole numbers as ``Population`` holds them."""
+    return int(values) if np.ndim(values) == 0 else np.asarray(values).astype(np.int32)
+
+
 def _synapse(layer: Layer, path: Path, weight: Tensor, metadata: Metadata) -> Synapse:
+    first = path.names[0] if path.names else path.pre
+    # A layer over a sum of spikes is one synapse from each of them.
+    shared = sum(other.names[:1] == path.names[:1] for other in layer.paths) > 1
+    host = layer.host is not None and path.pre == INPUT
+    scaled = weight.detach() * layer.scale
     return Synapse(
-        name=f"{path.names[0] if path.names else path.pre}__{layer.name}",
+        name=f"{path.pre}__{first}__{layer.name}" if shared and path.names else f"{first}__{layer.name}",
         source=metadata.layers.get(path.names[0], path.names[0]) if path.names else "",
         pre=path.pre,
         post=layer.name,
-        weight=torch.round(weight.detach() * layer.scale).to(torch.int8).numpy(),
+        weight=(scaled * (1 << loihi.SHIFT) if host else torch.round(scaled).to(torch.int8)).numpy(),
         stride=path.stride,
         padding=path.padding,
         groups=path.groups,
         links=_links(path),
+        host=host,
     )
 
 
@@ -228,7 +275,11 @@ def _links(path: Path) -> np.ndarray | None:
     return connected.reshape(path.groups, -1, connected.shape[1]).sum(1).ravel().astype(np.int64)
 
 
-@dataclass(frozen=True)
+#: One number for a map of neurons, or float64 [C] where its channels differ.
+Values = float | np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class Constants:
     """A neuron node per step: what u and v lose, what a current of 1 adds, all measured from the reset.
 
@@ -238,100 +289,152 @@ class Constants:
         offset: what v_leak adds to v.
     """
 
-    loss_u: float = 1.0
-    loss_v: float = 0.0
-    gain: float = 1.0
-    threshold: float | None = None
-    offset: float = 0.0
+    loss_u: Values = 1.0
+    loss_v: Values = 0.0
+    gain: Values = 1.0
+    threshold: Values | None = None
+    offset: Values = 0.0
 
-    def build_up(self, steps: int) -> float:
+    @property
+    def on_grid(self) -> bool:
+        """Whether v only ever holds sums of weights and biases: nothing leaks, or nothing stays."""
+        return bool(np.all(self.loss_u == 1) and np.isin(self.loss_v, (0.0, 1.0)).all())
+
+    def build_up(self, steps: int) -> Values:
         """What ``steps`` currents of 1 add up to in the membrane."""
-        u = v = 0.0
+        u: Values = 0.0
+        v: Values = 0.0
         for _ in range(steps):
             u = u * (1 - self.loss_u) + 1
             v = v * (1 - self.loss_v) + u
         return v
 
 
-def _neuron_constants(name: str, node: Any, dt: float) -> Constants:
-    def one(field: str) -> float:
-        values = np.unique(np.asarray(getattr(node, field), np.float64))
-        if len(values) != 1 or not np.isfinite(values[0]):
-            raise SpikeportError(f"{name}: {field} differs between neurons or is not finite; Loihi takes one per layer")
-        return float(values[0])
+def _neuron_constants(name: str, node: Any, shape: Shape, dt: float) -> Constants:
+    def read(field: str) -> Values:
+        values = np.asarray(getattr(node, field), np.float64)
+        if not np.isfinite(values).all():
+            raise SpikeportError(f"{name}: its {field} is not finite; export it again")
+        if len(np.unique(values)) == 1:
+            return float(values.flat[0])
+        channels = values.reshape(shape[0], -1)
+        if np.ptp(channels, axis=1).any():
+            raise SpikeportError(f"{name}: {field} differs between neurons of a channel; only channels may differ")
+        return channels[:, 0]
 
-    def loss(field: str) -> float:
-        share = dt / one(field)
-        if not 0 < share <= 1 + 1e-9:
-            raise SpikeportError(f"{name}: {field} is {1 / share:.4g} steps; at least 1 is needed")
-        return min(share, 1.0)
+    def loss(field: str) -> Values:
+        with np.errstate(divide="ignore"):
+            share = dt / np.asarray(read(field))
+        if not np.all((share > 0) & (share <= 1 + 1e-9)):
+            raise SpikeportError(f"{name}: {field} is {np.min(read(field)) / dt:.4g} steps; at least 1 is needed")
+        return np.minimum(share, 1.0)
 
-    r, reset = one("r"), one("v_reset")
-    threshold = one("v_threshold") - reset
-    if threshold <= 0:
+    r, reset = read("r"), read("v_reset")
+    threshold = read("v_threshold") - reset
+    if np.any(threshold <= 0):
         raise SpikeportError(f"{name}: its threshold is not above its reset")
     if isinstance(node, nir.IF):
         return Constants(gain=r * dt, threshold=threshold)
-    leak = one("v_leak") - reset
+    leak = read("v_leak") - reset
     if isinstance(node, nir.LIF):
         lost = loss("tau")
         return Constants(loss_v=lost, gain=r * lost, threshold=threshold, offset=leak * lost)
     lost_u, lost = loss("tau_syn"), loss("tau_mem")
-    return Constants(lost_u, lost, one("w_in") * lost_u * r * lost, threshold, leak * lost)
+    return Constants(lost_u, lost, read("w_in") * lost_u * r * lost, threshold, leak * lost)
 
 
 def largest_scale(
     name: str,
     weights: list[np.ndarray],
-    largest_input: list[int],
+    inputs: list[tuple[int, int]],
     bias: np.ndarray,
-    threshold: float | None,
-    build_up: float,
+    constants: Constants,
+    steps: int,
+    host: np.ndarray | None = None,
 ) -> float:
     """The largest S for which all of these hold:
 
     - |w * S| <= 127;
-    - threshold * S <= 131071 (17 bits);
+    - threshold * S <= 131071 (17 bits), and whole where v leaves the grid of the weights: rounding the threshold then
+      costs nothing (of several thresholds in a layer, the lowest);
     - |bias * S| * 64 <= 4095 << 7 (mantissa 13 bits, exponent at most 7);
-    - the worst-case current, sum |w| * largest input, and with the bias and over all steps what it can build up in
-      the membrane (``build_up`` times as much), <= 131071: u cannot wrap and v cannot saturate, whatever the input.
+    - ``reach`` <= 131071: u cannot wrap and v cannot saturate, whatever the input.
+
+    Args:
+        weights: per synapse [C, ...]; inputs: the smallest and the largest value that enters each.
+        host: see ``Layer``; it counts like a bias.
 
     Raises:
         SpikeportError: all weights are zero, or the threshold ends below 1.
     """
-    top = max(float(np.abs(w).max(initial=0.0)) for w in weights)
-    bias_top = float(np.abs(bias).max())
-    if top == 0:
+    threshold = constants.threshold
+    top = max((float(np.abs(w).max(initial=0.0)) for w in weights), default=0.0)
+    most = 0.0 if host is None else host
+    bias_top = float(np.max(np.abs(bias) + most))
+    if top == 0 and not np.any(most):
         raise SpikeportError(f"{name}: all of its weights are zero, so it has no scale; remove the layer")
-    scale = loihi.WEIGHT_MAX / top
+    scale = loihi.WEIGHT_MAX / top if top else np.inf
     if threshold is not None:
-        scale = min(scale, loihi.VTH_MAX / threshold)
+        scale = min(scale, loihi.VTH_MAX / float(np.max(threshold)))
     if bias_top > 0:
-        scale = min(scale, (loihi.BIAS_MANT_MAX << loihi.BIAS_EXP_MAX) / (bias_top * (1 << loihi.SHIFT)))
+        # Two roundings, of the bias and of the host's current, may add up to one mantissa step.
+        mantissa = loihi.BIAS_MANT_MAX - (host is not None)
+        scale = min(scale, (mantissa << loihi.BIAS_EXP_MAX) / (bias_top * (1 << loihi.SHIFT)))
     while True:
-        current = sum(
-            np.abs(np.rint(w * scale)).sum(axis=(1, 2, 3)) * most
-            for w, most in zip(weights, largest_input, strict=True)
-        )
-        load = build_up * (current + np.abs(bias) * scale + 1)
-        excess = float(np.max(load)) / loihi.CURRENT_MAX
+        if threshold is not None:
+            lowest = float(np.min(threshold))
+            if lowest * scale < 1:
+                raise SpikeportError(
+                    f"{name}: at the scale its weights allow ({scale:.3g}) the threshold becomes "
+                    f"{lowest * scale:.3g} < 1; train with smaller weights or a larger threshold"
+                )
+            if not constants.on_grid or host is not None:
+                scale = np.floor(lowest * scale * (1 + 1e-12)) / lowest
+        integers = [np.rint(w * scale) for w in weights]
+        excess = reach(integers, inputs, bias * scale, constants, scale, steps, most * scale) / loihi.CURRENT_MAX
         if excess <= 1:
-            break
+            return float(scale)
         scale /= max(excess, 1.0005)
-    if threshold is not None and threshold * scale < 1:
-        raise SpikeportError(
-            f"{name}: at the scale its weights allow ({scale:.3g}) the threshold becomes {threshold * scale:.3g} < 1; "
-            "train with smaller weights or a larger threshold"
-        )
-    return scale
 
 
-def quantise_bias(bias: np.ndarray) -> tuple[np.ndarray, int]:
-    """Bias in weight units to mantissas, int32 [C], and their common exponent, the smallest that fits."""
+def reach(
+    weights: list[np.ndarray],
+    inputs: list[tuple[int, int]],
+    bias: np.ndarray,
+    constants: Constants,
+    scale: float,
+    steps: int,
+    host: Values = 0.0,
+) -> float:
+    """The largest magnitude that u or v can have in ``steps`` steps, whatever the input, in weight units.
+
+    Upwards, v starts each step at most at the threshold, for above it is reset; downwards it builds up.
+    """
+    pairs = [(w.reshape(len(w), -1), values) for w, values in zip(weights, inputs, strict=True)]
+    up = sum((np.maximum(w * low, w * high).sum(1) for w, (low, high) in pairs), np.zeros(len(bias)))
+    down = sum((np.maximum(-w * low, -w * high).sum(1) for w, (low, high) in pairs), np.zeros(len(bias)))
+    build_up = constants.build_up(steps)
+    rounding = 1 if np.ndim(host) == 0 else 1 << loihi.BIAS_EXP_MAX >> loihi.SHIFT
+    rising, falling = up + host + bias + rounding, down + host - bias + rounding
+    if constants.threshold is not None and np.all(constants.loss_u == 1):
+        rising = rising + (1 - constants.loss_v) * constants.threshold * scale
+    else:
+        rising = build_up * rising
+    return float(np.max([up, down, rising, build_up * falling]))
+
+
+def quantise_bias(bias: np.ndarray, host: np.ndarray | None = None) -> tuple[np.ndarray, int]:
+    """Bias in weight units to mantissas, int32 [C], and their common exponent, the smallest that fits.
+
+    Args:
+        host: what else the mantissas must have room for.
+    """
     wanted = bias * (1 << loihi.SHIFT)
+    room = 0.0 if host is None else host * (1 << loihi.SHIFT)
     for exponent in range(loihi.BIAS_EXP_MAX + 1):
         mant = np.rint(wanted / (1 << exponent))
-        if np.abs(mant).max(initial=0) <= loihi.BIAS_MANT_MAX:
+        largest = np.abs(mant) + np.ceil(room / (1 << exponent))
+        if largest.max(initial=0) <= loihi.BIAS_MANT_MAX:
             return mant.astype(np.int32), exponent
     raise SpikeportError(f"a bias of {np.abs(bias).max():.4g} weight steps does not fit 13 bits at exponent 7")
 
@@ -350,7 +453,8 @@ def _relayed(
             source = next(p for p in populations if p.name == pre)
             channels = source.shape[0]
             depth[name] = depth[pre] + 1
-            fields: dict[str, Any] = {"source": "", "dv": loihi.DECAY_ONE - 1, "vth": 1, "bias_exp": 0, "scale": 2.0}
+            neuron = {"du": loihi.NO_CURRENT_MEMORY, "dv": loihi.DECAY_ONE - 1, "vth": 1}
+            fields: dict[str, Any] = {"source": "", "bias_exp": 0, "scale": 2.0, **neuron}
             bias = np.zeros(channels, np.int32)
             populations.append(replace(source, name=name, depth=depth[name], bias_mant=bias, **fields))
             weight = np.full((channels, 1, 1, 1), 2, np.int8)

@@ -1,21 +1,34 @@
 """The fixed-point engine: a Loihi program on the CPU, integer for integer, many samples at a time."""
 
-import zlib
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from spikeport.core import geometry
+from spikeport.core.errors import SpikeportError
 from spikeport.core.progress import Progress, silent
 from spikeport.targets.loihi import arithmetic
-from spikeport.targets.loihi.program import INPUT, LoihiProgram, Population, Synapse
+from spikeport.targets.loihi.activity import Activity
+from spikeport.targets.loihi.convolution import (
+    FLOAT32_EXACT,
+    Convolution,
+    channels_last,
+    convolution,
+    exactly,
+    worst_current,
+)
+from spikeport.targets.loihi.host import bias_mantissas
+from spikeport.targets.loihi.neurons import Neurons, neurons
+from spikeport.targets.loihi.program import INPUT, LoihiProgram, Population
 from spikeport.targets.record import SpikeRecord
 
-BATCH = 32
+#: Values of the largest map over all steps of a batch: 16 MiB of float32, which stay in a large cache, and which the
+#: allocator hands out again without asking the system for fresh pages.
+MAP_VALUES = 1 << 22
+MAX_BATCH = 256
 
 
 def simulate_fixed(
@@ -24,6 +37,7 @@ def simulate_fixed(
     labels: np.ndarray | None = None,
     rasters: int = 0,
     progress: Progress = silent,
+    processes: int = 1,
 ) -> SpikeRecord:
     """Runs float samples [N, C, H, W] ([T, N, C, H, W] where the input changes) through the program.
 
@@ -33,16 +47,30 @@ def simulate_fixed(
     Args:
         rasters: keep the full spike maps of that many first samples.
         progress: told the number of samples done.
+        processes: share the samples among that many processes.
 
     Raises:
-        SpikeportError: samples of another shape, none at all, NaN, or outside the graded range.
+        SpikeportError: samples of another shape, none at all, NaN, or outside the graded range; fewer than one process,
+            or one that died.
     """
+    if processes < 1:
+        raise SpikeportError(f"{processes} processes asked for; at least 1 is needed")
     q = program.quantise(x)
+    if min(processes, len(q)) > 1:
+        from spikeport.targets.loihi.processes import simulate_slices
+
+        record = simulate_slices(program, x, rasters, progress, min(processes, len(q)))
+        return replace(record, labels=labels)
+    size = _batch_size(program)
     parts = []
-    for start in range(0, len(q), BATCH):
-        keep = max(0, min(rasters - start, BATCH))
-        parts.append(_run(program, torch.from_numpy(q[start : start + BATCH]), keep))
-        progress(min(start + BATCH, len(q)), len(q))
+    with torch.inference_mode(), exactly():
+        layers = [_layer(program, population) for population in program.populations]
+        for start in range(0, len(q), size):
+            batch = q[start : start + size]
+            written = bias_mantissas(program, batch)
+            ready = [_written(program, layer, written) for layer in layers]
+            parts.append(_run(program, ready, torch.from_numpy(batch), max(0, min(rasters - start, len(batch)))))
+            progress(start + len(batch), len(q))
     sums = np.concatenate([p["sums"] for p in parts])
     population = program.population(program.output)
     joined: dict[str, Any] = {
@@ -70,110 +98,82 @@ def class_currents(sums: np.ndarray, output: Population, time_steps: int) -> np.
     return sums / (output.scale * (1 << arithmetic.SHIFT) * time_steps)
 
 
-def _run(program: LoihiProgram, q: Tensor, keep: int) -> dict:
+def _batch_size(program: LoihiProgram) -> int:
+    shapes = [program.input_shape, *(p.shape for p in program.populations)]
+    largest = program.time_steps * max(int(np.prod(shape)) for shape in shapes)
+    return min(max(MAP_VALUES // largest, 1), MAX_BATCH)
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """A population and the synapses into it, ready to run."""
+
+    neurons: Neurons
+    forward: list[Convolution]
+    recurrent: list[Convolution]
+
+
+def _layer(program: LoihiProgram, population: Population) -> _Layer:
+    incoming = [s for s in program.into(population.name) if not s.host]
+    peak = sum(worst_current(s, program.input_max if s.pre == INPUT else 1) for s in incoming)
+    dtype = torch.float32 if peak < FLOAT32_EXACT else torch.float64  # holds the sum of all currents
+    ready = [convolution(s, program.shape_of(s.pre), dtype) for s in incoming]
+    forward = [c for c in ready if c.synapse.pre != population.name]
+    recurrent = [c for c in ready if c.synapse.pre == population.name]
+    return _Layer(neurons(population, peak, program.time_steps, dtype), forward, recurrent)
+
+
+def _written(program: LoihiProgram, layer: _Layer, mantissas: dict[str, np.ndarray]) -> _Layer:
+    """The layer with the biases that the host writes for a batch, where it does."""
+    population = layer.neurons.population
+    if population.name not in mantissas:
+        return layer
+    return _layer(program, replace(population, bias_mant=mantissas[population.name]))
+
+
+def _run(program: LoihiProgram, layers: list[_Layer], q: Tensor, keep: int) -> dict:
+    """Graded samples [N, 1 or T, C, H, W] through all layers; rows of maps are time-major, as in training."""
     steps, n = program.time_steps, len(q)
-    # A held input's currents are computed once and count at every step.
-    values: dict[str, Tensor] = {INPUT: q.float().transpose(0, 1).flatten(0, 1)}
+    sent = {INPUT: Activity(channels_last(q.transpose(0, 1).flatten(0, 1).float()), spikes=False)}
     out: dict = {k: {} for k in ("spikes", "digests", "events", "rasters", "wraps", "saturations")}
-    for population in program.populations:
-        held = torch.zeros(n, *population.shape, dtype=torch.int64)
-        moving = torch.zeros(steps, n, *population.shape, dtype=torch.int64)
-        incoming = program.into(population.name)
-        recurrent = [s for s in incoming if s.pre == population.name]
-        for synapse in [s for s in incoming if s.pre != population.name]:
-            source = values[synapse.pre]
-            current = convolve(source, synapse)
-            events = event_counts(source != 0, synapse)
-            if synapse.pre == INPUT and program.held:
-                held += current
-                out["events"][synapse.name] = np.repeat(events[:, None], steps, axis=1)
-            else:
-                moving += current.unflatten(0, (steps, n))
-                out["events"][synapse.name] = events.reshape(steps, n).T.copy()
-        spikes = _population(population, held, moving, recurrent, out)
+
+    def by_sample(rows: np.ndarray) -> np.ndarray:
+        """[T*N], or [N] of a held input, which counts at every step, to [N, T]."""
+        return np.repeat(rows.reshape(-1, n).T, steps * n // len(rows), axis=1)
+
+    for layer in layers:
+        population = layer.neurons.population
+        name = population.name
+        feedback = partial(_returned, layer.recurrent) if layer.recurrent else None
+        current = _arriving(layer.forward, sent, n) if layer.forward else torch.zeros(1, n, *population.shape)
+        found = layer.neurons.run(current, feedback)
+        out["wraps"][name], out["saturations"][name] = found.wraps, found.saturations
+        sent[name] = Activity(found.spikes.flatten(0, 1))
+        for link in layer.forward + layer.recurrent:
+            out["events"][link.synapse.name] = by_sample(sent[link.synapse.pre].events(link.synapse))
+        for synapse in program.into(name):
+            if synapse.host:
+                out["events"][synapse.name] = np.zeros((n, steps), np.int64)
         if population.spiking:
-            values[population.name] = spikes.flatten(0, 1).float()
-            _observe(population, spikes, keep, out)
-        else:
-            out["sums"] = out.pop("v").flatten(1).numpy()
+            out["spikes"][name] = by_sample(sent[name].counts())
+            out["digests"][name] = by_sample(sent[name].checksums())
+            if keep:
+                out["rasters"][name] = (found.spikes[:, :keep] != 0).transpose(0, 1).contiguous().numpy()
+        if name == program.output:
+            out["sums"] = found.v.flatten(1).long().numpy()
     return out
 
 
-def _population(population: Population, held: Tensor, moving: Tensor, recurrent: list[Synapse], out: dict) -> Tensor:
-    """Spikes [T, N, C, H, W]; through recurrent synapses they return one step later."""
-    bias = torch.from_numpy(population.bias)
-    u = torch.zeros_like(held)
-    v = torch.zeros_like(held)
-    wraps = saturations = 0
-    spikes = torch.empty(moving.shape, dtype=torch.bool)
-    for t, a in enumerate(moving.unbind(0)):
-        for synapse in recurrent if t else ():
-            a = a + convolve(spikes[t - 1].float(), synapse)
-        u, v, wrapped, saturated = arithmetic.charge(u, v, a + held, population.du, population.dv, bias)
-        spikes[t], v = arithmetic.fire(v, population.vth)
-        wraps, saturations = wraps + wrapped, saturations + saturated
-    for synapse in recurrent:
-        events = event_counts(spikes.flatten(0, 1), synapse)
-        out["events"][synapse.name] = events.reshape(spikes.shape[:2]).T.copy()
-    out["wraps"][population.name], out["saturations"][population.name] = wraps, saturations
-    if not population.spiking:
-        out["v"] = v
-    return spikes
+def _arriving(forward: list[Convolution], sent: dict[str, Activity], n: int) -> Tensor:
+    """What the synapses from other layers add at each step, [T, N, C, H, W], or [1, N, C, H, W] where all is held."""
+    parts = [link(sent[link.synapse.pre].values).unflatten(0, (-1, n)) for link in forward]
+    # What moves first: what is held is added to each of its steps.
+    total, *others = sorted(parts, key=len, reverse=True)
+    for part in others:
+        total += part
+    return total
 
 
-def _observe(population: Population, spikes: Tensor, keep: int, out: dict) -> None:
-    """Counts and checksums of spikes [T, N, C, H, W]."""
-    maps = spikes.transpose(0, 1).flatten(2).numpy()
-    out["spikes"][population.name] = maps.sum(2, dtype=np.int64)
-    packed = np.packbits(maps, axis=2)
-    out["digests"][population.name] = np.array(
-        [[zlib.crc32(step.tobytes()) for step in sample] for sample in packed], dtype=np.uint32
-    )
-    if keep:
-        out["rasters"][population.name] = spikes[:, :keep].transpose(0, 1).numpy().copy()
-
-
-def convolve(x: Tensor, synapse: Synapse) -> Tensor:
-    """Integer convolution of x (integers in float32, [N, C, H, W]) with the synapse's weights, exact, int64.
-
-    float32 sums of integers are exact below 2^24 whatever their order; what is not exact are convolution
-    algorithms that transform (Winograd), so each shape is probed once against float64.
-    """
-    weight = torch.from_numpy(synapse.weight)
-    options = (synapse.stride, synapse.padding, synapse.dilation, synapse.groups)
-    exact = _float32_is_exact(tuple(x.shape[1:]), tuple(weight.shape), *options, torch.get_num_threads())
-    dtype = torch.float32 if exact else torch.float64
-    return _conv(x.to(dtype), weight.to(dtype), *options).long()
-
-
-def _conv(x: Tensor, weight: Tensor, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> Tensor:
-    with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.backends.nnpack.flags(enabled=False):
-        return F.conv2d(x, weight, None, stride, padding, dilation, groups)
-
-
-@cache
-def _float32_is_exact(
-    shape: tuple, weight_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int, threads: int
-) -> bool:
-    """Whether float32 convolution of this shape equals float64 on a random probe (N = 16: small batches hide it)."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randint(-127, 128, (16, *shape), generator=generator).double()
-    weight = torch.randint(-127, 128, weight_shape, generator=generator).double()
-    if float(weight.abs().flatten(1).sum(1).max()) * 127 >= 1 << 24:  # keep the probe's own sums exact
-        x = x.sign()
-    expected = _conv(x, weight, stride, padding, dilation, groups)
-    return torch.equal(_conv(x.float(), weight.float(), stride, padding, dilation, groups).double(), expected)
-
-
-def event_counts(active: Tensor, synapse: Synapse) -> np.ndarray:
-    """Synaptic events per row of ``active`` [N, C, H, W] (bool): weights read and added, padding excluded."""
-    reached = fan_out((active.shape[2], active.shape[3]), synapse)
-    per_channel = (active * reached).sum((2, 3))
-    counts: np.ndarray = (per_channel * torch.from_numpy(synapse.outputs_reached)).sum(1).numpy()
-    return counts
-
-
-def fan_out(size: tuple[int, int], synapse: Synapse) -> Tensor:
-    """Output positions that each input position of a [H, W] map reaches, int64 [H, W]."""
-    kernel = (synapse.weight.shape[2], synapse.weight.shape[3])
-    return torch.from_numpy(geometry.fan_out(size, kernel, synapse.stride, synapse.padding, synapse.dilation))
+def _returned(recurrent: list[Convolution], spikes: Tensor) -> Tensor:
+    """What the spikes [N, C, H, W] of a step add to the next."""
+    return torch.stack([link(spikes) for link in recurrent]).sum(0)

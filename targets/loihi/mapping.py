@@ -14,11 +14,14 @@ How it counts:
 - Loihi 2 keeps neurons in the same memory: 48 bits each for u and v. Its axon tables share it too, uncounted, as are
   pointers to shared kernels: no public figure. Where memory binds, its core count is a lower estimate.
 
+- Thresholds and pairs of decays: those that differ, on Loihi 1, whose cores hold a few of each.
+
 The lower bound counts, whatever the split, every neuron, synapse and axon once, and divides by what a core holds.
 """
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +34,9 @@ from spikeport.targets.loihi.program import INPUT, LoihiProgram, Pair, Populatio
 POPULATION_SLOTS = 2
 #: Of each resource, how much of a core one slice may take: whole cores, or smaller slices that share them.
 SHARES = ((1.0, 1.0, 1.0, 1.0), (0.5, 1.0, 1.0, 1.0), (0.5, 0.5, 0.5, 0.5))
+
+#: Cores that are looked at together for one that has room.
+WINDOW = 64
 
 
 class Grid(NamedTuple):
@@ -105,7 +111,7 @@ def map_program(program: LoihiProgram, chip: Chip, shared: bool | None = None, h
     populations = {p.name: p for p in program.populations}
     limits = np.array([np.inf if limit is None else limit for limit in chip.limits.values()])
     plans = [_Plan(chip, populations, links, limits, share) for share in SHARES]
-    cores = min((_first_fit(plan.slices(), limits) for plan in plans), key=len)
+    cores = min((_first_fit(plan.slices(), limits, plan.profiles) for plan in plans), key=len)
     return Mapping(chip, shared, cores, *plans[0].lower_bound())
 
 
@@ -116,6 +122,7 @@ class _Plan:
     links: list["_Link"]
     limits: np.ndarray
     share: tuple[float, ...]
+    constants: dict[tuple[str, Pair], "Profiles"] = field(default_factory=dict)
 
     def slices(self) -> list[Slice]:
         """Every population in slices, in the program's order."""
@@ -130,6 +137,13 @@ class _Plan:
                 before = {link.synapse.pre for link in self.links if link.synapse.post == name}
                 waiting.extend(sorted(before & grids.keys() - set(waiting) - {name}))
         return [piece for name in self.populations for piece in self._cut(name, grids)]
+
+    def profiles(self, piece: Slice) -> "Profiles":
+        """What a slice needs of a core's tables of constants."""
+        key = (piece.population, piece.channels)
+        if key not in self.constants:
+            self.constants[key] = _profiles(self.chip, self.populations[piece.population], piece.channels)
+        return self.constants[key]
 
     def usage(self, name: str, grid: Grid, grids: dict[str, Grid]) -> np.ndarray:
         """int64 [channel ranges, pixel ranges, 4]: what each slice takes."""
@@ -159,6 +173,10 @@ class _Plan:
         allowed = np.maximum(self.limits * self.share, np.where(smallest > self.limits, np.inf, smallest))
         best, least = Grid(1, 1), np.inf
         for channels in (n for n in _candidates(population.shape[0]) if n <= min(most.channels, allowed[0])):
+            starts, sizes = _ranges(population.shape[0], channels)
+            ranges = zip(starts.tolist(), (starts + sizes).tolist(), strict=True)
+            if not all(_profiles(self.chip, population, piece).fit for piece in ranges):
+                continue
             low, high = 0, int(min(most.pixels, allowed[0] // channels))
             while low < high:
                 middle = (low + high + 1) // 2
@@ -258,18 +276,65 @@ class _Link:
         return np.array([0, neurons, out, memory])
 
 
-def _first_fit(slices: list[Slice], allowed: np.ndarray) -> tuple[Core, ...]:
-    """Slices on cores, the largest first; cores and their slices then in the program's order."""
+@dataclass(frozen=True)
+class Profiles:
+    """Different constants of neurons, and how many a core holds (None: not known to be limited)."""
+
+    thresholds: frozenset[int]
+    decays: frozenset[Pair]
+    most: tuple[int | None, int | None]
+
+    @property
+    def fit(self) -> bool:
+        kinds = zip((self.thresholds, self.decays), self.most, strict=True)
+        return all(limit is None or len(values) <= limit for values, limit in kinds)
+
+    def __or__(self, other: "Profiles") -> "Profiles":
+        return Profiles(self.thresholds | other.thresholds, self.decays | other.decays, self.most)
+
+
+NO_PROFILES = Profiles(frozenset(), frozenset(), (None, None))
+
+
+def _profiles(chip: Chip, population: Population, channels: Pair) -> Profiles:
+    if chip.thresholds is None and chip.decays is None:
+        return NO_PROFILES
+    registers = (population.vth, population.du, population.dv)
+    vth, du, dv = (np.broadcast_to(r, population.shape[0])[slice(*channels)].tolist() for r in registers)
+    return Profiles(frozenset(vth), frozenset(zip(du, dv, strict=True)), (chip.thresholds, chip.decays))
+
+
+def _first_fit(
+    slices: list[Slice], allowed: np.ndarray, profiles: Callable[[Slice], Profiles] | None = None
+) -> tuple[Core, ...]:
+    """Slices on cores, the largest first; cores and their slices then in the program's order.
+
+    Args:
+        profiles: which constants a slice needs.
+    """
     wanted = np.array([piece.usage for piece in slices], float)
     used = np.zeros_like(wanted)
     held: list[list[int]] = []
-    for i in np.argsort(-(wanted / allowed).max(1), kind="stable"):
-        fits = (used[: len(held)] + wanted[i] <= allowed).all(1)
-        if not fits.any():
+    # Cores only fill up: where a slice did not fit, no later one like it does.
+    start: dict[tuple[Usage, Profiles], int] = {}
+    constants: list[Profiles] = []
+    for i in np.argsort(-(wanted / allowed).max(1), kind="stable").tolist():
+        needed = profiles(slices[i]) if profiles else NO_PROFILES
+        core = start.get((slices[i].usage, needed), 0)
+        while core < len(held):
+            fits = (used[core : min(core + WINDOW, len(held))] + wanted[i] <= allowed).all(1)
+            room = (core + int(k) for k in fits.nonzero()[0] if (constants[core + k] | needed).fit)
+            if (found := next(room, None)) is not None:
+                core = found
+                break
+            core += len(fits)
+        else:
             held.append([])
-        core = int(fits.argmax()) if fits.any() else len(held) - 1
-        held[core].append(int(i))
+            constants.append(needed)
+        start[slices[i].usage, needed] = core
+        held[core].append(i)
         used[core] += wanted[i]
+        constants[core] |= needed
     filled = sorted((sorted(pieces), total) for pieces, total in zip(held, used.tolist(), strict=False))
     return tuple(Core(tuple(slices[i] for i in pieces), Usage(*map(int, total))) for pieces, total in filled)
 

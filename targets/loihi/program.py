@@ -15,6 +15,8 @@ FORMAT = 1
 Pair = tuple[int, int]
 Shape = tuple[int, int, int]
 
+#: What a population may hold as an array, one integer per channel.
+PER_CHANNEL = ("du", "dv", "vth")
 #: The name of the input in ``Synapse.pre``.
 INPUT = "input"
 
@@ -27,9 +29,11 @@ class Population:
         name: unique in the program.
         source: the layer of the PyTorch model whose spikes these are ("" where the compiler added it).
         shape: channels, height, width.
-        du, dv: decay of current and voltage in 1/4096 (du = 4095: no current memory; dv = 0: no leak).
-        vth: threshold; the neuron fires where v > vth * 64.
-        bias_mant: int32 [C]; every step adds ``bias_mant << bias_exp`` to v.
+        du, dv: decay of current and voltage in 1/4096 (du = 4095: no current memory; dv = 0: no leak); int32 [C]
+            where channels differ.
+        vth: threshold; the neuron fires where v > vth * 64; int32 [C] where channels differ.
+        bias_mant: int32 [C]; every step adds ``bias_mant << bias_exp`` to v. (An engine makes it [N, C, H, W] where
+            the host writes one for every neuron and sample.)
         bias_exp: 0..7.
         scale: S; an integer current of S is a current of 1 in the network's own units, times the gain.
         depth: synapses between the input and this population; its step t is the chip's step t + depth.
@@ -39,9 +43,9 @@ class Population:
     name: str
     source: str
     shape: Shape
-    du: int
-    dv: int
-    vth: int
+    du: int | np.ndarray
+    dv: int | np.ndarray
+    vth: int | np.ndarray
     bias_mant: np.ndarray
     bias_exp: int
     scale: float
@@ -54,8 +58,9 @@ class Population:
 
     @property
     def bias(self) -> np.ndarray:
-        """What every step adds to v: int64 [C, 1, 1]."""
-        return (self.bias_mant.astype(np.int64) << self.bias_exp)[:, None, None]
+        """What every step adds to v: int64 [C, 1, 1], or [N, C, H, W]."""
+        bias = self.bias_mant.astype(np.int64) << self.bias_exp
+        return bias[:, None, None] if bias.ndim == 1 else bias
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +71,8 @@ class Synapse:
     Attributes:
         source: the layer of the PyTorch model it comes from ("" where the compiler added it).
         weight: int8 [out, in / groups, kernel height, kernel width], PyTorch's orientation.
+        host: computed by the host, which adds the result to the bias of ``post``; ``weight`` is float64 then, and its
+            unit that of v.
         links: int64 [in], the output channels that each input channel reaches, where the network leaves some out
             (a convolution over part of a concatenation); None where each reaches all of its group.
     """
@@ -80,6 +87,7 @@ class Synapse:
     dilation: Pair = (1, 1)
     groups: int = 1
     links: np.ndarray | None = None
+    host: bool = False
 
     @property
     def outputs_reached(self) -> np.ndarray:
@@ -99,6 +107,7 @@ class LoihiProgram:
         input_shape: channels, height, width of the graded input.
         input_scale: a graded input q stands for the value q * input_scale.
         input_max: the largest |q| the scales leave room for, at most 127; 1 for spikes.
+        input_mode: "graded", spikes with a payload; or "host-current", see ``host``.
         held: an input sample is one tensor, held for T steps; else T tensors, one per step.
         populations: in an order in which every population follows those that feed it.
         output: the integrators; their v / 64 after T steps, over ``scale`` and T, is the mean class current.
@@ -114,6 +123,7 @@ class LoihiProgram:
     metadata: dict[str, Any] = field(default_factory=dict)
     input_max: int = 127
     held: bool = True
+    input_mode: str = "graded"
 
     def population(self, name: str) -> Population:
         return next(p for p in self.populations if p.name == name)
@@ -133,6 +143,8 @@ class LoihiProgram:
 
     def quantise(self, x: np.ndarray) -> np.ndarray:
         """Float samples to the graded input, int32 [N, 1, C, H, W] where it is held, else [N, T, C, H, W].
+
+        For "host-current" the samples themselves, float64.
 
         Args:
             x: [N, C, H, W], or [T, N, C, H, W] for a program whose input changes; C alone for flat inputs.
@@ -158,10 +170,10 @@ class LoihiProgram:
         if np.abs(q).max() > self.input_max:
             end = self.input_max * self.input_scale
             raise SpikeportError(
-                f"input reaches {np.abs(x).max():.4g}, the graded input ends at {end:.4g}; "
+                f"input reaches {np.abs(x).max():.4g}, the {self.input_mode} input ends at {end:.4g}; "
                 "compile with a calibration that covers it"
             )
-        return q.astype(np.int32)
+        return q.astype(np.int32) if self.input_mode == "graded" else x.astype(np.float64)
 
     def digest(self) -> str:
         """SHA-256 of everything an engine runs (metadata apart)."""
@@ -186,7 +198,8 @@ class LoihiProgram:
             if header.pop("format") != FORMAT:
                 raise SpikeportError(f"{path}: written by another version; export it again")
             populations = tuple(
-                Population(**tuples(p), bias_mant=archive[f"bias/{p['name']}"]) for p in header.pop("populations")
+                Population(**(tuples(p) | _registers(archive, p)), bias_mant=archive[f"bias/{p['name']}"])
+                for p in header.pop("populations")
             )
             synapses = tuple(
                 Synapse(
@@ -195,6 +208,12 @@ class LoihiProgram:
                 for s in header.pop("synapses")
             )
             return LoihiProgram(**tuples(header), populations=populations, synapses=synapses)
+
+
+def _registers(archive: Any, population: dict[str, Any]) -> dict[str, np.ndarray]:
+    """What differs between its channels."""
+    stored = {field: f"{field}/{population['name']}" for field in PER_CHANNEL}
+    return {field: archive[name] for field, name in stored.items() if name in archive.files}
 
 
 def _optional(archive: Any, name: str) -> np.ndarray | None:
@@ -206,9 +225,15 @@ def _split(program: LoihiProgram) -> tuple[dict[str, Any], dict[str, Any]]:
     plain = lambda item, *skip: {f.name: getattr(item, f.name) for f in fields(item) if f.name not in skip}  # noqa: E731
     header = plain(program)
     header["format"] = FORMAT
-    header["populations"] = [plain(p, "bias_mant") for p in program.populations]
-    header["synapses"] = [plain(s, "weight", "links") for s in program.synapses]
     arrays: dict[str, Any] = {f"bias/{p.name}": p.bias_mant for p in program.populations}
+    header["populations"] = []
+    for p in program.populations:
+        values = plain(p, "bias_mant")
+        for name in PER_CHANNEL:
+            if np.ndim(values[name]):
+                arrays[f"{name}/{p.name}"] = values.pop(name)
+        header["populations"].append(values)
+    header["synapses"] = [plain(s, "weight", "links") for s in program.synapses]
     arrays.update({f"weight/{s.name}": s.weight for s in program.synapses})
     arrays.update({f"links/{s.name}": s.links for s in program.synapses if s.links is not None})
     return header, arrays

@@ -94,7 +94,18 @@ def test_values_on_the_limit_fit() -> None:
 def test_worst_case_current_adds_up_what_u_keeps() -> None:
     rows = {(r.layer, r.rule): r.used for r in check_program(program({"du": 2047}, steps=3)).rows}
     assert rows["hidden", "worst-case current"] == 4 * 5 * 127 * (1 + 0.5 + 0.25)
-    assert rows["output", "integrator range"] == 3 * (3 * 5) + np.ceil(3 * (7 << 2) / 64)
+    assert rows["output", "integrator range"] == np.ceil(3 * (3 * 5 - (7 << 2) / 64))
+
+
+def test_worst_cases_do_not_add_excitation_to_inhibition() -> None:
+    """A spike is 1 or 0: what excites a neuron does not inhibit it. A graded input has either sign."""
+    signs = np.array([[127, 127, -127]] * 2, np.int8)[:, :, None, None]
+    rows = {(r.layer, r.rule): r.used for r in check_program(program(last={"weight": signs})).rows}
+    assert rows["output", "worst-case current"] == 2 * 127
+    assert rows["output", "integrator range"] == np.ceil(4 * (2 * 127 - (7 << 2) / 64))
+    signs = np.array([[127, 127, -127, -127]] * 3, np.int8)[:, :, None, None]
+    rows = {(r.layer, r.rule): r.used for r in check_program(program({"weight": signs})).rows}
+    assert rows["hidden", "worst-case current"] == 4 * 127 * 127
 
 
 def test_graded_input_needs_loihi_2() -> None:

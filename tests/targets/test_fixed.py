@@ -1,15 +1,20 @@
 """The fixed engine against the chip's arithmetic written out neuron by neuron and step by step."""
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from programs import event_programs, programs
+from programs import event_programs, programs, single
+from torch.nn import functional as F
 
 from spikeport.core import SpikeportError
-from spikeport.targets.loihi import arithmetic
-from spikeport.targets.loihi.fixed import _conv, convolve, event_counts, simulate_fixed
+from spikeport.targets.loihi import arithmetic, fixed
+from spikeport.targets.loihi.activity import Activity
+from spikeport.targets.loihi.convolution import convolution, exactly
+from spikeport.targets.loihi.fixed import simulate_fixed
 from spikeport.targets.loihi.program import INPUT, LoihiProgram, Synapse
 from spikeport.targets.record import SpikeRecord, differences
 
@@ -86,9 +91,8 @@ def test_engine_equals_the_network_written_out(case):
             bias = np.broadcast_to(p.bias, p.shape)
             spikes, last = np.zeros(current.shape, bool), np.zeros(p.shape, np.int64)
             for place in np.ndindex(*p.shape):
-                neuron = scalar_neuron(
-                    [int(a) for a in current[(slice(None), *place)]], p.du, p.dv, p.vth, int(bias[place])
-                )
+                registers = [int(r if np.ndim(r) == 0 else r[place[0]]) for r in (p.du, p.dv, p.vth)]
+                neuron = scalar_neuron([int(a) for a in current[(slice(None), *place)]], *registers, int(bias[place]))
                 spikes[(slice(None), *place)], last[place] = neuron[0], neuron[1]
             values[p.name] = spikes.astype(np.int64)
             if p.spiking:
@@ -107,18 +111,44 @@ def test_float32_convolution_of_integers_is_exact(kernel, groups, batch):
     x = torch.randint(-127, 128, (batch, 16, 12, 12), generator=rng)
     weight = torch.randint(-127, 128, (32, 16 // groups, kernel, kernel), generator=rng).to(torch.int8)
     synapse = Synapse("s", "", "a", "b", weight.numpy(), padding=(kernel // 2,) * 2, groups=groups)
-    options = (synapse.stride, synapse.padding, synapse.dilation, groups)
-    assert torch.equal(convolve(x.float(), synapse), _conv(x.double(), weight.double(), *options).long())
+    assert torch.equal(convolved(x, synapse), in_int64(x, synapse))
 
 
 def test_exact_under_the_users_autocast():
     rng = torch.Generator().manual_seed(0)
     x = torch.randint(-127, 128, (16, 8, 9, 9), generator=rng)
-    weight = torch.randint(-127, 128, (8, 8, 3, 3), generator=rng).to(torch.int8)
-    synapse = Synapse("s", "", "a", "b", weight.numpy())
-    expected = _conv(x.double(), weight.double(), (1, 1), (0, 0), (1, 1), 1).long()
+    synapse = Synapse("s", "", "a", "b", torch.randint(-127, 128, (8, 8, 3, 3), generator=rng).to(torch.int8).numpy())
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(convolve(x.float(), synapse), expected)
+        assert torch.equal(convolved(x, synapse), in_int64(x, synapse))
+        program = programs_example()
+        inside = simulate_fixed(program, np.full((2, *program.input_shape), 1.5))
+    assert differences(inside, simulate_fixed(program, np.full((2, *program.input_shape), 1.5))) == []
+
+
+def convolved(x, synapse):
+    with exactly():
+        return convolution(synapse, x.shape[1:], torch.float32)(x.float()).long()
+
+
+def in_int64(x, synapse):
+    """torch convolves integers slowly, with no algorithm but the definition."""
+    weight = torch.from_numpy(synapse.weight).long()
+    return F.conv2d(x, weight, None, synapse.stride, synapse.padding, synapse.dilation, synapse.groups)
+
+
+def test_sums_beyond_24_bits_are_exact():
+    """1,100 inputs of 127 at weights of 127, less 1: float32 would round the sum to an even number."""
+    weight = np.full((1, 1100, 1, 1), 127, np.int8)
+    weight[0, 0] = 126
+    program = single(weight, (1100, 1, 1), time_steps=1)
+    x = np.full((1, *program.input_shape), 127.0) * program.input_scale
+    x[0, 0] = program.input_scale
+    total = 126 + 1099 * 127 * 127
+    assert total % 2
+    assert total > 1 << 24
+    (synapse,) = fixed._layer(program, program.population("layer")).forward
+    with exactly():
+        assert int(synapse(torch.from_numpy(program.quantise(x)[0]))) == total
 
 
 @settings(max_examples=10)
@@ -128,6 +158,8 @@ def test_samples_do_not_meet(case):
     program, x = case
     many = np.concatenate([x] * (33 // len(x) + 1))
     record = simulate_fixed(program, many)
+    with patch.object(fixed, "MAX_BATCH", 32):
+        assert differences(record, simulate_fixed(program, many)) == []
     alone = simulate_fixed(program, x[:1])
     for name in alone.digests:
         np.testing.assert_array_equal(record.digests[name][0], alone.digests[name][0])
@@ -148,8 +180,6 @@ def test_bad_input_is_named():
 
 
 def programs_example() -> LoihiProgram:
-    from programs import single
-
     return single(np.ones((2, 1, 1, 1), np.int8), (1, 4, 4))
 
 
@@ -196,4 +226,4 @@ def test_events_skip_the_padding():
     synapse = Synapse("s", "", "a", "b", np.ones((2, 1, 3, 3), np.int8), padding=(1, 1))
     corner, centre = torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)
     corner[0, 0, 0, 0] = centre[0, 0, 1, 1] = 1
-    assert [int(event_counts(m != 0, synapse)[0]) for m in (corner, centre)] == [4 * 2, 9 * 2]
+    assert [int(Activity(m).events(synapse)[0]) for m in (corner, centre)] == [4 * 2, 9 * 2]

@@ -5,18 +5,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
+from networks import RandomNet, random_nets
 from programs import INPUT_SCALE, event_programs, programs, single
+from torch import Tensor
 
 from spikeport.core.errors import SpikeportError
+from spikeport.export.nir_graph import Metadata, build_nir
+from spikeport.export.trace import trace
 from spikeport.targets.loihi.arithmetic import VTH_NEVER
+from spikeport.targets.loihi.compile import compile
 from spikeport.targets.loihi.fixed import simulate_fixed
 from spikeport.targets.loihi.lava import CONVOLUTIONS, simulate_lava
 from spikeport.targets.loihi.program import LoihiProgram
 from spikeport.targets.record import SpikeRecord, differences
 
 pytestmark = pytest.mark.usefixtures("lava")
+#: 50 in `make test`, 500 in `make test-long`.
+NETWORKS = 2 * settings.default.max_examples  # type: ignore[union-attr]
 
 
 def equal_records(program: LoihiProgram, x: np.ndarray, convolution: str) -> SpikeRecord:
@@ -40,6 +47,21 @@ def equal_records(program: LoihiProgram, x: np.ndarray, convolution: str) -> Spi
 @given(drawn=programs() | event_programs(), convolution=st.sampled_from(CONVOLUTIONS))
 def test_random_programs_equal(drawn: tuple[LoihiProgram, np.ndarray], convolution: str) -> None:
     equal_records(*drawn, convolution)
+
+
+@settings(max_examples=NETWORKS, suppress_health_check=[HealthCheck.too_slow])
+@given(case=random_nets(), convolution=st.sampled_from(CONVOLUTIONS))
+def test_random_networks_equal(case: tuple[RandomNet, Tensor], convolution: str) -> None:
+    net, x = case
+    x = 3 * x  # so that most layers fire
+    traced = trace(net, tuple(x.shape[1:]))
+    metadata = Metadata(traced.time_steps, input_shape=tuple(x.shape[1:]), input_bound=float(x.abs().max()))
+    try:
+        program = compile(build_nir(traced, metadata)[0])
+    except SpikeportError as error:
+        assert "pads a map" in str(error) or "all of its weights are zero" in str(error)  # noqa: PT017
+        reject()
+    equal_records(program, x.numpy(), convolution)
 
 
 @pytest.mark.parametrize("convolution", CONVOLUTIONS)

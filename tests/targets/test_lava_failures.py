@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -129,6 +130,15 @@ def test_a_worker_that_died_idle_is_replaced(worker: Worker) -> None:
     os.waitid(os.P_PID, worker.process.pid, os.WEXITED | os.WNOWAIT)
     simulate_lava(PROGRAM, X)
     assert_recovered(worker)
+
+
+def test_a_long_path_for_temporary_files_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # multiprocessing's sockets would lie there, and their paths are limited to 107 characters.
+    engine.shutdown()
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    assert differences(simulate_fixed(PROGRAM, X), simulate_lava(PROGRAM, X)) == []
 
 
 def test_shutdown_leaves_nothing(worker: Worker) -> None:

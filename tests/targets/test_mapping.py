@@ -10,12 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spikeport.core.geometry import output_size
+from spikeport.targets.loihi import mapping as mapper
 from spikeport.targets.loihi.chips import CHIPS, LOIHI_1, LOIHI_2, NO_FIGURE, Chip, Usage
 from spikeport.targets.loihi.mapping import Mapping, Slice, map_program
 from spikeport.targets.loihi.program import INPUT, LoihiProgram, Population, Shape, Synapse
 
 #: A core with only as many limits as a test sets.
-BOUNDLESS = replace(LOIHI_1, compartments=1 << 20, axons_in=None, axons_out=None, memory_bits=1 << 60)
+BOUNDLESS = replace(
+    LOIHI_1, compartments=1 << 20, axons_in=None, axons_out=None, memory_bits=1 << 60, thresholds=None, decays=None
+)
 #: Every neuron on a core of its own.
 ALONE = replace(BOUNDLESS, compartments=1)
 
@@ -193,6 +196,46 @@ def test_memory_alone_comes_near_the_lower_bound(program: LoihiProgram, neurons_
     most = largest(map_program(program, replace(chip, compartments=1), shared=False)).memory_bits
     mapping = map_program(program, replace(chip, memory_bits=max(most, 1) * neurons_per_core), shared=False)
     assert len(mapping.cores) <= 1.5 * mapping.lower_bound
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 6)] * 4), min_size=1, max_size=300), st.integers(6, 30))
+def test_every_slice_lies_on_the_first_core_with_room(sizes: list[tuple[int, int, int, int]], room: int) -> None:
+    slices = [Slice(str(i), (0, 1), (0, 1), Usage(*size)) for i, size in enumerate(sizes)]
+    held: list[list[Slice]] = []
+    for piece in sorted(slices, key=lambda piece: -max(piece.usage)):
+        for core in held:
+            if np.max(np.sum([s.usage for s in [*core, piece]], axis=0)) <= room:
+                core.append(piece)
+                break
+        else:
+            held.append([piece])
+    found = mapper._first_fit(slices, np.full(4, float(room)))
+    assert {frozenset(s.population for s in core.slices) for core in found} == {
+        frozenset(s.population for s in core) for core in held
+    }
+
+
+@given(programs(), st.integers(0, 2**31), st.integers(1, 4), st.integers(1, 4))
+def test_a_core_holds_so_many_constants(program: LoihiProgram, seed: int, thresholds: int, decays: int) -> None:
+    rng = np.random.default_rng(seed)
+    registers = {
+        p.name: {name: rng.integers(1, 6, p.shape[0]).astype(np.int32) for name in ("vth", "du", "dv")}
+        for p in program.populations
+    }
+    populations = tuple(replace(p, **registers[p.name]) for p in program.populations)
+    program = replace(program, populations=populations)
+    mapping = map_program(program, replace(BOUNDLESS, thresholds=thresholds, decays=decays))
+    for core in mapping.cores:
+        vth, pairs = set(), set()
+        for piece in core.slices:
+            chosen = {name: values[slice(*piece.channels)] for name, values in registers[piece.population].items()}
+            vth.update(chosen["vth"].tolist())
+            pairs.update(zip(chosen["du"].tolist(), chosen["dv"].tolist(), strict=True))
+        assert len(vth) <= thresholds
+        assert len(pairs) <= decays
+    assert len(map_program(program, BOUNDLESS).cores) <= len(mapping.cores)
+    everywhere = [n for core in mapping.cores for piece in core.slices for n in neurons(piece)]
+    assert len(everywhere) == len(set(everywhere)) == sum(p.neurons for p in populations)
 
 
 def test_small_program_by_hand() -> None:

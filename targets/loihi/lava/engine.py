@@ -112,8 +112,11 @@ def _check(program: LoihiProgram) -> None:
                     f"{synapse.name}: goes from depth {depths[synapse.pre]} to {population.depth}, Lava needs one step "
                     "a synapse; compile again, it adds relays"
                 )
-            _limit(f"{synapse.name}: current", _worst_current(synapse), SYNAPSE_SUM_MAX, "smaller weights")
-        _limit(f"{name}: current", sum(map(_worst_current, incoming)), INPUT_SUM_MAX, "smaller weights")
+            if not synapse.host:
+                _limit(f"{synapse.name}: current", _worst_current(synapse), SYNAPSE_SUM_MAX, "smaller weights")
+        _limit(
+            f"{name}: current", sum(_worst_current(s) for s in incoming if not s.host), INPUT_SUM_MAX, "smaller weights"
+        )
         mantissa = int(np.abs(population.bias_mant).max(initial=0))
         _limit(f"{name}: bias mantissa", mantissa, BIAS_MANT_MAX, "a larger bias_exp")
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from spikeport.core.progress import Progress, silent
 from spikeport.targets.loihi.fixed import class_currents
+from spikeport.targets.loihi.host import bias_mantissas
 from spikeport.targets.loihi.lava.process import Worker
 from spikeport.targets.loihi.program import LoihiProgram
 from spikeport.targets.record import SpikeRecord
@@ -32,7 +33,10 @@ def run_job(
     folder = Path(tempfile.mkdtemp(dir=worker.folder))
     try:
         program.save(folder / "program.npz")
-        np.save(folder / "input.npy", q.astype(np.int8))
+        np.save(folder / "input.npy", q.astype(np.int8) if program.input_mode == "graded" else q)
+        for name, mantissas in bias_mantissas(program, q).items():
+            index = [p.name for p in program.populations].index(name)
+            np.save(folder / f"bias-{index}.npy", mantissas.astype(np.int16))
         job = {"folder": str(folder), "rasters": min(rasters, len(q)), "convolution": convolution}
         finished = worker.run(job, limit, progress)
         return _collect(folder, program, len(q), worker.versions | finished | {"convolution": convolution})
@@ -54,6 +58,9 @@ def _collect(folder: Path, program: LoihiProgram, samples: int, details: dict[st
         wraps={},
         saturations={},
         details=details,
+    )
+    record.events.update(
+        {s.name: np.zeros((samples, program.time_steps), np.int64) for s in program.synapses if s.host}
     )
     for path in folder.glob("source-*.npz"):
         with np.load(path) as archive:

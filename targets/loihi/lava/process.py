@@ -20,6 +20,8 @@ from spikeport.core.progress import Progress, silent
 START_LIMIT = 120.0
 SHARED_MEMORY = Path("/dev/shm")
 REMEDY = "simulate again, or use the fixed engine"
+#: Longest folder for temporary files in which multiprocessing's sockets keep within a socket's path, 107 characters.
+FOLDER_LENGTH = 50
 #: One thread each: dozens of Lava's processes share the cores.
 SINGLE_THREAD = dict.fromkeys(
     ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
@@ -45,7 +47,7 @@ class Worker:
         self.discarded = False
         # Seven random characters: what multiprocessing's names leave room for.
         self.token = f"sp{secrets.token_hex(4)[:7]}"
-        self.folder = Path(tempfile.mkdtemp(prefix="spikeport-lava-"))
+        self.folder = _folder()
         self.received = b""
         self.channel, theirs = socket.socketpair()
         log = (self.folder / "log").open("wb")
@@ -152,6 +154,11 @@ class Worker:
         line, _, self.received = self.received.partition(b"\n")
         message: dict[str, Any] = json.loads(line)
         return message
+
+
+def _folder() -> Path:
+    short = len(tempfile.gettempdir()) <= FOLDER_LENGTH
+    return Path(tempfile.mkdtemp(prefix="spikeport-lava-", dir=None if short else "/tmp"))
 
 
 def session_members(session: int) -> list[int]:

@@ -41,12 +41,17 @@ class HeldInput(PySendModelFixed):
 
 
 class RecordedNeurons(PyLifResetModelBitAcc):
-    """Intel's bit-accurate neuron; its state is read before and after each step and never changed."""
+    """Intel's bit-accurate neuron; its state is read before and after each step and never changed.
+
+    Where the file ``biases`` exists, int16 [N, C, H, W], the host writes a bias for every neuron before each sample.
+    """
 
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
         self.plan: Plan = proc_params["plan"]
         self.recorder = Recorder(self.plan)
+        path: Path = proc_params["biases"]
+        self.biases = np.load(path, mmap_mode="r") if path.exists() else None
 
     def subthr_dynamics(self, activation_in: np.ndarray) -> None:
         before = self.u.astype(np.int64)
@@ -63,8 +68,10 @@ class RecordedNeurons(PyLifResetModelBitAcc):
         return self.fired
 
     def run_spk(self) -> None:
-        super().run_spk()
         step = self.plan.step(self.time_step)
+        if self.biases is not None and step is not None and step % self.plan.time_steps == 0:
+            self.bias_mant = self.biases[step // self.plan.time_steps].T.copy()
+        super().run_spk()
         if step is None:
             return
         self.recorder.count("wraps", self.wrapped)

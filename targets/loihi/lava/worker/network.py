@@ -53,7 +53,8 @@ def build(folder: Path, rasters: int) -> Network:
     shapes[INPUT] = program["input_shape"]
     common = {"time_steps": program["time_steps"], "samples": samples}
     leaving: dict[str, dict[str, np.ndarray]] = {}
-    for synapse in program["synapses"]:
+    synapses = [synapse for synapse in program["synapses"] if not synapse["host"]]
+    for synapse in synapses:
         weight, links = arrays[f"weight/{synapse['name']}"], arrays.get(f"links/{synapse['name']}")
         reached = _events_of_one(synapse, shapes[synapse["pre"]], weight, links)
         leaving.setdefault(_origin(synapse, depths), {})[synapse["name"]] = reached
@@ -64,8 +65,10 @@ def build(folder: Path, rasters: int) -> Network:
         path = folder / f"population-{index}.npz"
         kept = rasters if population["spiking"] else 0
         plan = Plan(path, population["depth"], rasters=kept, fan_out=leaving.get(f"population {name}", {}), **common)
-        processes[f"population {name}"] = _neurons(population, arrays[f"bias/{name}"], plan)
-    for synapse in program["synapses"]:
+        process = _neurons(population, arrays, plan)
+        process.proc_params["biases"] = folder / f"bias-{index}.npy"
+        processes[f"population {name}"] = process
+    for synapse in synapses:
         origin = _origin(synapse, depths)
         if origin not in processes:
             delay = depths[synapse["post"]] - 1
@@ -94,18 +97,19 @@ def _source(shape: list[int], samples: Path, plan: Plan) -> RingBuffer:
     return process
 
 
-def _neurons(population: dict[str, Any], bias_mant: np.ndarray, plan: Plan) -> LIFReset:
+def _neurons(population: dict[str, Any], arrays: dict[str, np.ndarray], plan: Plan) -> LIFReset:
     shape = tuple(reversed(population["shape"]))
     process = LIFReset(
         shape=shape,
-        du=population["du"],
-        dv=population["dv"],
-        vth=population["vth"],
-        bias_mant=np.broadcast_to(bias_mant, shape).copy(),
+        bias_mant=np.broadcast_to(arrays[f"bias/{population['name']}"], shape).copy(),
         bias_exp=population["bias_exp"],
         reset_interval=plan.time_steps,
         reset_offset=plan.delay + 1,
     )
+    for name in ("du", "dv", "vth"):
+        values = population[name] if name in population else arrays[f"{name}/{population['name']}"]
+        # Lava's own parameters take one number; its model takes whatever its variable starts with.
+        getattr(process, name).init = values if np.ndim(values) == 0 else np.broadcast_to(values, shape).copy()
     process.proc_params["plan"] = plan
     return process
 

@@ -56,11 +56,11 @@ class Recorder:
 
     def spikes(self, step: int, spikes: np.ndarray) -> None:
         """Count and checksum of a step's spikes, bool [W, H, C]."""
-        maps = spikes.transpose(2, 1, 0)  # channels, height, width: the order of the checksum
-        self._add("spikes", int(np.count_nonzero(maps)))
-        self._add("digests", zlib.crc32(np.packbits(maps).tobytes()))
+        self._add("spikes", int(np.count_nonzero(spikes)))
+        # Height, width, channels: the order of the checksum.
+        self._add("digests", zlib.crc32(np.packbits(spikes.transpose(1, 0, 2)).tobytes()))
         if step < self.plan.rasters * self.plan.time_steps:
-            self.rasters.append(maps.copy())
+            self.rasters.append(spikes.transpose(2, 1, 0).copy())
 
     def count(self, kind: str, number: int) -> None:
         self.totals[kind] += number

@@ -1,0 +1,174 @@
+"""Quantisation-aware training: a model whose forward pass is the chip's integer arithmetic.
+
+Every step rewrites the model as export does, compiles it as ``compile`` does and runs the integers as the fixed engine
+does; so what is trained is what the chip will run, spike for spike. BatchNorm is folded, with frozen statistics. On the
+way back, rounding and truncation pass the gradient straight through (Bengio et al., arXiv:1308.3432), and a spike
+has the surrogate derivative of its neuron.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from spikeport.core.conversion import trace_module
+from spikeport.core.errors import SpikeportError
+from spikeport.core.neurons import LIF
+from spikeport.core.runs import DataInfo
+from spikeport.core.surrogates import surrogate_named
+from spikeport.export.nir_graph import Metadata, build_nir
+from spikeport.export.trace import rewrite
+from spikeport.targets.loihi import neurons
+from spikeport.targets.loihi.arithmetic import DECAY_ONE, SHIFT
+from spikeport.targets.loihi.compile import Layer, Network, layers, population
+from spikeport.targets.loihi.convolution import exact_dtype
+from spikeport.targets.loihi.program import INPUT, Population
+from spikeport.targets.loihi.synapses import Path
+
+
+class ChipNetwork(nn.Module):
+    """Takes normalised images [N, C, H, W]; returns the mean class currents the chip gives, float32 [N, K].
+
+    It has the parameters of ``model``, which stays in evaluation mode.
+
+    Raises:
+        SpikeportError: a CNN, an input that changes over time, or a network that does not compile to Loihi.
+    """
+
+    def __init__(self, model: nn.Module, info: DataInfo) -> None:
+        super().__init__()
+        neurons = {name: module for name, module in model.named_modules() if isinstance(module, LIF)}
+        if not any(neuron.constant_input for neuron in neurons.values()):
+            raise SpikeportError(
+                "training for Loihi takes a spiking network (--kind snn) whose input is held for T steps"
+            )
+        self.model = model.eval()
+        self._neurons, self._info = neurons, info
+        self._graph = trace_module(model).graph
+
+    def train(self, mode: bool = True) -> "ChipNetwork":
+        super().train(mode)
+        self.model.eval()
+        return self
+
+    def network(self) -> Network:
+        """The model as it is now, in layers whose weights lead back to its parameters."""
+        shape = self._info.image_shape
+        traced = rewrite(self.model, self._graph, shape)
+        metadata = Metadata(traced.time_steps, input_shape=shape, input_bound=self._info.input_bound)
+        return layers(build_nir(traced, metadata)[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        network = self.network()
+        return self.values(network, x)[network.output].flatten(1).float()
+
+    def values(self, network: Network, x: Tensor) -> dict[str, Tensor]:
+        """What every layer sends: spikes [T*N, C, H, W]; the output, mean class currents [N, K, 1, 1] in float64."""
+        values = {INPUT: torch.round(x.detach().double() / network.input_scale).float()}
+        with torch.autocast(x.device.type, enabled=False), torch.backends.nnpack.flags(enabled=False):
+            for layer in network.layers:
+                values[layer.name] = self._run(layer, values, network.metadata.time_steps)
+        return values
+
+    def _run(self, layer: Layer, values: dict[str, Tensor], steps: int) -> Tensor:
+        chip = population(layer, depth=0)
+        arriving = [
+            _convolve(values[path.pre], _rounded(weight * layer.scale), path).unflatten(0, (-1, len(values[INPUT])))
+            for path, weight in zip(layer.paths, layer.weights, strict=True)
+        ]
+        bias = (layer.bias * layer.scale * (1 << SHIFT)).float().to(arriving[0].device)
+        slope = _slope(layer, self._neurons.get(layer.source))
+        spikes, v = _Neurons.apply(sum(arriving), bias, chip, steps, *slope)
+        return spikes.flatten(0, 1) if chip.spiking else v.double() / (layer.scale * (1 << SHIFT) * steps)
+
+
+def _rounded(x: Tensor) -> Tensor:
+    """The nearest integers; the gradient passes as if they were x."""
+    return x.detach().round() + (x - x.detach())
+
+
+def _convolve(x: Tensor, weight: Tensor, path: Path) -> Tensor:
+    """The integer current, float32; see ``convolution`` for where that is exact. No sum reaches 2^24."""
+    options = (path.stride, path.padding, (1, 1), path.groups)
+    dtype = exact_dtype(x.shape[1:], weight.shape, *options) if x.device.type == "cpu" else torch.float32
+    last = {"memory_format": torch.channels_last}
+    weight = weight.to(x.device, dtype)
+    return F.conv2d(x.to(dtype).contiguous(**last), weight.contiguous(**last), None, *options).float()
+
+
+class _Neurons(torch.autograd.Function):
+    """The fixed engine's neurons; backward without truncation."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        current: Tensor,
+        bias: Tensor,
+        chip: Population,
+        steps: int,
+        slope: Callable[[Tensor], Tensor],
+        detach_reset: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """``bias`` is there for its gradient: the chip has its own, in integers."""
+        found = neurons.run(chip, current, int(current.abs().max()), steps)
+        ctx.save_for_backward(current, found.spikes)
+        ctx.chip, ctx.slope, ctx.detach_reset = chip, slope, detach_reset
+        return found.spikes, found.v.float()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        current, spikes = ctx.saved_tensors
+        kept_u, kept_v = (1 - _channels(d) / DECAY_ONE for d in (ctx.chip.du + 1, ctx.chip.dv))
+        bias = torch.from_numpy(ctx.chip.bias).float()
+        u = v = torch.zeros_like(current[0])
+        before_reset = []
+        for t in range(len(spikes)):
+            u = (u * kept_u).add_(current[min(t, len(current) - 1)], alpha=1 << SHIFT)
+            h = (v * kept_v).add_(u).add_(bias)
+            v = torch.addcmul(h, h, spikes[t], value=-1)
+            before_reset.append(h)
+        into_current, into_bias = torch.zeros_like(current), torch.zeros(len(bias))
+        into_u, into_v = torch.zeros_like(u), grads[1]  # v after its reset
+        for t in reversed(range(len(spikes))):
+            h = before_reset[t]
+            into_h = torch.addcmul(into_v, into_v, spikes[t], value=-1)
+            if ctx.chip.spiking:
+                into_spikes = grads[0][t] if ctx.detach_reset else torch.addcmul(grads[0][t], into_v, h, value=-1)
+                into_h.addcmul_(into_spikes, ctx.slope(h))
+            into_u = into_u.mul_(kept_u).add_(into_h)
+            into_current[min(t, len(current) - 1)].add_(into_u, alpha=1 << SHIFT)
+            into_bias += into_h.sum((0, 2, 3))
+            into_v = into_h.mul_(kept_v)
+        return into_current, into_bias, None, None, None, None
+
+
+def _channels(values: Any) -> Tensor:
+    """One number, or one per channel, to broadcast against maps."""
+    return torch.as_tensor(np.asarray(values), dtype=torch.float32).reshape(-1, 1, 1)
+
+
+def _slope(layer: Layer, neuron: LIF | None) -> tuple[Callable[[Tensor], Tensor], bool]:
+    """The derivative of a spike by the voltage v, and whether the reset is left out of the gradient.
+
+    Neurons that are no LIF of the model pool spikes by OR: v counts those in the window. The gradient of one spike
+    more is 1 over that count, or over the size of the window where there is none.
+    """
+    unit = layer.scale * (1 << SHIFT)
+    threshold: Any = layer.constants.threshold  # one number: neurons of a model do not differ
+    if neuron is not None:
+        derivative, default = surrogate_named(neuron.surrogate)
+        alpha = default if neuron.alpha is None else neuron.alpha
+        return lambda v: derivative(v / unit - threshold, alpha) / unit, neuron.detach_reset
+    one = unit * 2 * (threshold or 1.0)
+    window = layer.weights[0][0].numel()
+    return lambda v: 1 / (one * torch.where(v > 0, v / one, window)), True
+
+
+def prepare(model: nn.Module, info: DataInfo) -> nn.Module:
+    """``model`` in Loihi's arithmetic, for ``spikeport.core.train``. Raises as ``ChipNetwork``."""
+    return ChipNetwork(model, info)

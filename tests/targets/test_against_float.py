@@ -1,0 +1,94 @@
+"""`simulate` holds a run against its own float model: accuracy, and every spike of every layer."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from spikeport.core import LIF, SpikeportError, load_run, train
+from spikeport.core.runs import save_weights
+from spikeport.targets import SpikeRecord, compile, simulate
+from spikeport.targets.loihi.against_float import against_float
+from spikeport.targets.loihi.program import LoihiProgram
+
+
+@pytest.fixture(scope="module")
+def run(tiny, tmp_path_factory):
+    """A narrow SqueezeNet whose neurons fire in every layer, compiled."""
+    folder = tmp_path_factory.mktemp("run") / "snn"
+    train(tiny(width=0.125, epochs=1, v_threshold=0.3), folder)
+    compile(folder)
+    return folder
+
+
+def spikes_of_the_model(run, x):
+    """layer -> spikes [T, N, C, H, W] of the LIF layers in PyTorch."""
+    model, seen = run.model(), {}
+    for name, module in model.named_modules():
+        if isinstance(module, LIF):
+
+            def keep(module, args, output, name=name):
+                seen[name] = output.unflatten(0, (module.time_steps, -1)).numpy()
+
+            module.register_forward_hook(keep)
+    with torch.no_grad():
+        return seen, model(torch.from_numpy(x)).argmax(1).numpy()
+
+
+def test_every_layer_is_compared_spike_for_spike(run):
+    record = simulate(run, samples=20, rasters=20, overwrite=True)
+    compared = record.details["against_float"]
+    opened = load_run(run)
+    x, labels = opened.samples(20)
+    expected, classes = spikes_of_the_model(opened, x)
+    sources = {p.source: p.name for p in LoihiProgram.load(run / "loihi/program.npz").populations}
+    layers = {layer["layer"]: layer for layer in compared["layers"]}
+    assert any(layer["differing"] for layer in layers.values()), "8 bits must move some spike for this to test anything"
+    assert set(expected) <= set(layers)
+    for name, spikes in expected.items():
+        fixed = record.rasters[sources[name]].swapaxes(0, 1)
+        assert spikes.any()
+        assert layers[name]["neurons"] == spikes.size
+        assert layers[name]["float_spikes"] == spikes.sum()
+        assert layers[name]["fixed_spikes"] == fixed.sum()
+        assert layers[name]["differing"] == (fixed != spikes).sum()
+        assert layers[name]["share"] == (fixed != spikes).mean()
+    order = list(layers)
+    first = compared["first_difference"]
+    assert layers[first]["differing"]
+    assert not any(layers[n]["differing"] for n in order[: order.index(first)])
+    assert compared["float_accuracy"] == (classes == labels).mean()
+    assert compared["fixed_accuracy"] == record.accuracy
+    assert compared["same_class"] == (classes == record.outputs.argmax(1)).mean()
+    saved = SpikeRecord.load(run / "loihi/fixed.npz").details["against_float"]
+    assert json.dumps(saved) == json.dumps(compared)
+
+
+def test_samples_of_the_users_need_no_classes(run):
+    x, _ = load_run(run).samples(3)
+    compared = simulate(run, x=x, overwrite=True).details["against_float"]
+    assert compared["float_accuracy"] is None
+    assert compared["samples"] == 3
+
+
+def test_a_layer_without_differences_is_none(run):
+    """A first layer that never fires on either side."""
+    opened = load_run(run)
+    model = opened.model()
+    with torch.no_grad():
+        model.stem.bn.bias.fill_(-100.0)
+    save_weights(model, run / "weights.safetensors")
+    compile(run, overwrite=True)
+    compared = simulate(run, samples=4, overwrite=True).details["against_float"]
+    first = compared["layers"][0]
+    assert (first["layer"], first["float_spikes"], first["differing"]) == ("stem.act", 0, 0)
+    assert compared["first_difference"] != "stem.act"
+
+
+def test_a_program_of_another_network_is_refused(run, tiny, tmp_path):
+    train(tiny(width=0.125, epochs=1, keep=(6,)), tmp_path / "other")
+    compile(tmp_path / "other")
+    other = LoihiProgram.load(tmp_path / "other/loihi/program.npz")
+    with pytest.raises(SpikeportError, match="its program was compiled from another network; `spikeport export"):
+        against_float(load_run(run), other, np.zeros((1, *other.input_shape), np.float32), None)

@@ -1,0 +1,156 @@
+"""Quantisation-aware training: what is trained is what the chip runs, spike for spike."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from networks import RandomNet, random_nets
+from torch import nn
+
+from spikeport.core import LIF, SpikeportError, TimeMean, train
+from spikeport.core.runs import DataInfo
+from spikeport.export import to_nir
+from spikeport.targets import compile as compile_run
+from spikeport.targets.loihi.compile import compile
+from spikeport.targets.loihi.fixed import simulate_fixed
+from spikeport.targets.loihi.qat import ChipNetwork, prepare
+
+
+def info_of(x):
+    """A data set whose pixels, normalised, reach as far as x does."""
+    reach = float(x.abs().max())
+    return DataInfo("random", tuple(x.shape[1:]), (0.5,) * x.shape[1], (0.5 / reach,) * x.shape[1], ("a", "b", "c"))
+
+
+def both(net, x):
+    """The training forward and the fixed engine on the same samples, or None where the network does not compile."""
+    chip = ChipNetwork(net, info_of(x)).eval()
+    try:
+        network = chip.network()
+    except SpikeportError as error:
+        assert "pads a map" in str(error) or "all of its weights are zero" in str(error)  # noqa: PT017
+        return None
+    with torch.no_grad():
+        values = chip.values(network, x)
+        program = compile(graph_of(chip))
+    return network, values, simulate_fixed(program, x.numpy(), rasters=len(x)), program
+
+
+def graph_of(chip):
+    from spikeport.export.nir_graph import Metadata, build_nir
+    from spikeport.export.trace import trace
+
+    info = chip._info
+    traced = trace(chip.model, info.image_shape)
+    metadata = Metadata(traced.time_steps, input_shape=info.image_shape, input_bound=info.input_bound)
+    return build_nir(traced, metadata)[0]
+
+
+@given(random_nets())
+def test_the_training_forward_is_the_fixed_engine(case):
+    net, x = case
+    result = both(net, x)
+    if result is None:
+        return
+    network, values, record, program = result
+    for layer in network.layers:
+        if layer.name != network.output:
+            raster = torch.from_numpy(record.rasters[layer.name]).transpose(0, 1).flatten(0, 1)
+            assert torch.equal(values[layer.name], raster.float()), layer.name
+    scale = program.population(program.output).scale * 64 * program.time_steps
+    sums = values[network.output].flatten(1).numpy() * scale
+    np.testing.assert_array_equal(np.rint(sums), record.output_sums)
+
+
+def chain(tau=2.0, surrogate="atan", detach_reset=False, steps=2):
+    net = nn.Sequential(
+        nn.Conv2d(1, 1, 1),
+        LIF(tau, time_steps=steps, constant_input=True, surrogate=surrogate, detach_reset=detach_reset),
+        nn.Conv2d(1, 1, 1),
+        nn.Flatten(),
+        TimeMean(steps),
+    )
+    with torch.no_grad():
+        for k, value in ((0, 1.5), (2, 0.75)):
+            net[k].weight.fill_(value)
+            net[k].bias.fill_(0.125)
+    return net.eval()
+
+
+@pytest.mark.parametrize("surrogate", ["atan", "sigmoid", "fast-sigmoid", "piecewise-linear", "exponential"])
+@pytest.mark.parametrize("detach_reset", [False, True])
+def test_gradients_are_those_of_the_float_network(surrogate, detach_reset):
+    """At 8 bits one neuron's membrane is close to the float one, and so is every derivative along the way."""
+    net = chain(surrogate=surrogate, detach_reset=detach_reset, steps=3)
+    x = torch.linspace(-1, 1, 9).view(-1, 1, 1, 1)
+    chip = prepare(net, DataInfo("d", (1, 1, 1), (0.5,), (0.5,), ("a",)))
+    found = torch.autograd.grad(chip(x).square().sum(), list(net.parameters()))
+    wanted = torch.autograd.grad(net(x).square().sum(), list(net.parameters()))
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=0.03, atol=0.01)
+
+
+def test_pooled_spikes_share_the_gradient():
+    """By hand: with two of four spikes in the window each place counts half; in a window without spikes, a quarter."""
+    steps = 1
+    net = nn.Sequential(
+        nn.Conv2d(1, 1, 1, bias=False),
+        LIF(tau=1.0, time_steps=steps, constant_input=True, surrogate="piecewise-linear"),
+        nn.MaxPool2d(2),
+        nn.Conv2d(1, 1, 1, bias=False),
+        nn.Flatten(),
+        TimeMean(steps),
+    ).eval()
+    with torch.no_grad():
+        net[0].weight.fill_(2.0)
+        net[3].weight.fill_(1.0)
+    chip = prepare(net, DataInfo("d", (1, 2, 2), (0.5,), (0.5,), ("a",)))
+    # h = 2x, the surrogate 1 - |h - 1|: x = 0.75 fires (h = 1.5), 0.25 does not (h = 0.5); derivative 0.5 for both.
+    x = torch.tensor([[0.75, 0.75], [0.25, 0.25]])[None, None]
+    (gradient,) = torch.autograd.grad(chip(x).sum(), net[0].weight)
+    assert gradient.item() == pytest.approx(0.5 * 0.5 * (0.75 + 0.75 + 0.25 + 0.25), rel=0.02)
+    (gradient,) = torch.autograd.grad(chip(x.clamp(max=0.25)).sum(), net[0].weight)
+    assert gradient.item() == pytest.approx(0.25 * 0.5 * (4 * 0.25), rel=0.02)
+
+
+def test_batch_norm_keeps_its_statistics():
+    net = RandomNet(["conv"], 4, 6, 2, seed=1, pooled=True)
+    before = {name: value.clone() for name, value in net.named_buffers()}
+    x = torch.randn(4, 2, 6, 6, generator=torch.Generator().manual_seed(0))
+    chip = prepare(net, info_of(x)).train()
+    chip(x).sum().backward()
+    assert all(torch.equal(value, before[name]) for name, value in net.named_buffers())
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())
+
+
+def test_a_trained_network_runs_on_the_chip_as_it_was_trained(tiny, tmp_path):
+    train(tiny(kind="snn"), tmp_path / "float")
+    run = train(tiny(kind="snn", start=str(tmp_path / "float"), target="loihi"), tmp_path / "chip", prepare=prepare)
+    to_nir(run)
+    program = compile_run(tmp_path / "chip")
+    x, labels = run.samples(10_000)
+    record = simulate_fixed(program, x, labels)
+    chip = prepare(run.model(), run.data).eval()
+    with torch.no_grad():
+        trained = chip(torch.from_numpy(x))
+    np.testing.assert_array_equal(trained.numpy(), record.outputs.astype(np.float32))
+    assert record.accuracy == run.results["test_accuracy"]
+
+
+def test_a_cnn_and_a_changing_input_are_refused():
+    x = torch.zeros(1, 1, 1, 1)
+    for net in (nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU()), nn.Sequential(LIF(), TimeMean(4))):
+        with pytest.raises(SpikeportError, match="takes a spiking network .* held for T steps"):
+            prepare(net.eval(), info_of(x + 1))
+
+
+def test_training_in_integers_goes_on_from_a_trained_network(tiny, tmp_path):
+    with pytest.raises(SpikeportError, match="takes a trained network: train it without --target first"):
+        train(tiny(kind="snn", target="loihi"), tmp_path / "run", prepare=prepare)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("setting", [{"loss": "gradient-aware"}, {"rate_weight": 1.0}, {"compile": True}])
+def test_what_integers_cannot_be_trained_with_is_refused(tiny, setting):
+    with pytest.raises(SpikeportError, match="target 'loihi' trains with cross-entropy and a teacher"):
+        tiny(kind="snn", target="loihi", start="run", **setting)
