@@ -30,12 +30,15 @@ def bar(what: str) -> Iterator[Any]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], text_columns: int = 1) -> None:
-    """Prints a table; the first ``text_columns`` columns are text, the others are numbers."""
+def table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], text_columns: int = 1, remarks: bool = False
+) -> None:
+    """Prints a table: the first ``text_columns`` columns are text (with ``remarks`` the last, too), others numbers."""
     drawn = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for k, name in enumerate(columns):
         # A name is folded rather than cut: a script, or a person, needs the whole of it.
-        drawn.add_column(name, justify="left" if k < text_columns else "right", overflow="fold")
+        text = k < text_columns or (remarks and k == len(columns) - 1)
+        drawn.add_column(name, justify="left" if text else "right", overflow="fold")
     for row in rows:
         drawn.add_row(*("–" if cell is None else str(cell) for cell in row))
     out.print(drawn)

@@ -6,13 +6,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from spikeport.core.data import load_dataset
 from spikeport.core.errors import SpikeportError
 from spikeport.core.files import refuse_existing, replacing
 from spikeport.core.neurons import LIF
 from spikeport.core.runs import Run, load_run
 from spikeport.export.foreign import adopt, is_foreign
 from spikeport.export.nir_graph import Metadata, build_nir, read_nir, write_nir
-from spikeport.export.onnx_model import export_onnx
+from spikeport.export.onnx_model import export_onnx, int8_path, quantise
 from spikeport.export.trace import trace
 from spikeport.export.verify import Certificate, verify_nir, verify_owner
 
@@ -20,6 +21,8 @@ __all__ = ["Certificate", "Metadata", "is_factory", "read_nir", "to_nir", "to_on
 
 #: Real samples an exported file is verified on.
 SAMPLES = 64
+#: Training images that the ranges of an 8-bit form are taken from.
+CALIBRATION = 128
 
 
 def to_nir(
@@ -90,14 +93,29 @@ def to_onnx(
     path: Path | str | None = None,
     samples: np.ndarray | None = None,
     overwrite: bool = False,
+    int8: bool = False,
 ) -> Certificate:
     """Writes a CNN as ONNX with a dynamic batch, with ``certificate.json`` beside it.
 
     Args and errors are those of ``to_nir``; the file is held against ONNX Runtime.
+
+    Args:
+        int8: write the 8-bit form beside it (``model.int8.onnx``) too, calibrated on training images of the run, or on
+            ``samples``.
     """
-    model, samples, path, _ = _opened(network, path, samples, "cnn", "onnx/model.onnx")
+    model, samples, path, run = _opened(network, path, samples, "cnn", "onnx/model.onnx")
     refuse_existing(path, overwrite)
-    return export_onnx(model, path, samples)
+    certificate = export_onnx(model, path, samples)
+    int8_path(path).unlink(missing_ok=True)  # of an earlier export
+    if int8:
+        quantise(path, samples if run is None else _training_images(run))
+    return certificate
+
+
+def _training_images(run: Run) -> np.ndarray:
+    data = load_dataset(run.data.name, Path(run.data.folder) if run.data.folder else None)
+    images: np.ndarray = run.data.normalise(data.train_images[:CALIBRATION]).numpy()
+    return images
 
 
 def is_factory(source: str) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 from spikeport.core.errors import SpikeportError
 from spikeport.profiling.counts import LayerCounts, ModelCounts
 from spikeport.profiling.energy import horowitz
+from spikeport.profiling.loihi_energy import host_macs
 from spikeport.targets.loihi.program import INPUT, LoihiProgram, Population, Synapse
 from spikeport.targets.record import SpikeRecord
 
@@ -30,11 +31,14 @@ class Row:
         layer: the convolution, linear or pooling layer of the model ("" where only the target has it).
         neurons_layer: the spiking layer behind it ("" for class currents).
         neurons: number of those neurons.
-        macs: multiply-accumulates on analog input, counted once per inference.
+        macs: multiply-accumulates on analog input, as the model executes them.
+        analog: the layer takes the network's input, so that every witness multiplies; else only training does.
         acs: witness -> synaptic operations.
         spikes: witness -> spikes of the neurons.
         rate: witness -> spikes per neuron and step.
         energy_nj: witness -> energy of ``acs`` and ``macs`` under Horowitz's constants, nJ.
+        divergence: engine -> how far its spikes are from training's: the absolute differences of the counts of every
+            image and step, summed, over training's spikes.
         graded_events: engine -> synaptic events of graded input as the target executed them, at every step.
         cnn_macs, cnn_energy_nj: the same layer of the CNN twin, dense.
         note: why target and training may differ here.
@@ -45,10 +49,12 @@ class Row:
     neurons_layer: str
     neurons: int
     macs: float
+    analog: bool
     acs: dict[str, float]
     spikes: dict[str, float]
     rate: dict[str, float]
     energy_nj: dict[str, float]
+    divergence: dict[str, float] = field(default_factory=dict)
     graded_events: dict[str, float] = field(default_factory=dict)
     cnn_macs: float | None = None
     cnn_energy_nj: float | None = None
@@ -59,6 +65,15 @@ class Row:
         if not self.acs.get(TRAINING) or witness not in self.acs:
             return None
         return self.acs[witness] / self.acs[TRAINING] - 1
+
+    def macs_of(self, witness: str) -> float:
+        """What this witness multiplies; a chip adds, except where it takes the network's input."""
+        return self.macs if self.analog or witness == TRAINING else 0.0
+
+    def marked(self, witness: str) -> bool:
+        """Whether the witness's synaptic operations differ from training's by more than ``MARK_ABOVE``."""
+        difference = self.difference(witness)
+        return difference is not None and abs(difference) > MARK_ABOVE
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -80,13 +95,19 @@ def compare(
     Every witness is averaged over the samples that all of them saw: the first of each.
 
     Raises:
-        SpikeportError: a record of another program.
+        SpikeportError: a record of another program or of zero samples, or another number of time steps.
     """
     digest = program.digest()
     for engine, record in records.items():
         if record.program != digest:
             raise SpikeportError(f"the {engine} record is of another program; simulate again")
+    if training is not None and training.time_steps != program.time_steps:
+        raise SpikeportError(
+            f"the program runs {program.time_steps} steps, the model {training.time_steps}; export the model again"
+        )
     samples = common_samples(training, records)
+    if samples < 1:
+        raise SpikeportError("zero samples in a record; simulate at least one")
     rows = []
     sources: dict[str, list[Synapse]] = {}
     for synapse in program.synapses:
@@ -97,7 +118,7 @@ def compare(
         row = _row(source, sources[source], training, program, records, cnn, samples)
         if row.neurons_layer and row.neurons_layer in shown:
             # A second branch into the same neurons: their spikes are shown once.
-            row = replace(row, spikes={}, rate={})
+            row = replace(row, spikes={}, rate={}, divergence={})
         shown.add(row.neurons_layer)
         rows.append(row)
     return rows
@@ -111,6 +132,11 @@ def common_samples(training: ModelCounts | None, records: dict[str, SpikeRecord]
 def _mean(counts: list[np.ndarray], samples: int) -> float:
     """Mean per image of counts [N, T], summed, over the first ``samples`` images."""
     return sum(float(c[:samples].sum()) for c in counts) / samples
+
+
+def _divergence(expected: np.ndarray, found: np.ndarray) -> float:
+    """Absolute differences of counts [N, T], summed, over the expected spikes."""
+    return float(np.abs(expected - found).sum()) / max(float(expected.sum()), 1.0)
 
 
 def _row(
@@ -132,6 +158,7 @@ def _row(
     analog = all(s.pre == INPUT for s in synapses)
     acs: dict[str, float] = {}
     spikes: dict[str, float] = {}
+    divergence: dict[str, float] = {}
     graded: dict[str, float] = {}
     macs = 0.0
     if counts is not None and training is not None:
@@ -142,14 +169,18 @@ def _row(
         if neurons is not None:
             spikes[TRAINING] = _mean([neurons.spikes], samples)
     for engine, record in records.items():
-        events = _mean([record.events[s.name] for s in synapses], samples)
+        events = _mean([record.events[s.name] for s in synapses if not s.host], samples)
         if analog:
             graded[engine], acs[engine] = events, 0.0
         else:
             acs[engine] = events
-        spikes[engine] = _mean([record.spikes[p.name] for p in spiking], samples)
+        fired = [record.spikes[p.name][:samples] for p in spiking]
+        spikes[engine] = _mean(fired, samples)
+        if neurons is not None and fired:
+            divergence[engine] = _divergence(neurons.spikes[:samples], sum(fired[1:], fired[0]))
     if counts is None and analog:
-        macs = max(graded.values(), default=0.0) / program.time_steps
+        on_host = host_macs(replace(program, synapses=tuple(synapses)))
+        macs = on_host or max(graded.values(), default=0.0) / program.time_steps
     total = sum(p.neurons for p in spiking or populations.values())
     cnn_counts = cnn.layers.get(source) if cnn else None
     cnn_macs = float(cnn_counts.dense) if cnn_counts and cnn_counts.kind != "MaxPool2d" else None
@@ -159,14 +190,16 @@ def _row(
         neurons_layer=neurons_layer,
         neurons=total,
         macs=macs,
+        analog=analog,
         acs=acs,
         spikes=spikes,
         rate={w: count / (total * program.time_steps) for w, count in spikes.items()} if spiking else {},
-        energy_nj={w: horowitz(count, macs) for w, count in acs.items()},
+        energy_nj={w: horowitz(count, macs if analog or w == TRAINING else 0.0) for w, count in acs.items()},
+        divergence=divergence,
         graded_events=graded,
         cnn_macs=cnn_macs,
         cnn_energy_nj=None if cnn_macs is None else horowitz(0, cnn_macs),
-        note=_note(analog, counts, spiking, program),
+        note=_note(synapses, counts, spiking, program, macs),
     )
 
 
@@ -183,9 +216,15 @@ def _kind(counts: LayerCounts | None, populations: dict[str, Population]) -> str
     return "Relay" if all(not p.source for p in populations.values()) else "Synapses"
 
 
-def _note(analog: bool, counts: LayerCounts | None, spiking: list[Population], program: LoihiProgram) -> str:
-    if analog:
+def _note(
+    synapses: list[Synapse], counts: LayerCounts | None, spiking: list[Population], program: LoihiProgram, macs: float
+) -> str:
+    if all(s.host for s in synapses):
+        return "computed by the host, once, and added to the neurons' biases"
+    if all(s.pre == INPUT for s in synapses):
         return f"analog input: charged once; the chip receives it at each of the {program.time_steps} steps"
+    if macs:
+        return "analog in training (multiplied at every step); the chip composes it with the layer before it and adds"
     if counts is not None and counts.kind == "MaxPool2d":
         return "max-pooling of spikes: OR neurons on the chip"
     if not spiking:
@@ -199,12 +238,17 @@ def totals(rows: list[Row]) -> dict[str, dict[str, float]]:
     return {
         w: {
             "acs": sum(row.acs.get(w, 0.0) for row in rows),
-            "macs": sum(row.macs for row in rows),
+            "macs": sum(row.macs_of(w) for row in rows),
             "energy_nj": sum(row.energy_nj.get(w, 0.0) for row in rows),
             "spikes": sum(row.spikes.get(w, 0.0) for row in rows),
         }
         for w in witnesses
     }
+
+
+def first_marked(rows: list[Row], witness: str) -> str | None:
+    """The first layer whose synaptic operations differ from training's by more than ``MARK_ABOVE``."""
+    return next((row.layer for row in rows if row.marked(witness)), None)
 
 
 def mean_rate(rows: list[Row], witness: str, time_steps: int) -> float | None:

@@ -3,21 +3,28 @@
 Conventions, all stated again in the report:
 
 - A tap of a convolution that falls on padding is no operation.
-- A synaptic operation (AC) is one weight added because one spike arrived; it is counted where the input of the
-  layer holds nothing but 0 and 1 for that image and step. Any other input costs multiply-accumulates (MAC).
+- A synaptic operation (AC) is one weight added because one spike arrived. It is counted for an image and step at which
+  the layer's input holds nothing but spikes: 0 and 1, and, behind the first LIF layer, sums of spikes (0, 1, 2, ...:
+  a 2 is two additions). Any other input costs multiply-accumulates (MAC).
+- *Dense* counts every operation, *effective* leaves out those whose input is zero. Zero weights are counted.
 - A layer that runs once for T steps (the first convolution, under a constant current) is counted once.
-- BatchNorm folds into its convolution before deployment and costs nothing; the ``paper`` counting differs.
-- Max-pooling of spikes is counted as what it becomes on a chip: OR neurons, one synapse per tap.
+- BatchNorm right behind convolutions or linear layers folds into them: it costs nothing there, and gives a bias. Any
+  other BatchNorm costs one MAC per element. The ``paper`` counting differs.
+- Max-pooling of spikes is counted as what it becomes on a chip: OR neurons, one synapse per tap. Average pooling is
+  not counted: it composes with the synapses behind it, or with the read-out.
+- Memory is accessed by the loops in ``Accesses``: no operand is kept for a second operation.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from spikeport.core.errors import SpikeportError
 from spikeport.core.geometry import fan_out, output_size, pair
@@ -26,7 +33,91 @@ from spikeport.core.progress import Progress, silent
 
 BATCH = 32
 SYNAPTIC = (nn.Conv2d, nn.Linear, nn.MaxPool2d)
-COUNTED = (*SYNAPTIC, nn.BatchNorm2d, nn.BatchNorm1d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, LIF)
+BATCH_NORMS = (nn.BatchNorm2d, nn.BatchNorm1d)
+COUNTED = (*SYNAPTIC, *BATCH_NORMS, nn.AvgPool2d, nn.AdaptiveAvgPool2d, LIF)
+
+
+@dataclass(frozen=True)
+class Accesses:
+    """Memory accesses per image, over all steps (means over the images), of these loops::
+
+        for every spike (read it), for every synapse it reaches:       read the weight; read and write the state
+        for every analog operation:                                    read the input; read the weight
+        for every output of a layer with a bias:                       read the bias
+        for every output of a layer on analog input:                   write it
+        for every neuron, at every step:                               read and write the state
+        for every spike of a neuron:                                   write it
+
+    The loops are those of an event-driven machine for spikes (Lemaire et al., 2022) and of an output-stationary one,
+    its partial sums in a register, for analog input.
+    """
+
+    inputs_read: float = 0.0
+    weights_read: float = 0.0
+    biases_read: float = 0.0
+    states_read: float = 0.0
+    states_written: float = 0.0
+    outputs_written: float = 0.0
+
+    @property
+    def total(self) -> float:
+        return sum(getattr(self, f.name) for f in fields(self))
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one layer does for one image over all steps (means over the images): what energy models take.
+
+    Attributes:
+        held: the layer runs once for all steps.
+        leaky: its membranes decay (one multiplication per update).
+        parameters, inputs, outputs, kernel: see ``LayerCounts``.
+        acs, macs, bias_adds, updates: operations.
+        spikes_in, spikes: spikes that arrive, spikes it fires.
+        analog_outputs: results of passes on analog input.
+        analog_passes: how many such passes.
+    """
+
+    kind: str
+    held: bool
+    leaky: bool
+    parameters: int
+    inputs: int
+    outputs: int
+    kernel: int
+    acs: float
+    macs: float
+    bias_adds: float
+    updates: float
+    spikes_in: float
+    spikes: float
+    analog_passes: float
+
+    @property
+    def analog_outputs(self) -> float:
+        return self.analog_passes * self.outputs
+
+    @property
+    def accesses(self) -> Accesses:
+        return Accesses(
+            inputs_read=self.spikes_in + self.macs,
+            weights_read=self.acs + self.macs,
+            biases_read=self.bias_adds,
+            states_read=self.acs + self.updates,
+            states_written=self.acs + self.updates,
+            outputs_written=self.spikes + self.analog_outputs,
+        )
+
+    def scaled(self, rate: float, time: float) -> "Work":
+        """The same layer with all firing rates times ``rate`` and ``time`` times as many steps."""
+        factor = {"acs": rate * time, "spikes_in": rate * time, "spikes": rate * time, "updates": time}
+        if not self.held:
+            factor |= {"macs": time, "bias_adds": time, "analog_passes": time}
+        return replace(self, **{name: getattr(self, name) * by for name, by in factor.items()})
+
+
+#: Counts per sample and pass.
+SERIES = ("acs", "macs", "macs_effective", "spikes", "spikes_in")
 
 
 @dataclass
@@ -36,32 +127,79 @@ class LayerCounts:
     Attributes:
         kind: class name of the module.
         parameters: its weights and biases.
+        bytes: what they take as the model holds them.
         inputs, outputs: elements of one image at one step.
         dense: operations of one image in one pass if no input were zero, padding excluded.
         padded: the same with padding and bias counted (ptflops, syops and the paper count so).
-        acs: synaptic operations, int64 [N, passes]; passes is T, or 1 for a layer under a constant current.
-        macs: multiply-accumulates on analog input, int64 [N, passes].
+        kernel: of a convolution, output channels times taps; 0 elsewhere.
+        passes: T, or 1 for a layer under a constant current.
+        held: it runs once for all steps, before the first LIF layer.
+        leaky: of a LIF layer, whether its membranes decay.
+        bias: whether a bias is added: its own, or that of a BatchNorm folded into it.
+        folds_into: for a BatchNorm, the layers it folds into (several before a concatenation; none where it cannot).
+        acs: synaptic operations (effective; dense ones are ``dense * passes``), int64 [N, passes].
+        macs: multiply-accumulates on analog input, dense, int64 [N, passes].
         macs_effective: those of them whose input is not zero.
         spikes: spikes of a LIF layer, or of the OR neurons a max-pooling stands for, int64 [N, T].
-        analog: whether any image met the layer with values other than 0 and 1.
+        spikes_in: spikes that arrive where the input is spikes, int64 [N, passes].
+        neuron_spikes: of a LIF layer, spikes of every neuron over all samples and steps, int64 [outputs].
+        analog: whether any image met the layer with values that are not spikes.
     """
 
     kind: str
     parameters: int = 0
+    bytes: int = 0
     inputs: int = 0
     outputs: int = 0
     dense: int = 0
     padded: int = 0
+    kernel: int = 0
+    passes: int = 1
+    held: bool = False
+    leaky: bool = False
+    bias: bool = False
+    folds_into: tuple[str, ...] = ()
     acs: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.int64))
     macs: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.int64))
     macs_effective: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.int64))
     spikes: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.int64))
+    spikes_in: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.int64))
+    neuron_spikes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     analog: bool = False
 
     @property
     def rate(self) -> float:
         """Spikes per neuron and step."""
         return float(self.spikes.mean()) / self.outputs if self.spikes.size else 0.0
+
+    @property
+    def bias_adds(self) -> int:
+        """Additions of a bias per image, over all steps."""
+        return self.outputs * self.acs.shape[1] if self.bias else 0
+
+    @property
+    def neuron_updates(self) -> int:
+        """Updates of a membrane per image, over all steps."""
+        return self.outputs * self.spikes.shape[1]
+
+    def mean(self, quantity: str) -> float:
+        """Mean per image of one of ``SERIES``, summed over the steps."""
+        counts = getattr(self, quantity)
+        return float(counts.sum()) / len(counts) if counts.size else 0.0
+
+    def work(self) -> Work:
+        """Its means per image."""
+        return Work(
+            **{name: getattr(self, name) for name in ("kind", "held", "leaky", "parameters", "inputs", "outputs")},
+            kernel=self.kernel,
+            acs=self.mean("acs"),
+            macs=self.mean("macs"),
+            bias_adds=self.bias_adds,
+            updates=self.neuron_updates,
+            spikes_in=self.mean("spikes_in"),
+            spikes=self.mean("spikes"),
+            analog_passes=float((self.macs > 0).sum()) / len(self.macs) if self.macs.size else 0.0,
+        )
 
 
 @dataclass(frozen=True)
@@ -83,12 +221,12 @@ class ModelCounts:
         return sum(float(c.spikes.mean()) for c in lifs) / sum(c.outputs for c in lifs) if lifs else 0.0
 
     def total(self, quantity: str) -> float:
-        """Mean per image of ``acs``, ``macs`` or ``macs_effective``, summed over layers and steps."""
+        """Mean per image of one of ``SERIES``, summed over layers and steps."""
         return sum(float(getattr(c, quantity).sum()) for c in self.layers.values()) / self.samples
 
 
 def count_operations(model: nn.Module, x: Tensor, progress: Progress = silent) -> ModelCounts:
-    """Runs float samples [N, C, H, W] through the model (its mode set to evaluation) and counts.
+    """Runs float samples [N, C, H, W] through the model (on the CPU, its mode set to evaluation) and counts.
 
     Raises:
         SpikeportError: zero samples, or layers that disagree on the number of steps.
@@ -113,9 +251,23 @@ def count_operations(model: nn.Module, x: Tensor, progress: Progress = silent) -
 
 @contextmanager
 def _counting(model: nn.Module, samples: int, spiking: bool, layers: dict[str, LayerCounts]) -> Iterator[None]:
+    seen = _Seen(spiking)
+    pending: list[tuple[str, Tensor]] = []  # the synaptic layers that ran last, and what they gave
+
     def hook(name: str) -> Any:
         def count(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            found = _count(module, args[0], output, samples, spiking)
+            found = _count(module, args[0], output, samples, seen)
+            if isinstance(module, BATCH_NORMS):
+                found.folds_into = _fold(pending, args[0])
+                for folded in found.folds_into:
+                    layers[folded].bias = True
+                if not found.folds_into:
+                    found.dense = found.outputs
+                    found.macs = found.macs_effective = np.full((samples, found.passes), found.outputs, np.int64)
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                pending.append((name, output))
+            else:
+                pending.clear()
             layers[name] = found if name not in layers else _sum(layers[name], found)
 
         return count
@@ -128,34 +280,106 @@ def _counting(model: nn.Module, samples: int, spiking: bool, layers: dict[str, L
             handle.remove()
 
 
-def _count(module: nn.Module, x: Tensor, y: Tensor, samples: int, spiking: bool) -> LayerCounts:
+def _fold(pending: list[tuple[str, Tensor]], x: Tensor) -> tuple[str, ...]:
+    """The layers whose outputs, side by side, are the input of a BatchNorm; none where it is something else."""
+    for k in range(1, len(pending) + 1):
+        names, outputs = zip(*pending[-k:], strict=True)
+        if outputs[-1] is x:
+            return (names[-1],)
+        channels = sum(y.shape[1] for y in outputs)
+        if channels >= x.shape[1]:
+            return names if channels == x.shape[1] and torch.equal(torch.cat(outputs, 1), x) else ()
+    return ()
+
+
+class _Seen:
+    """What is known of the tensors of a forward pass, each looked at once however many layers take it."""
+
+    def __init__(self, spiking: bool) -> None:
+        self.spiking = spiking
+        self.fired = False  # whether a LIF layer ran before
+        self._spikes = WeakIdKeyDictionary()
+        self._pixels = WeakIdKeyDictionary()
+
+    def spikes(self, x: Tensor) -> Tensor:
+        """Whether each image of ``x`` is spikes, bool [M]. In a CNN none is: it multiplies whatever its maps hold."""
+        if x not in self._spikes:
+            self._spikes[x] = _spikes_only(x, self.fired) if self.spiking else torch.zeros(len(x), dtype=torch.bool)
+        return self._spikes[x]
+
+    def pixels(self, x: Tensor) -> Tensor:
+        """Sums over the channels, float64 [M, H, W] or [M]; exact for whole numbers, whose sums stay far below 2^24."""
+        if x not in self._pixels:
+            self._pixels[x] = x.sum(1).double()
+        return self._pixels[x]
+
+    def fires(self, y: Tensor) -> None:
+        """Neurons gave ``y``: spikes by construction."""
+        self._spikes[y] = torch.ones(len(y), dtype=torch.bool)
+
+
+def _count(module: nn.Module, x: Tensor, y: Tensor, samples: int, seen: _Seen) -> LayerCounts:
+    own = list(module.parameters(recurse=False))
     counts = LayerCounts(
         kind=type(module).__name__,
-        parameters=sum(p.numel() for p in module.parameters(recurse=False)),
+        parameters=sum(p.numel() for p in own),
+        bytes=sum(p.numel() * p.element_size() for p in own),
         inputs=x[0].numel(),
         outputs=y[0].numel(),
+        kernel=module.weight[:, 0].numel() if isinstance(module, nn.Conv2d) else 0,
+        passes=len(y) // samples,
+        held=len(y) == samples and not seen.fired,
+        leaky=isinstance(module, LIF) and 1 < module.tau < math.inf,
+        bias=isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None,
     )
     if isinstance(module, LIF):
-        counts.spikes = _per_sample(y.flatten(1).sum(1, dtype=torch.int64), samples)
+        seen.fired = True
+        seen.fires(y)
+        counts.spikes = _per_sample(_total(seen.pixels(y)), samples)
+        counts.neuron_spikes = y.sum(0).long().flatten().numpy()
         return counts
-    # A ReLU may happen to give only 0 and 1, yet a CNN multiplies all the same.
-    binary = ((x == 0) | (x == 1)).flatten(1).all(1) & spiking
-    counts.analog = not bool(binary.all())
+    if isinstance(module, BATCH_NORMS):
+        return counts
+    spikes = seen.spikes(x)
+    counts.analog = not bool(spikes.all())
     if not isinstance(module, SYNAPTIC):
         return counts
     if isinstance(module, nn.MaxPool2d) and counts.analog:
         return counts  # max-pooling of analog values compares; it neither adds nor multiplies
     if isinstance(module, nn.MaxPool2d):
-        counts.spikes = _per_sample(y.flatten(1).sum(1, dtype=torch.int64), samples)
+        seen.fires(y)
+        counts.spikes = _per_sample(_total(seen.pixels(y)), samples)
     reach, counts.padded = _reach(module, x, y)
     counts.dense = int(reach.sum()) * (x.shape[1] if x.dim() == 4 else 1)
-    active = _per_image(x != 0, reach)
-    zero = torch.zeros_like(active)
-    full = torch.full_like(active, counts.dense)
-    counts.acs = _per_sample(torch.where(binary, active, zero), samples)
-    counts.macs = _per_sample(torch.where(binary, zero, full), samples)
-    counts.macs_effective = _per_sample(torch.where(binary, zero, active), samples)
+    zero = torch.zeros(len(x), dtype=torch.float64)
+    if spikes.any():
+        arrived = seen.pixels(x)
+        counts.acs = _per_sample(torch.where(spikes, _weighted(arrived, reach), zero), samples)
+        counts.spikes_in = _per_sample(torch.where(spikes, _total(arrived), zero), samples)
+    else:
+        counts.acs = counts.spikes_in = _per_sample(zero, samples)
+    counts.macs = _per_sample(torch.where(spikes, zero, torch.full_like(zero, counts.dense)), samples)
+    effective = _weighted((x != 0).sum(1).double(), reach) if counts.analog else zero
+    counts.macs_effective = _per_sample(torch.where(spikes, zero, effective), samples)
     return counts
+
+
+def _spikes_only(x: Tensor, sums: bool) -> Tensor:
+    """Whether each image of ``x`` holds only 0 and 1 (with ``sums``: only whole numbers from 0 on), bool [M]."""
+    flat = x.flatten(1)
+    # Only 0 and 1 are their own squares. Image by image, what is computed stays in the cache.
+    binary = torch.tensor([np.array_equal(image * image, image) for image in flat.numpy()])
+    return ((flat == flat.trunc()) & (flat >= 0)).all(1) if sums and not bool(binary.all()) else binary
+
+
+def _total(pixels: Tensor) -> Tensor:
+    """Sum of every image, [M]."""
+    return pixels.flatten(1).sum(1) if pixels.dim() > 1 else pixels
+
+
+def _weighted(pixels: Tensor, reach: Tensor) -> Tensor:
+    """Sum of every image with each pixel times its ``reach``, [M]."""
+    return pixels * int(reach[0]) if reach.dim() == 1 else (pixels * reach).sum((1, 2))
 
 
 def _reach(module: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, int]:
@@ -183,24 +407,19 @@ def _reach(module: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, int]:
     return torch.from_numpy(fan_out(size, kernel, stride, padding)), x[0].numel()
 
 
-def _per_image(active: Tensor, reach: Tensor) -> Tensor:
-    """Sum of ``reach`` over the active elements of every image, int64 [M]."""
-    if reach.dim() == 1:
-        return (active * reach).flatten(1).sum(1)
-    return (active.sum(1, dtype=torch.int64) * reach).sum((1, 2))
-
-
 def _per_sample(values: Tensor, samples: int) -> np.ndarray:
-    """[passes * N] (time-major) to [N, passes]."""
-    return values.reshape(-1, samples).T.contiguous().numpy()
+    """[passes * N] whole numbers (time-major) to int64 [N, passes]."""
+    return values.long().reshape(-1, samples).T.contiguous().numpy()
 
 
 def _sum(a: LayerCounts, b: LayerCounts) -> LayerCounts:
     """A module that runs twice in one forward pass."""
     for name in ("dense", "padded"):
         setattr(a, name, getattr(a, name) + getattr(b, name))
-    for name in ("acs", "macs", "macs_effective", "spikes"):
+    for name in SERIES:
         setattr(a, name, np.concatenate([getattr(a, name), getattr(b, name)], axis=1))
+    if a.neuron_spikes.size:
+        a.neuron_spikes = a.neuron_spikes + b.neuron_spikes
     a.analog |= b.analog
     return a
 
@@ -208,7 +427,8 @@ def _sum(a: LayerCounts, b: LayerCounts) -> LayerCounts:
 def _join(parts: list[dict[str, LayerCounts]]) -> dict[str, LayerCounts]:
     joined = parts[0]
     for name, counts in joined.items():
-        for quantity in ("acs", "macs", "macs_effective", "spikes"):
+        for quantity in SERIES:
             setattr(counts, quantity, np.concatenate([getattr(p[name], quantity) for p in parts]))
+        counts.neuron_spikes = sum((p[name].neuron_spikes for p in parts[1:]), counts.neuron_spikes)
         counts.analog = any(p[name].analog for p in parts)
     return joined

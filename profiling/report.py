@@ -1,50 +1,42 @@
 """The report: one HTML page without outside resources, its figures as JSON and CSV.
 
-``report.json`` (schema version 1) holds: ``schema``, ``network``, ``summary`` (name -> value), ``rows`` (one object
-per layer, see ``spikeport.profiling.comparison.Row``), ``totals`` (witness -> sums per image), ``engines``
-(agreement, wraps, saturations), ``paper`` (the paper's counting), ``assumptions`` and ``versions``.
+``report.json`` is described in docs/energy.md, key by key; ``SCHEMA`` is its version.
 """
 
-import csv
-import io
 import platform
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import torch
 
 from spikeport.core.errors import SpikeportError
 from spikeport.core.files import read_json, refuse_existing, write_json, write_text
+from spikeport.core.neurons import LIF, split_time
 from spikeport.core.progress import Progress, silent
 from spikeport.core.runs import Run, load_run
 from spikeport.profiling import plots
-from spikeport.profiling.comparison import MARK_ABOVE, TRAINING, Row, common_samples, compare, mean_rate, totals
+from spikeport.profiling.assumptions import ASSUMPTIONS
+from spikeport.profiling.breakeven import break_even
+from spikeport.profiling.comparison import TRAINING, Row, common_samples, compare, first_marked, mean_rate, totals
 from spikeport.profiling.counts import ModelCounts, count_operations
-from spikeport.profiling.energy import AC_PJ, MAC_PJ, RATE_GOAL, horowitz, paper_count
+from spikeport.profiling.crosscheck import cross_check
+from spikeport.profiling.energy import MODELS, RATE_GOAL, horowitz, paper_count
+from spikeport.profiling.energy_table import energy_table
+from spikeport.profiling.page import layers_csv, render
+from spikeport.profiling.statistics import firing_statistics
 from spikeport.targets.loihi.program import LoihiProgram
 from spikeport.targets.onnx import OnnxRecord
 from spikeport.targets.record import SpikeRecord, differences
 
-SCHEMA = 1
+SCHEMA = 2
 ENGINES = ("fixed", "lava")
-ASSUMPTIONS = (
-    f"Energy: {AC_PJ} pJ per synaptic operation (AC) and {MAC_PJ} pJ per multiply-accumulate (MAC), 32-bit floating "
-    "point in 45 nm CMOS (M. Horowitz, ISSCC 2014). It counts arithmetic alone: no memory, no neuron updates, no "
-    "leakage. It ranks; it does not predict what a chip draws.",
-    "The same constants are applied to the counts seen in training, in the fixed engine and in Lava, on the same "
-    "images, so that a difference between these columns is spikes alone.",
-    "A whole inference is counted: all T steps. The first convolution, under a constant current, is charged once, "
-    "in every column; the chip receives its graded input at every step (see graded events).",
-    "Taps on padding are no operations. BatchNorm is folded into its convolution and costs nothing. Biases are not "
-    "counted as operations.",
-    "Max-pooling of spikes is counted as what it becomes on a chip: OR neurons with one synapse per tap.",
-    "CNN: dense multiply-accumulates (zeros not skipped) at the same constants.",
-    "The paper's counting takes one time step, counts padding and bias, and adds 2 operations per BatchNorm element.",
-    "Firing rate: spikes per neuron and step, over all LIF layers, steps and samples.",
+PACKAGES = (
+    *("spikeport", "torch", "numpy", "nir", "onnx", "onnxruntime", "spikingjelly", "snntorch"),
+    *("syops", "ptflops", "neurobench"),
 )
 
 
@@ -63,6 +55,10 @@ def report(
     out: Path | str | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
+    models: Sequence[str] = (),
+    sample: int = 0,
+    check: bool = False,
+    seconds: float | None = None,
 ) -> Report:
     """Writes index.html, report.json and layers.csv.
 
@@ -71,9 +67,14 @@ def report(
         against: the run of its CNN twin.
         out: the folder to write; RUN/report where None.
         progress: told (samples counted, samples).
+        models: energy models to show, of ``energy_table.NAMES``; all where empty.
+        sample: the image whose spikes are drawn.
+        check: count with syops, ptflops, NeuroBench and SpikingJelly too, and account for every difference.
+        seconds: duration of one inference on Loihi 1, for its static power.
 
     Raises:
-        SpikeportError: nothing simulated yet, a record of another program or of other samples, a wrong kind.
+        SpikeportError: nothing simulated yet, a record of another program or of other samples, a wrong kind, an
+            unknown energy model, a sample that is not there.
     """
     single = Path(source) if isinstance(source, (str, Path)) and Path(source).is_file() else None
     run = None if single else (source if isinstance(source, Run) else load_run(source))
@@ -88,29 +89,50 @@ def report(
     cnn_run = load_run(against) if isinstance(against, (str, Path)) else against
     cnn = _count_cnn(cnn_run, run) if cnn_run else None
     rows = compare(training, program, records, cnn)
+    samples = common_samples(training, records)
+    if not 0 <= sample < samples:
+        raise SpikeportError(f"sample {sample} is not there; the report is on samples 0 to {samples - 1}")
+    energies = energy_table(models, rows, training, cnn, program, records, seconds)
+    even = []
+    if training is not None and cnn is not None and training.rate:
+        even = [break_even(MODELS[name], training, cnn) for name in energies if name in MODELS]
+    labels = run.samples(samples)[1] if run else None
+    statistics = firing_statistics(training, labels) if training else {}
     content = {
         "schema": SCHEMA,
-        "network": _network(run, program, common_samples(training, records)),
+        "network": _network(run, program, samples),
         "summary": _summary(run, cnn_run, training, cnn, program, records, rows),
+        "energy": {name: entry.to_dict() for name, entry in energies.items()},
+        "break_even": {e.model: asdict(e) for e in even},
         "engines": _engines(records),
         "rows": [row.to_dict() for row in rows],
         "totals": totals(rows),
+        "layers": _layers(training),
+        "statistics": {name: layer.to_dict() for name, layer in statistics.items()},
         "paper": _paper(training, cnn),
+        "cross_check": _cross_check(run, cnn_run) if check else None,
         "fit": _optional_json(folder / "compatibility.json"),
         "certificates": _certificates(run, cnn_run),
         "assumptions": list(ASSUMPTIONS),
-        "versions": _versions(records),
+        "versions": _versions(),
     }
-    figures = {
-        "energy": plots.energy_plot(rows),
-        "rate": plots.rate_plot(rows),
-        "difference": plots.difference_plot(rows),
-        "raster": plots.raster_plot(_rasters(program, records), program.time_steps),
-    }
-    page = _render(content, rows, figures)
+    names = run.data.class_names if run else ()
+    pictures = [
+        plots.energy_plot(rows),
+        plots.cause_plot(energies),
+        plots.break_even_plot(even, training),
+        plots.rate_plot(rows),
+        plots.histogram_plot(statistics),
+        plots.steps_plot(statistics, names),
+        plots.difference_plot(rows),
+        plots.divergence_plot(rows),
+        plots.raster_plot(_rasters(run, program, records, sample), program.time_steps),
+    ]
+    content["network"]["sample"] = sample
+    page = render(content, rows, [picture for picture in pictures if picture])
     target.mkdir(parents=True, exist_ok=True)
     write_json(target / "report.json", content)
-    write_text(target / "layers.csv", _csv(rows))
+    write_text(target / "layers.csv", layers_csv(rows))
     write_text(target / "index.html", page)
     return Report(target / "index.html", content, rows)
 
@@ -182,14 +204,15 @@ def _summary(
         }
         record = cnn_run.path / "onnx/record.json"
         if record.exists():
-            onnx = OnnxRecord.load(record)
-            summary["onnx"] = {"accuracy": onnx.accuracy, "samples": onnx.samples, "latency_ms": onnx.latency_ms}
+            summary["onnx"] = asdict(OnnxRecord.load(record))
+            summary["onnx"].pop("predictions")
     for engine, found in records.items():
         summary[engine] = {
             "accuracy": found.accuracy,
             "samples": found.samples,
             "energy_nj": totals(rows)[engine]["energy_nj"],
             "mean_rate": mean_rate(rows, engine, program.time_steps),
+            "first_divergent_layer": first_marked(rows, engine),
         }
     summary["mean_rate"] = None if training is None else training.rate
     summary["rate_goal"] = RATE_GOAL
@@ -225,12 +248,53 @@ def _paper(training: ModelCounts | None, cnn: ModelCounts | None) -> dict[str, A
     }
 
 
-def _rasters(program: LoihiProgram, records: dict[str, SpikeRecord]) -> dict[str, np.ndarray]:
-    """The rasters some engine kept, under the names of the model's layers."""
+def _layers(counts: ModelCounts | None) -> dict[str, Any]:
+    """Layer -> its counts in training, means per image over all steps."""
+    if counts is None:
+        return {}
+    static = ("kind", "parameters", "bytes", "outputs", "dense", "passes", "analog", "folds_into")
+    return {
+        name: {key: getattr(layer, key) for key in static}
+        | {key: layer.mean(key) for key in ("acs", "macs", "macs_effective", "spikes")}
+        | {"bias_adds": layer.bias_adds, "neuron_updates": layer.neuron_updates}
+        | {"accesses": asdict(layer.work().accesses)}
+        for name, layer in counts.layers.items()
+    }
+
+
+def _cross_check(run: Run | None, cnn: Run | None) -> list[dict[str, Any]]:
+    if run is None:
+        raise SpikeportError("the cross-check runs other tools on the model; give the run, not a record")
+    checks = cross_check(run.model(), torch.from_numpy(run.samples(1)[0]), "snn")
+    if cnn is not None:
+        checks += cross_check(cnn.model(), torch.from_numpy(cnn.samples(1)[0]), "cnn")
+    return [check.to_dict() for check in checks]
+
+
+def _rasters(
+    run: Run | None, program: LoihiProgram, records: dict[str, SpikeRecord], sample: int
+) -> dict[str, np.ndarray]:
+    """Layer -> spikes [T, neurons] of one sample: an engine's where it kept them, else those of the model."""
     for record in records.values():
-        if record.rasters:
-            return {(program.population(n).source or n): maps for n, maps in record.rasters.items()}
-    return {}
+        if record.rasters and all(len(maps) > sample for maps in record.rasters.values()):
+            found = {(program.population(n).source or n): maps[sample] for n, maps in record.rasters.items()}
+            return {name: maps.reshape(program.time_steps, -1) for name, maps in found.items()}
+    if run is None:
+        return {}
+    model, spikes = run.model(), {}
+
+    def keep(name: str) -> Any:
+        def hook(module: LIF, args: Any, y: torch.Tensor) -> None:
+            spikes[name] = split_time(y, module.time_steps).flatten(1).bool().numpy()
+
+        return hook
+
+    for name, module in model.named_modules():
+        if isinstance(module, LIF):
+            module.register_forward_hook(keep(name))
+    with torch.no_grad():
+        model(torch.from_numpy(run.samples(sample + 1)[0][sample:]))
+    return spikes
 
 
 def _optional_json(path: Path) -> Any:
@@ -246,56 +310,11 @@ def _certificates(*runs: Run | None) -> dict[str, Any]:
     return found
 
 
-def _versions(records: dict[str, SpikeRecord]) -> dict[str, str]:
+def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version(), "machine": platform.machine()}
-    for package in ("spikeport", "torch", "numpy", "nir", "onnx", "onnxruntime", "spikingjelly", "snntorch"):
+    for package in PACKAGES:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = "not installed"
     return versions
-
-
-def _csv(rows: list[Row]) -> str:
-    witnesses = list(dict.fromkeys(w for row in rows for w in row.acs))
-    per = ("spikes", "rate", "acs", "energy_nj")
-    header = ["layer", "kind", "neurons_layer", "neurons", "macs", "cnn_macs", "cnn_energy_nj"]
-    header += [f"{quantity}_{w}" for quantity in per for w in witnesses] + ["note"]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    for row in rows:
-        line: list[Any] = [
-            row.layer,
-            row.kind,
-            row.neurons_layer,
-            row.neurons,
-            row.macs,
-            row.cnn_macs,
-            row.cnn_energy_nj,
-        ]
-        line += [getattr(row, quantity).get(w) for quantity in per for w in witnesses]
-        writer.writerow([*line, row.note])
-    return text.getvalue()
-
-
-def _render(content: dict[str, Any], rows: list[Row], figures: dict[str, str | None]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("spikeport.profiling", "."), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters["number"] = number
-    environment.filters["percent"] = lambda v: "–" if v is None else f"{100 * v:.1f} %"
-    witnesses = list(dict.fromkeys(w for row in rows for w in row.acs))
-    shown = content | {"rows": rows, "figures": figures, "witnesses": witnesses, "labels": plots.LABELS}
-    return environment.get_template("report.html").render(shown, mark=MARK_ABOVE)
-
-
-def number(value: float | None) -> str:
-    """Four significant digits, thousands grouped; a dash for nothing."""
-    if value is None:
-        return "–"
-    if value == 0:
-        return "0"
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.4g}"

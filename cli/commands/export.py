@@ -40,6 +40,14 @@ def export(
     calibration: Annotated[
         Path | None, typer.Option(help="Real samples [N, ...] as .npy: range of the input, and to verify on.")
     ] = None,
+    input: Annotated[
+        str,
+        typer.Option(help="loihi: graded (Loihi 2), or host-current (both chips: first layer on the host)."),
+    ] = "graded",
+    net: Annotated[
+        bool, typer.Option("--net", help="loihi: write model.net too, for lava-dl's netx (chains of layers only).")
+    ] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="onnx: write the 8-bit form too.")] = False,
     out: Annotated[Path | None, typer.Option(help="The folder to write; the run folder where left out.")] = None,
     overwrite: console.Overwrite = False,
 ) -> None:
@@ -50,6 +58,10 @@ def export(
 
     if target not in ("loihi", "nir", "onnx"):
         raise SpikeportError(f"unknown target {target!r}; available: loihi, nir, onnx")
+    if int8 and target != "onnx":
+        raise SpikeportError(f"--int8 belongs to --target onnx; --target {target} has integers of its own")
+    if target != "loihi" and (net or input != "graded"):
+        raise SpikeportError("--input and --net belong to --target loihi")
     samples = load_array(calibration) if calibration else None
     if is_factory(source):
         if samples is None or out is None:
@@ -61,7 +73,7 @@ def export(
         folder = out or Path(source)
     network = build_model(source, weights) if is_factory(source) else Path(source)
     if target == "onnx":
-        certificate(to_onnx(network, folder / "onnx/model.onnx", samples, overwrite), folder / "onnx/model.onnx")
+        certificate(to_onnx(network, folder / "onnx/model.onnx", samples, overwrite, int8), folder / "onnx/model.onnx")
         return
     file = folder / "nir/model.nir"
     if target == "nir" or is_factory(source):
@@ -72,7 +84,7 @@ def export(
 
     graph = file if is_factory(source) else Path(source)
     path = (out or default_folder(Path(source))) / PROGRAM_FILE
-    program = compile(graph, path, chip, samples, overwrite, time_steps, dt)
+    program = compile(graph, path, chip, samples, overwrite, time_steps, dt, input, net)
     neurons = sum(p.neurons for p in program.populations)
     console.say(
         f"{path}: {len(program.populations)} populations, {neurons:,} neurons, {len(program.synapses)} synapse groups, "

@@ -25,6 +25,17 @@ def report(
     source: Annotated[Path, typer.Argument(help="The run of an SNN that was simulated, or one record (*.npz).")],
     against: Annotated[Path | None, typer.Option(help="The run of its CNN twin.")] = None,
     out: Annotated[Path | None, typer.Option(help="The folder to write; RUN/report where left out.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Energy model to show; repeat for several: horowitz, horowitz-int8, lemaire, paper, loihi1."),
+    ] = None,
+    sample: Annotated[int, typer.Option(help="The image whose spikes are drawn.")] = 0,
+    cross_check: Annotated[
+        bool, typer.Option("--cross-check", help="Count with syops, ptflops, NeuroBench and SpikingJelly too.")
+    ] = False,
+    inference_time: Annotated[
+        float | None, typer.Option(help="Seconds of one inference on Loihi 1: adds its static power to loihi1.")
+    ] = None,
     json: console.Json = False,
     overwrite: console.Overwrite = False,
 ) -> None:
@@ -32,7 +43,7 @@ def report(
     from spikeport.profiling import report as write
 
     with console.bar("counting") as progress:
-        written = write(source, against, out, overwrite, progress)
+        written = write(source, against, out, overwrite, progress, model or (), sample, cross_check, inference_time)
     if json:
         console.print_json(written.content)
     else:
@@ -42,7 +53,7 @@ def report(
 def show(written: "Report") -> None:
     """The table of layers, and where the page lies."""
     from spikeport.profiling.comparison import totals
-    from spikeport.profiling.report import number
+    from spikeport.profiling.page import number
 
     witnesses = list(written.content["totals"])
     columns = ["layer", "MAC", *(f"{q} {w}" for q in ("rate", "AC", "nJ") for w in witnesses)]
@@ -55,6 +66,16 @@ def show(written: "Report") -> None:
     rows.append(["all layers", number(sums[witnesses[0]]["macs"]), *[""] * len(witnesses), *ends])
     samples = written.content["network"]["samples_compared"]
     console.table(f"Per image, over all steps; the first {samples} images", columns, rows)
+    table = [
+        [name, *(number(entry["nj"].get(w)) for w in ("cnn", *witnesses)), entry["refused"]]
+        for name, entry in written.content["energy"].items()
+    ]
+    console.table("Energy per image, nJ", ["model", "cnn", *witnesses, "refused"], table)
+    for check in written.content["cross_check"] or ():
+        console.say(
+            f"{check['tool']}, {check['network']} {check['quantity']}: {number(check['theirs'])} beside "
+            f"{number(check['ours'])} here, {number(check['unexplained'])} unexplained"
+        )
     summary = written.content["summary"]
     if summary["mean_rate"] is not None:
         below = "below" if summary["mean_rate"] < summary["rate_goal"] else "NOT below"

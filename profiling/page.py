@@ -1,0 +1,50 @@
+"""The report as files: one HTML page, and a table of layers as CSV."""
+
+import csv
+import io
+from typing import Any
+
+import jinja2
+
+from spikeport.profiling import plots
+from spikeport.profiling.comparison import MARK_ABOVE, Row
+
+
+def witnesses_of(rows: list[Row]) -> list[str]:
+    return list(dict.fromkeys(w for row in rows for w in row.acs))
+
+
+def render(content: dict[str, Any], rows: list[Row], pictures: list[plots.Picture]) -> str:
+    """The page."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("spikeport.profiling", "."), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["number"] = number
+    environment.filters["percent"] = lambda v: "–" if v is None else f"{100 * v:.1f} %"
+    shown = content | {"rows": rows, "pictures": pictures, "witnesses": witnesses_of(rows), "labels": plots.LABELS}
+    return environment.get_template("report.html").render(shown, mark=MARK_ABOVE)
+
+
+def layers_csv(rows: list[Row]) -> str:
+    """One line per row of the comparison."""
+    witnesses = witnesses_of(rows)
+    per = ("spikes", "rate", "acs", "energy_nj", "divergence")
+    plain = ("layer", "kind", "neurons_layer", "neurons", "macs", "cnn_macs", "cnn_energy_nj")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*plain, *(f"{quantity}_{w}" for quantity in per for w in witnesses), "note"])
+    for row in rows:
+        cells = [getattr(row, quantity).get(w) for quantity in per for w in witnesses]
+        writer.writerow([*(getattr(row, name) for name in plain), *cells, row.note])
+    return text.getvalue()
+
+
+def number(value: float | None) -> str:
+    """Four significant digits, thousands grouped; a dash for nothing."""
+    if value is None:
+        return "–"
+    if value == 0:
+        return "0"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"

@@ -1,0 +1,255 @@
+"""Counts are equal to counting by the definition, on random layers under every kind of input."""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from spikeport.core import LIF, TimeMean
+from spikeport.core.models import ModelSpec, Twin
+from spikeport.profiling.counts import Accesses, ModelCounts, count_operations
+
+#: Times max_examples of the hypothesis profile: 500 layers in `make test`, 5000 in `make test-long`.
+LAYERS_PER_EXAMPLE = 20
+INPUTS = ("constant", "spikes", "sums", "analog", "mixed")
+
+
+def direct_counts(module: nn.Module, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+    """What each of M images [M, C, H, W] (or [M, F]) does in one pass of ``module``; int64 [M] each.
+
+    Keys: ``events`` (every input times the weights it meets), ``active`` (weights that meet a non-zero input),
+    ``dense`` (weights on the map), ``outputs`` (results), ``bias`` (biases added).
+    """
+    found = {name: np.zeros(len(x), np.int64) for name in ("events", "active", "dense", "outputs", "bias")}
+    if isinstance(module, nn.Linear):
+        for _ in range(module.out_features):
+            for i in range(module.in_features):
+                _meet(found, x[:, i : i + 1], 1)
+            _finish(found, 1, module.bias is not None)
+        return found
+    kernel, stride, padding, dilation = (
+        np.broadcast_to(value, 2).tolist()
+        for value in (module.kernel_size, module.stride, _padding(module), module.dilation)
+    )
+    groups = module.groups if isinstance(module, nn.Conv2d) else x.shape[1]
+    out = module.out_channels if isinstance(module, nn.Conv2d) else x.shape[1]
+    each = x.shape[1] // groups
+    for top, left in np.ndindex(*y.shape[2:]):
+        for i, j in np.ndindex(*kernel):
+            row = top * stride[0] + i * dilation[0] - padding[0]
+            column = left * stride[1] + j * dilation[1] - padding[1]
+            if 0 <= row < x.shape[2] and 0 <= column < x.shape[3]:
+                for group in range(groups):
+                    _meet(found, x[:, group * each : (group + 1) * each, row, column], out // groups)
+        _finish(found, out, getattr(module, "bias", None) is not None)
+    return found
+
+
+def _meet(found: dict[str, np.ndarray], values: np.ndarray, weights: int) -> None:
+    """Each of the values [M, k] meets so many weights."""
+    found["events"] += (values.sum(1) * weights).astype(np.int64)
+    found["active"] += (values != 0).sum(1) * weights
+    found["dense"] += values.shape[1] * weights
+
+
+def _finish(found: dict[str, np.ndarray], outputs: int, bias: bool) -> None:
+    found["outputs"] += outputs
+    found["bias"] += outputs * bias
+
+
+def _padding(module: nn.Module) -> object:
+    if module.padding == "same":
+        return [d * (k - 1) // 2 for k, d in zip(module.kernel_size, module.dilation, strict=True)]
+    return 0 if module.padding == "valid" else module.padding
+
+
+class Probe(nn.Module):
+    """Neurons, one layer that meets the chosen kind of input, neurons behind it."""
+
+    def __init__(self, layer: nn.Module, norm: nn.Module, inputs: str, steps: int):
+        super().__init__()
+        self.inputs, self.steps = inputs, steps
+        self.a = LIF(tau=1.0, v_threshold=0.6, time_steps=steps, constant_input=True)
+        self.b = LIF(tau=2.0, v_threshold=0.4, time_steps=steps, constant_input=True)
+        self.layer, self.norm = layer, norm
+        self.c = LIF(tau=2.0, v_threshold=0.5, time_steps=steps, constant_input=inputs == "constant")
+        self.end = TimeMean(steps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.inputs != "constant":
+            spikes, others = self.a(x), self.b(x)
+            if self.inputs == "analog":
+                spikes = 0.37 * spikes
+            elif self.inputs == "sums":
+                spikes = spikes + others
+            elif self.inputs == "mixed":  # the first image meets it with analog values, the others with spikes
+                factors = torch.ones(self.steps, len(x), *[1] * (x.dim() - 1))
+                factors[:, 0] = 0.5
+                spikes = spikes * factors.flatten(0, 1)
+            x = spikes
+        y: Tensor = self.end(self.c(self.norm(self.layer(x))))
+        return y
+
+
+@dataclass
+class Seen:
+    """What a layer met, step by step, and gave."""
+
+    x: Tensor
+    y: Tensor
+
+
+def random_probe(rng: np.random.Generator) -> tuple[Probe, Tensor]:
+    """A random layer in a probe, and samples for it."""
+    pick = lambda *options: options[rng.integers(len(options))]  # noqa: E731
+    inputs, steps, channels = pick(*INPUTS), int(rng.integers(1, 4)), int(pick(2, 4, 6))
+    size = tuple(int(n) for n in rng.integers(4, 7, 2))
+    kind = pick("conv", "conv", "conv", "linear", "maxpool")
+    if kind == "maxpool" and inputs not in ("spikes", "analog"):
+        kind = "conv"
+    norm: nn.Module = nn.Identity()
+    if kind == "linear":
+        layer: nn.Module = nn.Linear(channels, int(rng.integers(1, 6)), bias=bool(rng.integers(2)))
+        shape: tuple[int, ...] = (channels,)
+    else:
+        shape = (channels, *size)
+        kernel = tuple(int(k) for k in rng.integers(1, 4, 2))
+        stride = tuple(int(s) for s in rng.integers(1, 3, 2))
+        if kind == "maxpool":
+            padding = tuple(int(rng.integers(0, k // 2 + 1)) for k in kernel)
+            layer = nn.MaxPool2d(kernel, stride, padding)
+        else:
+            same = bool(rng.integers(4) == 0) and all(k % 2 for k in kernel)
+            layer = nn.Conv2d(
+                channels, int(pick(2, 4)) * 2, kernel, 1 if same else stride,
+                "same" if same else tuple(int(p) for p in rng.integers(0, 3, 2)),
+                1 if max(kernel) == 3 and min(size) < 5 else int(rng.integers(1, 3)),
+                int(pick(1, 2)), bool(rng.integers(2)),
+            )  # fmt: skip
+            if rng.integers(2):
+                norm = nn.BatchNorm2d(layer.out_channels)  # type: ignore[assignment]
+    x = torch.from_numpy(rng.random((int(rng.integers(1, 4)), *shape)).astype(np.float32))
+    return Probe(layer, norm, inputs, steps), x
+
+
+def run(probe: Probe, x: Tensor) -> tuple[ModelCounts, Seen]:
+    seen: list[Seen] = []
+    handle = probe.layer.register_forward_hook(lambda m, args, y: seen.append(Seen(args[0], y)))
+    counts = count_operations(probe, x)
+    handle.remove()
+    return counts, seen[0]
+
+
+@given(st.integers(0, 2**31))
+def test_every_count_of_a_random_layer_equals_counting_one_by_one(seed):
+    rng = np.random.default_rng(seed)
+    for _ in range(LAYERS_PER_EXAMPLE):
+        probe, x = random_probe(rng)
+        counts, seen = run(probe, x)
+        check_layer(probe, counts, seen, len(x))
+
+
+def check_layer(probe: Probe, counts: ModelCounts, seen: Seen, samples: int) -> None:
+    found, neurons = counts.layers["layer"], counts.layers["c"]
+    inputs = seen.x.numpy()
+    direct = direct_counts(probe.layer, inputs, seen.y.numpy())
+    # Time-major: rows of the direct count are [passes, N].
+    table = {name: values.reshape(-1, samples).T for name, values in direct.items()}
+    per_image = inputs.reshape(len(inputs), -1)
+    behind_neurons = probe.inputs != "constant"
+    spikes = (per_image >= 0).all(1) & ((per_image % 1 == 0).all(1) if behind_neurons else (per_image <= 1).all(1))
+    if not behind_neurons:
+        spikes &= (per_image % 1 == 0).all(1)
+    spikes = spikes.reshape(-1, samples).T
+    passes = 1 if probe.inputs == "constant" else probe.steps
+    pooling = isinstance(probe.layer, nn.MaxPool2d)
+    if pooling and not spikes.all():
+        assert not found.acs.size
+        assert not found.macs.size
+        return
+    assert found.passes == passes
+    assert found.acs.shape == (samples, passes)
+    assert (found.acs == table["events"] * spikes).all()
+    assert (found.macs == table["dense"] * ~spikes).all()
+    assert (found.macs_effective == table["active"] * ~spikes).all()
+    assert (table["dense"] == found.dense).all()
+    bias = isinstance(probe.norm, nn.BatchNorm2d) or getattr(probe.layer, "bias", None) is not None
+    assert found.bias_adds == found.outputs * passes * bias
+    if not isinstance(probe.norm, nn.BatchNorm2d):
+        assert found.bias_adds == table["bias"][0].sum()
+    assert found.parameters == sum(p.numel() for p in probe.layer.parameters())
+    assert found.bytes == 4 * found.parameters
+    updates = int(np.prod(seen.y.shape[1:])) * probe.steps
+    assert neurons.neuron_updates == updates
+    # The loops of ``Accesses``, added up from the direct counts.
+    arrived = per_image.sum(1, dtype=np.float64).reshape(-1, samples).T
+    written = table["outputs"] * ~spikes
+    events = (table["events"] * spikes).sum() / samples
+    macs = (table["dense"] * ~spikes).sum() / samples
+    updates_here = found.outputs * probe.steps if pooling else 0  # of the OR neurons
+    expected = Accesses(
+        inputs_read=(arrived * spikes).sum() / samples + macs,
+        weights_read=events + macs,
+        biases_read=found.bias_adds,
+        states_read=events + updates_here,
+        states_written=events + updates_here,
+        outputs_written=written.sum() / samples + (float(seen.y.sum()) / samples if pooling else 0),
+    )
+    assert asdict(found.work().accesses) == pytest.approx(asdict(expected), rel=1e-12)
+    assert neurons.work().accesses.states_read == neurons.work().accesses.states_written == updates
+    assert neurons.work().accesses.outputs_written == pytest.approx(neurons.spikes.sum() / samples)
+    assert int(neurons.neuron_spikes.sum()) == int(neurons.spikes.sum())
+
+
+def test_a_sum_of_spikes_is_so_many_additions_and_an_analog_image_is_not():
+    layer = nn.Linear(3, 2, bias=False)
+    probe = Probe(layer, nn.Identity(), "sums", 1)
+    counts, seen = run(probe, torch.tensor([[0.9, 0.9, 0.0], [0.7, 0.0, 0.0]]))
+    assert seen.x.tolist() == [[2, 2, 0], [1, 0, 0]]
+    assert counts.layers["layer"].acs[:, 0].tolist() == [8, 2]
+    assert counts.layers["layer"].spikes_in[:, 0].tolist() == [4, 1]
+    assert not counts.layers["layer"].analog
+
+
+def test_whole_numbers_before_any_neuron_are_analog():
+    model = nn.Sequential(nn.Linear(2, 3), LIF(time_steps=2, constant_input=True))
+    counts = count_operations(model, torch.tensor([[2.0, 1.0]])).layers["0"]
+    assert (counts.acs.sum(), counts.macs.sum()) == (0, 6)
+
+
+def test_batch_norm_costs_nothing_where_it_folds_and_a_mac_per_element_elsewhere():
+    conv = nn.Conv2d(2, 4, 1, bias=False)
+    model = nn.Sequential(conv, nn.BatchNorm2d(4), LIF(time_steps=3, constant_input=True), nn.BatchNorm2d(4))
+    counts = count_operations(model, torch.rand(2, 2, 5, 5)).layers
+    assert (counts["1"].folds_into, counts["1"].macs.size) == (("0",), 0)
+    assert counts["0"].bias_adds == 4 * 25
+    assert counts["3"].folds_into == ()
+    assert counts["3"].macs.tolist() == [[100, 100, 100]] * 2
+
+
+def test_batch_norm_behind_a_concatenation_of_convolutions_folds_into_all_of_them():
+    model = ModelSpec("mixnet", Twin(time_steps=2), width=0.125).build().eval()
+    counts = count_operations(model, torch.rand(1, 3, 16, 16)).layers
+    folded = [c.folds_into for c in counts.values() if c.kind == "BatchNorm2d"]
+    assert max(len(names) for names in folded) == 4
+    assert all(folded)
+
+
+def test_a_layer_that_runs_twice_is_counted_twice():
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(2, 2, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.conv(self.conv(x))
+            return y
+
+    once = count_operations(nn.Sequential(nn.Conv2d(2, 2, 3, padding=1)), torch.rand(1, 2, 4, 4)).layers["0"]
+    twice = count_operations(Twice(), torch.rand(1, 2, 4, 4)).layers["conv"]
+    assert twice.macs.sum() == 2 * once.macs.sum()
+    assert twice.bias_adds == 2 * once.bias_adds
