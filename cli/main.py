@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from spikeport.commands import check, demo, export, lava, listing, report, simulate, train
+from spikeport.commands import check, demo, export, lava, listing, report, simulate, study, train
 
 cli = typer.Typer(
     name="spikeport",
@@ -19,6 +19,7 @@ cli = typer.Typer(
 )
 for module in (demo, train, export, check, simulate, report):
     module.register(cli)
+cli.add_typer(study.cli, name="study")
 cli.add_typer(lava.cli, name="lava")
 listing.register(cli)
 

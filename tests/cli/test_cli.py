@@ -14,7 +14,7 @@ import typer
 
 from spikeport import load_run
 from spikeport.main import cli
-from spikeport.profiling.report import number
+from spikeport.profiling.page import number
 from spikeport.targets.record import SpikeRecord
 
 
@@ -29,6 +29,7 @@ def verbs() -> list[tuple[str, ...]]:
 def test_every_verb_of_the_design_is_there():
     names = {" ".join(verb) for verb in verbs()}
     wanted = {"demo", "train", "export", "check", "simulate", "report", "lava setup", "lava status"}
+    wanted |= {f"study {study}" for study in ("ablation", "search", "compare", "seeds", "paper")}
     assert wanted | {"models", "datasets", "targets"} <= names
 
 
@@ -73,6 +74,14 @@ def test_training_takes_a_file_of_settings_and_flags_override_it(works, tmp_path
     run = load_run(tmp_path / "run")
     assert (run.kind, run.spec.width, run.spec.keep, run.results["epochs"]) == ("cnn", 0.0625, (4, 6), 1)
     assert "seed = 9\n" in (tmp_path / "run" / "config.toml").read_text()
+
+
+def test_a_run_is_trained_on_in_integers_with_the_settings_it_had(walked, works, tmp_path):
+    out = tmp_path / "chip"
+    works("train", "--from", walked / "snn", "--target", "loihi", "--epochs", 1, "--lr", 1e-4, "--out", out)
+    assert load_run(out).spec == load_run(walked / "snn").spec
+    works("export", out, "--target", "loihi")
+    assert "accuracy" in works("simulate", out, "--target", "loihi", "--samples", 4)
 
 
 def test_the_saved_settings_resume_the_run(works, tmp_path):
@@ -174,6 +183,18 @@ def test_a_record_alone_can_be_reported_on(walked, works, tmp_path):
     totals = json.loads((tmp_path / "report" / "report.json").read_text())["totals"]
     whole = json.loads((walked / "snn/report/report.json").read_text())["totals"]
     assert totals["fixed"]["spikes"] == pytest.approx(whole["fixed"]["spikes"])
+
+
+def test_loihi_1_takes_a_current_from_the_host(walked, works, tmp_path):
+    host = ("--chip", "loihi1", "--input", "host-current")
+    works("check", walked / "snn", *host)
+    works("export", walked / "snn", "--target", "loihi", *host, "--out", tmp_path)
+    assert json.loads((tmp_path / "loihi/compatibility.json").read_text())["input"] == "host-current"
+    x, _ = load_run(walked / "snn").samples(4)
+    np.save(tmp_path / "x.npy", x)
+    program = tmp_path / "loihi/program.npz"
+    works("simulate", program, "--target", "loihi", "--input", tmp_path / "x.npy")
+    assert SpikeRecord.load(program.with_name("fixed.npz")).samples == 4
 
 
 def test_own_samples_give_the_record_of_the_data_sets_samples(walked, works, tmp_path):

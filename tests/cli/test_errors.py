@@ -99,6 +99,17 @@ def test_an_unknown_engine_is_refused_with_the_known_ones(refused, runs):
     assert "no engine 'analog'; available: fixed, lava" in message
 
 
+def test_branches_have_no_net_file(refused, runs, tmp_path):
+    message = refused("export", runs / "snn", "--target", "loihi", "--net", "--out", tmp_path / "new")
+    assert "a .net file holds a chain of layers only" in message
+
+
+@pytest.mark.parametrize("option", [("--net",), ("--input", "host-current")])
+def test_options_of_loihi_are_refused_elsewhere(refused, runs, tmp_path, option):
+    message = refused("export", runs / "snn", "--target", "nir", "--out", tmp_path / "new", *option)
+    assert "--input and --net belong to --target loihi" in message
+
+
 def test_an_unknown_chip_is_refused_with_the_known_ones(refused, runs):
     message = refused("check", runs / "snn", "--chip", "loihi3")
     assert "loihi3" in message
@@ -225,6 +236,8 @@ def test_samples_that_do_not_suit_are_refused(refused, runs, tmp_path, message, 
         ("labels without samples", ("--labels", "{x}/y.npy")),
         ("--convolution and --timeout belong to Lava", ("--convolution", "stock")),
         ("--convolution and --timeout belong to Lava", ("--timeout", 3)),
+        ("--processes belongs to the fixed engine", ("--engine", "lava", "--processes", 2)),
+        ("0 processes asked for; at least 1 is needed", ("--processes", 0)),
     ],
 )
 def test_options_that_do_not_fit_together_are_refused(refused, runs, tmp_path, message, arguments):

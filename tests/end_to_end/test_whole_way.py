@@ -7,19 +7,24 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from spikeport import compile, report, simulate, to_nir, to_onnx, train
 from spikeport.core import SpikeportError, TrainConfig, load_run
+from spikeport.core.data import load_dataset
 from spikeport.targets import check, differences
+from spikeport.targets.loihi.qat import prepare
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, lava):
-    """Twins of half width, trained until they read digits, exported and simulated."""
+    """Twins of half width, trained until they read digits, the SNN then in integers; exported and simulated."""
     folder = tmp_path_factory.mktemp("runs")
-    for kind, epochs in (("cnn", 3), ("snn", 8)):
-        config = TrainConfig(kind=kind, epochs=epochs, width=0.5, lr=2e-3, schedule="cosine", patience=0)
-        train(config, folder / kind)
+    common = {"width": 0.5, "schedule": "cosine", "patience": 0}
+    train(TrainConfig(kind="cnn", epochs=3, lr=2e-3, **common), folder / "cnn")
+    train(TrainConfig(kind="snn", epochs=8, lr=2e-3, **common), folder / "float")
+    onwards = {"start": str(folder / "float"), "target": "loihi"}
+    train(TrainConfig(kind="snn", epochs=1, lr=2e-4, **common, **onwards), folder / "snn", prepare=prepare)
     to_onnx(folder / "cnn")
     to_nir(folder / "snn")
     compile(folder / "snn")
@@ -31,15 +36,31 @@ def runs(tmp_path_factory, lava):
 
 def test_both_twins_read_digits(runs):
     assert load_run(runs / "cnn").results["test_accuracy"] >= 0.95
-    assert load_run(runs / "snn").results["test_accuracy"] >= 0.9
+    for run in ("float", "snn"):
+        assert load_run(runs / run).results["test_accuracy"] >= 0.9
 
 
-def test_fixed_engine_keeps_the_accuracy(runs):
+def test_fixed_engine_has_the_accuracy_of_quantisation_aware_training(runs):
     from spikeport.targets import SpikeRecord
 
     record = SpikeRecord.load(runs / "snn/loihi/fixed.npz")
     assert record.samples == 360
-    assert abs(record.accuracy - load_run(runs / "snn").results["test_accuracy"]) <= 0.02
+    assert record.accuracy == load_run(runs / "snn").results["test_accuracy"]
+    assert sum(record.wraps.values()) == sum(record.saturations.values()) == 0
+
+
+def test_fixed_engine_keeps_the_accuracy_of_the_float_network(runs):
+    run = load_run(runs / "float")
+    data = load_dataset("digits")
+    images = torch.cat([data.train_images, data.test_images])
+    labels = torch.cat([data.train_labels, data.test_labels])
+    with torch.no_grad():
+        outputs = torch.cat([run.model()(x) for x in run.data.normalise(images).split(128)])
+    accuracy = float((outputs.argmax(1) == labels).double().mean())
+    compile(runs / "float")
+    record = simulate(runs / "float", x=run.data.normalise(images).numpy(), labels=labels.numpy())
+    assert record.samples == 1797
+    assert abs(record.accuracy - accuracy) <= 0.02
     assert sum(record.wraps.values()) == sum(record.saturations.values()) == 0
 
 
