@@ -75,6 +75,11 @@ class Run:
     def kind(self) -> str:
         return self.spec.twin.kind
 
+    @property
+    def travels(self) -> bool:
+        """Whether the run carries test images with it and does without its data set."""
+        return (self.path / SAMPLES_FILE).exists()
+
     def model(self) -> nn.Module:
         """The network with its best weights, in evaluation mode, float32 on the CPU.
 
@@ -94,7 +99,7 @@ class Run:
         """
         if count < 1:
             raise SpikeportError(f"{count} samples asked for; at least 1 is needed")
-        images, labels = self._carried(count) if (self.path / SAMPLES_FILE).exists() else self._test_images()
+        images, labels = self._carried(count) if self.travels else self._test_images()
         return self.data.normalise(images[:count]).numpy(), labels[:count].numpy()
 
     def _test_images(self) -> tuple[Tensor, Tensor]:

@@ -100,15 +100,15 @@ def to_onnx(
     Args and errors are those of ``to_nir``; the file is held against ONNX Runtime.
 
     Args:
-        int8: write the 8-bit form beside it (``model.int8.onnx``) too, calibrated on training images of the run, or on
-            ``samples``.
+        int8: write the 8-bit form beside it (``model.int8.onnx``) too, calibrated on training images of the run, or,
+            where there are none, on ``samples``.
     """
     model, samples, path, run = _opened(network, path, samples, "cnn", "onnx/model.onnx")
     refuse_existing(path, overwrite)
     certificate = export_onnx(model, path, samples)
     int8_path(path).unlink(missing_ok=True)  # of an earlier export
     if int8:
-        quantise(path, samples if run is None else _training_images(run))
+        quantise(path, samples if run is None or run.travels else _training_images(run))
     return certificate
 
 

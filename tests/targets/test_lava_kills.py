@@ -17,6 +17,7 @@ from programs import single
 from spikeport.core.errors import SpikeportError
 from spikeport.targets.loihi.fixed import simulate_fixed
 from spikeport.targets.loihi.lava import simulate_lava
+from spikeport.targets.loihi.lava.engine import shutdown
 from spikeport.targets.loihi.lava.process import SHARED_MEMORY, session_members
 from spikeport.targets.record import SpikeRecord, differences
 
@@ -40,6 +41,7 @@ def simulation(folder: Path) -> None:
     except SpikeportError as error:
         (folder / "error").write_text(str(error))
         next_works()
+    shutdown()  # as at the end of any program; multiprocessing's children skip atexit
 
 
 def next_works() -> None:

@@ -18,6 +18,8 @@ from spikeport.core.progress import Progress, silent
 
 #: Seconds until a fresh worker must answer: importing Lava takes half a second, a cold disk much longer.
 START_LIMIT = 120.0
+#: Seconds in which a worker may end by itself before it is killed.
+PATIENCE = 2.0
 SHARED_MEMORY = Path("/dev/shm")
 REMEDY = "simulate again, or use the fixed engine"
 #: Longest folder for temporary files in which multiprocessing's sockets keep within a socket's path, 107 characters.
@@ -103,17 +105,24 @@ class Worker:
         if self.discarded or self.owner != os.getpid():
             return
         self.discarded = True
+        with suppress(OSError):
+            self.channel.shutdown(socket.SHUT_RDWR)  # the worker ends and cleans up, even if this process is killed now
         self.channel.close()
+        self._wait(PATIENCE)
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        deadline = time.monotonic() + 10
-        while session_members(self.process.pid) and time.monotonic() < deadline:
-            time.sleep(0.01)
+        self._wait(10)
         for pattern in (f"{self.token}*", f"sem.{self.token}*"):
             for left in SHARED_MEMORY.glob(pattern):
                 left.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _wait(self, seconds: float) -> None:
+        """Until no process of the worker is left, so many seconds at most."""
+        deadline = time.monotonic() + seconds
+        while session_members(self.process.pid) and time.monotonic() < deadline:
+            time.sleep(0.01)
 
     def _until(self, wanted: str, limit: float, progress: Progress) -> Any:
         """Reads messages until ``wanted``; passes progress on; discards the worker on every other end."""

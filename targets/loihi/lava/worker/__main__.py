@@ -49,6 +49,8 @@ def main() -> None:
         try:
             told = str(error) if isinstance(error, lifetime.Failure) else f"{type(error).__name__}: {error}"
             send({"error": told})
+        except OSError:  # the parent is gone: nobody else would
+            lifetime.remove(folder)
         finally:
             # Neither clean-up nor atexit: after a failure both wait for ever. The parent collects the rest.
             os._exit(1)

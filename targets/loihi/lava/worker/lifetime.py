@@ -8,6 +8,8 @@ import resource
 import shutil
 import signal
 import threading
+import time
+from contextlib import suppress
 from multiprocessing import process, shared_memory
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,18 @@ def bind_children(descriptor: int) -> None:
     os.register_at_fork(after_in_child=in_child)
 
 
+def remove(folder: Path) -> None:
+    """Removes ``folder``, which a child may write to until it is dead."""
+    with suppress(Exception):  # the main thread may be starting children just now
+        for child in process.active_children():
+            child.kill()
+    for _ in range(100):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            break
+        time.sleep(0.01)
+
+
 def listen(descriptor: int, jobs: "queue.SimpleQueue[dict[str, Any]]", folder: Path) -> None:
     """Starts a thread that queues the parent's jobs; when the parent is gone it removes ``folder`` and ends all.
 
@@ -64,7 +78,9 @@ def listen(descriptor: int, jobs: "queue.SimpleQueue[dict[str, Any]]", folder: P
                 for line in lines:
                     jobs.put(json.loads(line))
         finally:  # also when the parent died with messages unread, which is an error and no end of file
-            shutil.rmtree(folder, ignore_errors=True)
-            os._exit(0)
+            try:
+                remove(folder)
+            finally:
+                os._exit(0)
 
     threading.Thread(target=loop, daemon=True).start()
