@@ -97,6 +97,8 @@ def _md5(file: Path) -> str:
 
 def _unpack(file: Path, folder: str, into: Path) -> None:
     """Unpacks into a folder beside, and moves that into place once it is whole."""
+    if not hasattr(tarfile, "data_filter"):
+        raise SpikeportError(f"{file}: unpacking it safely needs Python 3.11.4 or newer; unpack it into {into} by hand")
     with tempfile.TemporaryDirectory(dir=into, prefix=".unpacking-") as name:
         beside = Path(name).resolve()
         try:

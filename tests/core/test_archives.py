@@ -121,6 +121,14 @@ def test_a_wrong_checksum_is_refused_and_nothing_unpacked(server, tmp_path):
     assert not (tmp_path / "set").exists()
 
 
+def test_a_python_that_cannot_unpack_safely_does_not(server, tmp_path, monkeypatch):
+    archive = server.archive(tar(inside("set")))
+    monkeypatch.delattr("tarfile.data_filter")
+    with pytest.raises(SpikeportError, match=r"needs Python 3.11.4 or newer; unpack it into .* by hand"):
+        fetch(archive, tmp_path)
+    assert not (tmp_path / "set").exists()
+
+
 def test_an_archive_put_there_by_hand_needs_no_network(server, tmp_path):
     archive = server.archive(tar(inside("set")))
     (tmp_path / "set.tar.gz").write_bytes(server.content)
