@@ -11,7 +11,7 @@ from spikeport.core.config import TrainConfig
 from spikeport.core.distributed import processes, summed
 from spikeport.core.errors import SpikeportError
 from spikeport.core.losses import distillation, grad_cam_overlap, gradient_aware, rate_penalty, single
-from spikeport.core.neurons import LIF
+from spikeport.core.rates import watch
 from spikeport.core.runs import DataInfo, load_run
 
 #: uint8 images [N, C, H, W] to class logits [N, K].
@@ -39,11 +39,8 @@ class Objective:
         def see(name: str, spikes: Tensor) -> None:
             self.rates[name] = single(spikes).sum() / max(1, spikes.numel())
 
-        neurons = [(name, module) for name, module in model.named_modules() if isinstance(module, LIF)]
-        if not neurons:
+        if not watch(model, see):
             raise SpikeportError("rate_weight asks for firing rates, and a CNN has none; take --kind snn")
-        for name, module in neurons:
-            module.register_forward_hook(lambda _, __, spikes, name=name: see(name, spikes))
 
     def _watch_maps(self, model: nn.Module) -> None:
         pools = [module for module in model.modules() if isinstance(module, nn.AdaptiveAvgPool2d)]

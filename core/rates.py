@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from spikeport.core.distributed import summed
 from spikeport.core.neurons import LIF
@@ -14,14 +15,19 @@ from spikeport.core.neurons import LIF
 NETWORK = "network"
 
 
-@contextmanager
-def watched(model: nn.Module, see: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Gives ``see`` the name and the spikes of every LIF of ``model`` whenever it runs."""
-    hooks = [
+def watch(model: nn.Module, see: Callable[[str, Tensor], None]) -> list[RemovableHandle]:
+    """Gives ``see`` the name and the spikes of every LIF of ``model`` whenever it runs; one hook for each."""
+    return [
         module.register_forward_hook(lambda _, __, spikes, name=name: see(name, spikes))
         for name, module in model.named_modules()
         if isinstance(module, LIF)
     ]
+
+
+@contextmanager
+def watched(model: nn.Module, see: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """``watch``, for a while."""
+    hooks = watch(model, see)
     try:
         yield
     finally:

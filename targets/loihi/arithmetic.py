@@ -1,6 +1,4 @@
-"""Loihi's integer neuron, in one place: the fixed engine and quantisation-aware training both run this.
-
-Integers come as int64, or as float64 that holds whole numbers (exact below 2^53, and autograd takes it).
+"""Loihi's integer neuron, in int64: what ``neurons``, its fast form, is held to and falls back to.
 
 Source of the semantics: lava-nc 0.10, ``lava.proc.lif.models.PyLifModelBitAcc`` (bit-accurate with Loihi), held
 against it integer for integer by the tests. Widths: M. Davies et al., Loihi, IEEE Micro 38(1), 2018.
@@ -29,14 +27,10 @@ VTH_NEVER = STATE_LIMIT >> SHIFT
 
 def decay(x: Tensor, retained: int | Tensor) -> Tensor:
     """x * retained / 4096, towards zero; |x| <= 2^24."""
-    if isinstance(retained, Tensor):
-        return torch.div(x * retained, DECAY_ONE, rounding_mode="trunc")
-    if retained == 0:
+    if isinstance(retained, int) and retained == 0:
         return torch.zeros_like(x)
-    if retained == DECAY_ONE:
+    if isinstance(retained, int) and retained == DECAY_ONE:
         return x
-    if x.is_floating_point():  # the product has at most 37 bits, and 4096 only moves its point
-        return torch.trunc(x * (retained / DECAY_ONE))
     return torch.div(x * retained, DECAY_ONE, rounding_mode="trunc")
 
 
@@ -46,19 +40,19 @@ def charge(
     """One step of current and voltage, before the spike.
 
     Args:
-        u, v: state [N, C, H, W].
-        a: synaptic input in weight units, same shape and dtype.
+        u, v: state, int64 [N, C, H, W].
+        a: synaptic input in weight units, int64, same shape.
         du, dv: see ``Population``; [C, 1, 1] where channels differ.
-        bias: broadcast against v.
+        bias: int64, broadcast against v.
 
     Returns:
         u, v, the number of wraps of u and of saturations of v.
     """
-    u = decay(u, DECAY_ONE - (du + 1)) + a * (1 << SHIFT)
+    u = decay(u, DECAY_ONE - (du + 1)) + (a << SHIFT)
     high, low = u > STATE_LIMIT, u <= -STATE_LIMIT
     wraps = int(high.sum()) + int(low.sum())
     if wraps:
-        u = u - (high.to(u.dtype) - low.to(u.dtype)) * (2 * STATE_LIMIT)
+        u = u - (high.long() - low.long()) * (2 * STATE_LIMIT)
     v = decay(v, DECAY_ONE - dv) + u + bias
     saturations = int((v.abs() >= STATE_LIMIT - 1).sum())
     if saturations:

@@ -41,13 +41,13 @@ class ChipNetwork(nn.Module):
 
     def __init__(self, model: nn.Module, info: DataInfo) -> None:
         super().__init__()
-        neurons = {name: module for name, module in model.named_modules() if isinstance(module, LIF)}
-        if not any(neuron.constant_input for neuron in neurons.values()):
+        lifs = {name: module for name, module in model.named_modules() if isinstance(module, LIF)}
+        if not any(lif.constant_input for lif in lifs.values()):
             raise SpikeportError(
                 "training for Loihi takes a spiking network (--kind snn) whose input is held for T steps"
             )
         self.model = model.eval()
-        self._neurons, self._info = neurons, info
+        self._neurons, self._info = lifs, info
         self._graph = trace_module(model).graph
 
     def train(self, mode: bool = True) -> "ChipNetwork":
