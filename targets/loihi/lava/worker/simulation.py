@@ -82,10 +82,14 @@ def _raise_failure(network: Network, runtime: Runtime) -> None:
     labels = [names[process] for process in runtime._executable.proc_builders]
     for index, actor in enumerate(runtime._messaging_infrastructure.actors):
         label = labels[index] if index < len(labels) else "the runtime service"
-        # After a failure Lava stops the others, which then end with 0.
-        code = None if actor._is_done or actor.is_alive() else actor.exitcode
-        if actor.exception:  # asked last: it is sent before the end
-            error, trace = actor.exception
+        try:
+            # After a failure Lava stops the others, which then end with 0.
+            code = None if actor._is_done or actor.is_alive() else actor.exitcode
+            failure = actor.exception  # asked last: it is sent before the end
+        except (OSError, ValueError):
+            continue  # Lava is closing this one just now; the next look finds what it left
+        if failure:
+            error, trace = failure
             print(trace, flush=True)
             raise Failure(f"{label}: {type(error).__name__}: {error}")
         if code:
