@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from spikeport.commands import check, demo, export, lava, listing, report, simulate, study, train
+from spikeport.memory import keep_freed_memory
 
 cli = typer.Typer(
     name="spikeport",
@@ -35,6 +36,7 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 
 def app() -> None:
     """Runs the command; an error of ours ends it in one or two lines, with its exit status."""
+    keep_freed_memory()
     try:
         cli()
     except KeyboardInterrupt:

@@ -186,3 +186,29 @@ EXPORT void spikeport_norm(const NormCall* call, int32_t pass) {
         kernels(shape).norm(*call, Pass(pass), table.data(), nullptr, begin, end);
     });
 }
+
+// Sums of maps y [images, channels, inner] over the channels, [images, inner], and over the images, [channels * inner],
+// in one pass over y. Exact for whole numbers whose sums stay below 2^24.
+EXPORT void spikeport_sums(const float* y, int64_t images, int64_t channels, int64_t inner, float* pixels,
+                           float* neurons, int32_t threads) {
+    const int64_t size = channels * inner;
+    const int64_t tasks = std::min<int64_t>({images, threads, images * size / GRAIN + 1});
+    std::vector<std::vector<float>> partial(tasks, std::vector<float>(size));
+    parallel::run(tasks, int(tasks), [&](int64_t task) {
+        for (int64_t image = images * task / tasks; image < images * (task + 1) / tasks; ++image) {
+            float* row = pixels + image * inner;
+            std::fill_n(row, inner, 0.f);
+            for (int64_t c = 0; c < channels; ++c) {
+                const float* from = y + image * size + c * inner;
+                float* sums = partial[task].data() + c * inner;
+                for (int64_t i = 0; i < inner; ++i) {
+                    row[i] += from[i];
+                    sums[i] += from[i];
+                }
+            }
+        }
+    });
+    std::fill_n(neurons, size, 0.f);
+    for (const std::vector<float>& part : partial)
+        for (int64_t i = 0; i < size; ++i) neurons[i] += part[i];
+}

@@ -16,7 +16,7 @@ def test_statistics_equal_those_of_the_spikes():
     with torch.no_grad():
         model[0].bias[:5] = 9.0
         model[0].bias[5:9] = -9.0
-    x, labels = torch.randn(40, 6), np.arange(40) % 3
+    x, labels = torch.randn(100, 6), np.arange(100) % 3
     seen: list[torch.Tensor] = []
     handle = model[1].register_forward_hook(lambda m, a, y: seen.append(y.unflatten(0, (4, -1))))
     found = firing_statistics(count_operations(model, x), labels)["1"]
@@ -26,11 +26,11 @@ def test_statistics_equal_those_of_the_spikes():
     assert found.neurons == 50
     assert found.rate == pytest.approx(spikes.mean())
     assert found.silent == (spikes.sum((0, 1)) == 0).sum() >= 4
-    assert found.saturated == (spikes.sum((0, 1)) == 160).sum() >= 5
+    assert found.saturated == (spikes.sum((0, 1)) == 400).sum() >= 5
     assert found.steps == pytest.approx(tuple(spikes.mean((1, 2))))
     assert found.classes == pytest.approx({c: spikes[:, labels == c].mean() for c in range(3)})
     assert sum(found.histogram) == 50
-    assert found.histogram == tuple(np.histogram(spikes.sum((0, 1), dtype=float) / 160, np.linspace(0, 1, 21))[0])
+    assert found.histogram == tuple(np.histogram(spikes.sum((0, 1), dtype=float) / 400, np.linspace(0, 1, 21))[0])
 
 
 def test_a_model_without_spikes_and_missing_labels_are_refused():
