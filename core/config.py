@@ -45,7 +45,7 @@ class TrainConfig:
         teacher: a run folder to learn from as well; distill_weight: its share of the loss; temperature: of both.
         augment: of "crop", "flip", "cutout" (``spikeport.core.data.augment``).
         train_images: only so many of the training images (validation included), the first ones of every class.
-        start: a run folder whose weights the model starts from; its model must be the same.
+        start: a run folder whose weights the model starts from; its model must be the same, or the CNN twin.
         target: train with the arithmetic of this target ("loihi"; None: plain training).
     """
 

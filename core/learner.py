@@ -24,6 +24,8 @@ from spikeport.core.optimisation import average_of, optimizer_for
 from spikeport.core.rates import NETWORK
 from spikeport.core.runs import DataInfo
 
+#: Of images and weights: convolutions and poolings are faster so.
+LAYOUT = torch.channels_last
 #: Given the model and what it knows of its data, a module that wraps it; its parameters are the model's own.
 Prepare = Callable[[nn.Module, DataInfo], nn.Module]
 
@@ -69,11 +71,6 @@ def learner_for(
     return Learner(model, network, forward, objective, optimizer_for(config, network), scaler, average)
 
 
-def layout_of(config: TrainConfig) -> torch.memory_format:
-    """Of images and weights: channels last, but for second derivatives, where BatchNorm's take twice as long in it."""
-    return torch.contiguous_format if config.loss == "gradient-aware" else torch.channels_last
-
-
 def generator_of(seed: int, epoch: int) -> torch.Generator:
     """What is drawn in an epoch depends on seed and epoch alone, so a resumed run draws the same."""
     return torch.Generator().manual_seed(seed * 1_000_003 + epoch)
@@ -116,10 +113,10 @@ def run_epoch(
     loss_sum, correct, seen, steps = 0.0, torch.zeros((), device=device), 0, 0
     for k, batch in enumerate(parts):
         images, labels = (t.to(device, non_blocking=True) for t in (batch.images, batch.labels))
-        x = data.normalise(images).contiguous(memory_format=layout_of(config))
+        x = data.normalise(images).contiguous(memory_format=LAYOUT)
         learner.optimizer.zero_grad(set_to_none=True)
         with autocast(device, config.precision):
-            logits = learner.forward(x).float()
+            logits = learner.objective.forward(learner.forward, x)
             loss = learner.objective(logits, labels, images, batch.total, learner.scaler.get_scale())
         learner.scaler.scale(loss).backward()
         learner.scaler.unscale_(learner.optimizer)

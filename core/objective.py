@@ -1,6 +1,7 @@
 """The loss that the settings ask for, put together of its terms."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from spikeport.core.errors import SpikeportError
 from spikeport.core.losses import distillation, grad_cam_overlap, gradient_aware, rate_penalty, single
 from spikeport.core.rates import watch
 from spikeport.core.runs import DataInfo, load_run
+from spikeport.core.second_derivatives import SecondDerivatives
 
 #: uint8 images [N, C, H, W] to class logits [N, K].
 Teacher = Callable[[Tensor], Tensor]
@@ -52,11 +54,16 @@ class Objective:
 
         pools[-1].register_forward_pre_hook(see)
 
+    def forward(self, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """``network(x)`` in float32, differentiable as often as the loss asks for."""
+        with SecondDerivatives() if self.config.loss == "gradient-aware" else nullcontext():
+            return network(x).float()
+
     def __call__(self, logits: Tensor, labels: Tensor, images: Tensor, total: int, scale: float = 1.0) -> Tensor:
         """The loss of this process's part of a batch; the mean over processes is that of the batch.
 
         Args:
-            logits: time-averaged, float32 [N, K], fresh from the model.
+            logits: time-averaged, float32 [N, K], fresh from ``forward``.
             images: uint8 [N, C, H, W], for the teacher.
             total: the samples of the batch in all processes.
             scale: what the loss is about to be multiplied by, to keep float16 gradients from vanishing.

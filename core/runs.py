@@ -11,7 +11,7 @@ checkpoint.pt        the state to resume from
 samples.npz          in a run that travels without its data set: a few test images, uint8, and their labels
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -169,12 +169,15 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 
 def start_from(path: Path, spec: ModelSpec, model: nn.Module) -> None:
-    """Fills ``model``, built from ``spec``, with the weights of a run.
+    """Fills ``model``, built from ``spec``, with the weights of a run; those of a CNN also fill its spiking twin.
 
     Raises:
         SpikeportError: no such run, or its model is another.
     """
-    found, wanted = _flat(load_run(path).spec), _flat(spec)
+    start = load_run(path).spec
+    # Neurons have no weights, so that their settings are free where the CNN had none.
+    of_its_cnn = start.twin.kind == "cnn" and spec.twin.kind == "snn"
+    found, wanted = _flat(replace(start, twin=spec.twin) if of_its_cnn else start), _flat(spec)
     different = [name for name in wanted if found[name] != wanted[name]]
     if different:
         name = different[0]

@@ -17,7 +17,7 @@ from spikeport.core.distributed import pick_device
 from spikeport.core.errors import SpikeportError
 from spikeport.core.evaluation import Evaluation, evaluate
 from spikeport.core.files import refuse_existing
-from spikeport.core.learner import Place, Prepare, generator_of, layout_of, learner_for, run_epoch
+from spikeport.core.learner import LAYOUT, Place, Prepare, generator_of, learner_for, run_epoch
 from spikeport.core.optimisation import averaged, learning_rate
 from spikeport.core.progress import Progress, silent
 from spikeport.core.rates import Rates, watched
@@ -94,7 +94,7 @@ def _train(
     model = spec.build(config.seed)
     if config.start is not None and not resume:
         start_from(Path(config.start), spec, model)
-    model.to(device, memory_format=layout_of(config))  # type: ignore[call-overload]
+    model.to(device, memory_format=LAYOUT)  # type: ignore[call-overload]
     learner = learner_for(config, model, info, device, prepare)
     training, validation = split(len(data.train_images), config.seed)
 

@@ -74,7 +74,12 @@ def train(
     temperature: Annotated[float | None, typer.Option(help="Of the distillation. Default: 4.")] = None,
     augment: Annotated[str | None, typer.Option(help="Some of crop,flip,cutout. Default: none.")] = None,
     train_images: Annotated[int | None, typer.Option(help="Use only so many training images.")] = None,
-    start: Annotated[Path | None, typer.Option("--from", help="Go on from this run: its network and weights.")] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", help="Go on from this run: its network and weights; with --kind snn, from its CNN twin's."
+        ),
+    ] = None,
     target: Annotated[
         str | None, typer.Option(help="Train in the arithmetic of a target: loihi. Needs --from.")
     ] = None,

@@ -258,6 +258,64 @@ void backward(const LifCall& call, int64_t begin, int64_t end) {
     backward_in_chunks<T>(call, begin, end);
 }
 
+// double_backward below with everything in registers: STEPS steps are all, from rest, and of the last membrane there is
+// no gradient. CONSTANT: x, grad2_x and grad_x are single rows.
+template <int S, bool CONSTANT, class T>
+void double_backward_steps(const T* __restrict x, int64_t x_step, const T* __restrict grad_spikes,
+                           const T* __restrict grad2_x, T* __restrict grad_x, T* __restrict grad2_spikes,
+                           float* __restrict grad2_membrane, int64_t step, int n, bool reset,
+                           const Neuron<float> neuron) {
+    const int64_t grad2_step = CONSTANT ? 0 : step;
+#pragma GCC ivdep
+    for (int i = 0; i < n; ++i) {
+        float h[STEPS], q[STEPS], source[STEPS];
+        float v = 0, carry = 0, cotangent = 0, total = 0;
+#pragma GCC unroll 16
+        for (int t = 0; t < STEPS; ++t) {
+            h[t] = charge(v, load(x[t * x_step + i]), neuron);
+            v = discharge(h[t], spike<0, false>(h[t] - neuron.threshold, neuron));
+        }
+#pragma GCC unroll 16
+        for (int t = STEPS - 1; t >= 0; --t) {
+            q[t] = carry;
+            const float grad = load(grad_spikes[t * step + i]);
+            carry = neuron.decay * step_backward<S, false>(h[t], grad, carry, reset, neuron);
+        }
+#pragma GCC unroll 16
+        for (int t = 0; t < STEPS; ++t) {
+            const float p = neuron.gain * load(grad2_x[t * grad2_step + i]) + neuron.decay * cotangent;
+            source[t] = step_curvature<S>(h[t], load(grad_spikes[t * step + i]), q[t], p, reset, neuron);
+            store(grad2_spikes[t * step + i], p * derivative<S>(h[t] - neuron.threshold, neuron));
+            cotangent = p * retained<S, false>(h[t], reset, neuron);
+        }
+        grad2_membrane[i] = cotangent;
+        cotangent = 0;
+#pragma GCC unroll 16
+        for (int t = STEPS - 1; t >= 0; --t) {
+            const float grad_h = source[t] + cotangent * retained<S, false>(h[t], reset, neuron);
+            total += neuron.gain * grad_h;
+            if (!CONSTANT) store(grad_x[t * step + i], neuron.gain * grad_h);
+            cotangent = neuron.decay * grad_h;
+        }
+        if (CONSTANT) store(grad_x[i], total);
+    }
+}
+
+template <class T>
+using DoubleBackwardSteps = void (*)(const T*, int64_t, const T*, const T*, T*, T*, float*, int64_t, int, bool,
+                                     Neuron<float>);
+
+template <bool CONSTANT, class T>
+DoubleBackwardSteps<T> double_backward_steps_of(int surrogate) {
+    switch (surrogate) {
+        case SIGMOID: return double_backward_steps<SIGMOID, CONSTANT, T>;
+        case FAST_SIGMOID: return double_backward_steps<FAST_SIGMOID, CONSTANT, T>;
+        case PIECEWISE_LINEAR: return double_backward_steps<PIECEWISE_LINEAR, CONSTANT, T>;
+        case EXPONENTIAL: return double_backward_steps<EXPONENTIAL, CONSTANT, T>;
+        default: return double_backward_steps<ATAN, CONSTANT, T>;
+    }
+}
+
 // The gradient of the gradient. With q[t] the gradient of the membrane after step t and p[t] that of h[t], the
 // backward pass is
 //     p[t] = q[t] (1 - s[t]) + (g[t] - q[t] h[t]) d[t],    grad_x[t] = gain p[t],    q[t-1] = decay p[t]
@@ -270,6 +328,14 @@ void double_backward(const LifCall& call, int64_t begin, int64_t end) {
     const Neuron<R> neuron = neuron_of<R>(shape);
     const Rows<R>& rows = rows_of<R>(shape);
     const bool constant = shape.constant, reset = !shape.detach_reset;
+    const bool inputs = call.grad_spikes && call.grad2_x;
+    if constexpr (sizeof(T) < 8)
+        if (shape.steps == STEPS && inputs && !call.state && !call.grad_membrane && !call.grad2_state)
+            return (constant ? double_backward_steps_of<true, T> : double_backward_steps_of<false, T>)(shape.surrogate)(
+                row<T>(call.x, 0, 0, begin), shape.x_step, row<T>(call.grad_spikes, 0, 0, begin),
+                row<T>(call.grad2_x, 0, 0, begin), row<T>(call.grad_x, 0, 0, begin),
+                row<T>(call.grad2_spikes, 0, 0, begin), row<R>(call.grad2_membrane, 0, 0, begin), shape.neurons,
+                int(end - begin), reset, neuron);
     const int block = block_of(2 * shape.steps);
     Scratch<R> h(shape.steps * block), sources(shape.steps * block);
     alignas(64) R cotangent[BLOCK], total[BLOCK], buffer[BLOCK], grad2[BLOCK];

@@ -21,17 +21,29 @@ def test_a_run_starts_from_the_weights_of_another(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("kind", "snn"), ("width", 0.125), ("keep", (4, 6)), ("model", "mnasnet"), ("tau", 3.0)]
+    ("name", "value"), [("kind", "cnn"), ("width", 0.125), ("keep", (4, 6)), ("model", "mnasnet"), ("tau", 3.0)]
 )
 def test_a_start_of_another_model_names_what_differs(tiny, tmp_path, name, value):
-    first = train(tiny(kind="cnn", epochs=1), tmp_path / "first")
-    settings = {"kind": "cnn", "start": str(first.path), name: value}
+    first = train(tiny(kind="snn", epochs=1), tmp_path / "first")
+    settings = {"kind": "snn", "start": str(first.path), name: value}
     if name == "model":
         settings["keep"], name = None, "name"
     told = f"first: the run to start from has {name} = .*asked for {re.escape(repr(value))}; make them equal"
     with pytest.raises(SpikeportError, match=told):
         train(tiny(**settings), tmp_path / "second")
     assert not (tmp_path / "second").exists()
+
+
+@pytest.mark.parametrize("spiking", ["activations", "every-layer"])
+def test_an_snn_starts_from_its_cnn_twin(tiny, tmp_path, spiking):
+    cnn = train(tiny(kind="cnn", epochs=1), tmp_path / "cnn")
+    settings = {"kind": "snn", "spiking": spiking, "tau": 1.5, "time_steps": 3}
+    snn = train(tiny(**settings, lr=1e-30, epochs=1, start=str(cnn.path)), tmp_path / "snn")
+    before, after = load_file(cnn.path / WEIGHTS_FILE), load_file(snn.path / WEIGHTS_FILE)
+    assert all(torch.equal(before[name], after[name]) for name in before if "running" not in name and "num" not in name)
+    assert snn.spec.twin.tau == 1.5
+    with pytest.raises(SpikeportError, match="width = .*asked for 0.125"):
+        train(tiny(**settings, epochs=1, start=str(cnn.path), width=0.125), tmp_path / "other")
 
 
 def test_a_start_that_is_no_run_is_refused(tiny, tmp_path):

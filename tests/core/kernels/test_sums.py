@@ -27,4 +27,5 @@ def test_many_threads_share_the_images():
         over_channels, over_images = cpu.sums(y)
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(over_channels, y.sum(1)) and torch.equal(over_images, y.sum(0).flatten())
+    assert torch.equal(over_channels, y.sum(1))
+    assert torch.equal(over_images, y.sum(0).flatten())
