@@ -203,7 +203,7 @@ def _max_pool(
 ) -> Any:
     stride = kernel_size if stride is None else stride
     if return_indices or x.dim() != 4:
-        return functional.max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+        return functional.max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode, return_indices)  # type: ignore[call-overload]
     return _MaxPool.apply(x, (*_pairs(kernel_size, stride, padding, dilation), ceil_mode))
 
 
