@@ -1,6 +1,5 @@
 """Where an exported network runs: Loihi (simulated) and ONNX Runtime."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,13 @@ from spikeport.export import read_nir, to_nir
 from spikeport.export.nir_graph import DT, KEY, with_metadata
 from spikeport.export.verify import sha256
 from spikeport.targets.base import Target, find_target, pick_engine, target_names
-from spikeport.targets.loihi.against_float import against_float
-from spikeport.targets.loihi.program import LoihiProgram
+from spikeport.targets.loihi import LoihiTarget
 from spikeport.targets.record import SpikeRecord, differences
 
 __all__ = ["SpikeRecord", "Target", "check", "compile", "differences", "find_target", "simulate", "target_names"]
 
 NIR_FILE = "nir/model.nir"
-ONNX_FILE = "onnx/model.onnx"
-PROGRAM_FILE = "loihi/program.npz"
-COMPATIBILITY_FILE = "loihi/compatibility.json"
+PROGRAM_FILE = LoihiTarget.file
 #: Beside the program: the same network for lava-dl.
 NET_FILE = "model.net"
 
@@ -79,7 +75,7 @@ def compile(
     if net:
         refuse_existing(net_file, overwrite)
     file = nir_file(source, overwrite)
-    target: Any = find_target("loihi")
+    target = LoihiTarget()
     graph = readable(file, time_steps, dt, calibration)
     compatibility = target.check(graph, chip, calibration, input_mode=input_mode)
     compiled = target.compile(graph, path, calibration, input_mode=input_mode, net=net_file if net else None)
@@ -141,13 +137,10 @@ def simulate(
 ) -> Any:
     """Runs an exported network and saves what it saw.
 
-    A spiking run is also held against its own float model on the same samples: ``details["against_float"]`` of the
-    record, see ``targets.loihi.against_float``.
-
     Args:
         source: a run folder, or a program file of the target.
         samples: how many test images of the run's data set to take, unless ``x`` gives samples [N, ...].
-        out: the record's file; RUN/loihi/<engine>.npz or RUN/onnx/record.json where None.
+        out: the record's file; where None, beside the program as the target names it.
         options: passed on to the engine (``rasters``, ``processes``, ``convolution``, ``timeout``).
 
     Returns:
@@ -165,10 +158,10 @@ def simulate(
     run = load_run(source) if source.is_dir() else None
     if run is not None:
         _require_kind(run, found)
-    program = source / (PROGRAM_FILE if target == "loihi" else ONNX_FILE) if run else source
+    program = source / found.file if run else source
     if not program.is_file():
         raise SpikeportError(f"{program}: no such file; `spikeport export {source} --target {target}` writes it")
-    path = Path(out) if out else program.with_name("record.json" if target == "onnx" else f"{chosen}.npz")
+    path = Path(out) if out else program.with_name(found.record.format(engine=chosen))
     refuse_existing(path, overwrite)
     if x is None:
         if run is None:
@@ -176,11 +169,7 @@ def simulate(
         if labels is not None:
             raise SpikeportError("labels without samples; give both, --input X.npy --labels Y.npy")
         x, labels = run.samples(samples)
-    record = found.simulate(program, x, labels, chosen, progress, **options)
-    if run is not None and target == "loihi":
-        # The model is at hand, and costs what the fixed engine does: every run is held against it.
-        compared = against_float(run, LoihiProgram.load(program), x, labels)
-        record = replace(record, details=record.details | {"against_float": compared})
+    record = found.simulate(program, x, labels, chosen, progress, run, **options)
     record.save(path)
     return record
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from spikeport.core.errors import SpikeportError
 from spikeport.core.progress import Progress, silent
+from spikeport.core.runs import Run
 
 GROUP = "spikeport.targets"
 
@@ -24,12 +25,16 @@ class Target(Protocol):
         name: what ``--target`` calls it.
         kind: the kind of network it takes, "cnn" or "snn".
         engines: the ways to run it; the first is the default.
+        file: where a run folder keeps its program.
+        record: the file beside it for what a simulation saw; may hold {engine}.
         help: one line.
     """
 
     name: str
     kind: str
     engines: tuple[str, ...]
+    file: str
+    record: str
     help: str
 
     def compile(self, source: Any, program: Path, calibration: np.ndarray | None = None) -> Any:
@@ -49,9 +54,13 @@ class Target(Protocol):
         labels: np.ndarray | None = None,
         engine: str | None = None,
         progress: Progress = silent,
+        run: Run | None = None,
         **options: Any,
     ) -> Any:
         """Runs float samples [N, ...] and returns the target's record.
+
+        Args:
+            run: what the program was exported from, for a target that holds the one against the other.
 
         Raises:
             SpikeportError: an unknown engine, or samples the program does not take.

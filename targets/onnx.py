@@ -11,6 +11,7 @@ import onnxruntime
 from spikeport.core.errors import SpikeportError
 from spikeport.core.files import read_json, tuples, write_json
 from spikeport.core.progress import Progress, silent
+from spikeport.core.runs import Run
 from spikeport.export.onnx_model import int8_path, open_onnx
 from spikeport.targets.base import check_labels, pick_engine
 
@@ -57,6 +58,8 @@ class OnnxTarget:
     name = "onnx"
     kind = "cnn"
     engines: tuple[str, ...] = ("onnxruntime",)
+    file = "onnx/model.onnx"
+    record = "record.json"
     help = "ONNX Runtime on the CPU: accuracy and latency of the CNN twin"
 
     def compile(self, source: Any, program: Path, calibration: np.ndarray | None = None) -> Any:
@@ -72,6 +75,7 @@ class OnnxTarget:
         labels: np.ndarray | None = None,
         engine: str | None = None,
         progress: Progress = silent,
+        run: Run | None = None,
         **options: Any,
     ) -> OnnxRecord:
         pick_engine(self, engine)

@@ -1,5 +1,6 @@
 """Intel Loihi: compiled to integers, simulated in our fixed-point engine and in Intel's Lava."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +9,9 @@ import numpy as np
 
 from spikeport.core.errors import CheckFailed
 from spikeport.core.progress import Progress, silent
+from spikeport.core.runs import Run
 from spikeport.targets.base import check_labels, pick_engine
+from spikeport.targets.loihi.against_float import against_float
 from spikeport.targets.loihi.fixed import simulate_fixed
 from spikeport.targets.loihi.netx import for_netx, write_net
 from spikeport.targets.loihi.program import LoihiProgram
@@ -26,6 +29,8 @@ class LoihiTarget:
     name = "loihi"
     kind = "snn"
     engines: tuple[str, ...] = ("fixed", "lava")
+    file = "loihi/program.npz"
+    record = "{engine}.npz"
     help = "Intel Loihi 1 and 2, simulated: our fixed-point engine, or Intel's Lava"
 
     def compile(
@@ -70,9 +75,13 @@ class LoihiTarget:
         labels: np.ndarray | None = None,
         engine: str | None = None,
         progress: Progress = silent,
+        run: Run | None = None,
         **options: Any,
     ) -> SpikeRecord:
         """See ``Target.simulate``; a record of Lava is held against the fixed engine before it is returned.
+
+        With ``run``, the fixed engine is held against the float model: ``details["against_float"]`` of the record, see
+        ``targets.loihi.against_float``.
 
         Raises:
             CheckFailed: a current wrapped or a voltage saturated, so the result would not be the network's; or
@@ -96,4 +105,7 @@ class LoihiTarget:
                         f"{layer}: its state {what} {count} times in engine {record.engine}, so the result is not the "
                         "network's; train with smaller weights or fewer time steps"
                     )
+        if run is not None:
+            compared = against_float(run, loaded, x, labels)
+            record = replace(record, details=record.details | {"against_float": compared})
         return record
