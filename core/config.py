@@ -34,7 +34,8 @@ class TrainConfig:
         warmup: epochs over which the learning rate first rises to ``lr``.
         momentum, weight_decay: as in torch's optimisers (momentum: SGD only).
         clip: the largest Euclidean norm of the whole gradient (0: not clipped).
-        ema: decay per step of a moving average of the weights, which is then judged and saved (0: none).
+        ema: decay per step of a moving average of the weights, which is then judged and saved (0: none); less in the
+            first steps, see ``average_of``.
         device: "auto" takes a GPU where there is one.
         precision: "bf16" and "fp16" run convolutions under autocast; the membrane stays float32.
         compile: through ``torch.compile``.

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from spikeport.core.config import TrainConfig
@@ -33,10 +33,19 @@ def learning_rate(config: TrainConfig, epoch: int) -> float:
 
 
 def average_of(config: TrainConfig, model: nn.Module) -> AveragedModel | None:
-    """An exponential moving average of weights and BatchNorm statistics, one update a step; None where not wanted."""
+    """An exponential moving average of weights and BatchNorm statistics, one update a step; None where not wanted.
+
+    After n updates the decay is (1 + n) / (10 + n) where that is less than ``config.ema`` (as TensorFlow's
+    ExponentialMovingAverage has it), so that the first epochs are judged by what they learnt.
+    """
     if not config.ema:
         return None
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
+
+    def update(averages: list[Tensor], current: list[Tensor], updates: Tensor) -> None:
+        decay = min(config.ema, (1 + int(updates)) / (10 + int(updates)))
+        get_ema_multi_avg_fn(decay)(averages, current, updates)
+
+    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
 
 
 @contextmanager

@@ -126,15 +126,16 @@ def test_gradient_norms_are_of_each_layer_s_weight(tiny, tmp_path):
     assert found == pytest.approx({name: gradients[f"{name}.weight"].norm().item() for name in found}, rel=1e-4)
 
 
-def test_the_saved_weights_are_the_moving_average(tiny, tmp_path):
-    """Two steps: the average starts at the first step's weights, then moves by 1 - decay."""
+@pytest.mark.parametrize(("ema", "kept"), [(0.75, 2 / 11), (0.1, 0.1)])
+def test_the_saved_weights_are_the_moving_average(tiny, tmp_path, ema, kept):
+    """Two steps: the average starts at the first step's weights, then keeps (1 + 1) / (10 + 1) of them at most."""
     settings = {"kind": "cnn", "batch_size": 1000, "patience": 0}
     first = train(tiny(epochs=1, **settings), tmp_path / "first")
-    run = train(tiny(epochs=2, ema=0.75, **settings), tmp_path / "run")
+    run = train(tiny(epochs=2, ema=ema, **settings), tmp_path / "run")
     state = torch.load(run.path / CHECKPOINT_FILE, weights_only=True)
     one = load_file(first.path / WEIGHTS_FILE)["classifier.conv.weight"]
     two = state["model"]["classifier.conv.weight"]
-    expected = 0.75 * one + 0.25 * two
+    expected = kept * one + (1 - kept) * two
     torch.testing.assert_close(state["average"]["module.classifier.conv.weight"], expected)
     torch.testing.assert_close(
         run.model().classifier.conv.weight.detach(), expected if run.results["best_epoch"] == 2 else one
