@@ -10,6 +10,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from spikeport.core.config import TrainConfig
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
 
 def optimizer_for(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
     """Of the parameters of ``network`` that require a gradient."""
@@ -41,7 +43,7 @@ def average_of(config: TrainConfig, model: nn.Module) -> AveragedModel | None:
     if not config.ema:
         return None
 
-    def update(averages: list[Tensor], current: list[Tensor], updates: Tensor) -> None:
+    def update(averages: Tensors, current: Tensors, updates: Tensor | int) -> None:
         decay = min(config.ema, (1 + int(updates)) / (10 + int(updates)))
         get_ema_multi_avg_fn(decay)(averages, current, updates)
 

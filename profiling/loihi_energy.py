@@ -13,7 +13,7 @@ import numpy as np
 from spikeport.core.errors import SpikeportError
 from spikeport.core.geometry import fan_out, output_size
 from spikeport.profiling.energy import HOROWITZ
-from spikeport.targets.loihi.check import InputMode, check_program
+from spikeport.targets.loihi.check import check_program
 from spikeport.targets.loihi.chips import LOIHI_1
 from spikeport.targets.loihi.mapping import Mapping
 from spikeport.targets.loihi.program import INPUT, LoihiProgram, Pair, Synapse
@@ -117,7 +117,7 @@ def loihi1_energy(
 
 def loihi1_mapping(program: LoihiProgram) -> Mapping:
     """The program on Loihi 1's cores. Raises SpikeportError where Loihi 1 cannot run it."""
-    spikes: InputMode = "spikes" if program.input_max == 1 else "graded"
+    spikes = "spikes" if program.input_max == 1 else "graded"
     checked = check_program(program, LOIHI_1.name, spikes)
     if checked.mapping is None or not checked.fits:
         raise SpikeportError(f"energy model loihi1: Loihi 1 cannot run this program: {checked.errors[0]}")

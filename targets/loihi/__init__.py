@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import nir
 import numpy as np
@@ -16,9 +16,6 @@ from spikeport.targets.loihi.fixed import simulate_fixed
 from spikeport.targets.loihi.netx import for_netx, write_net
 from spikeport.targets.loihi.program import LoihiProgram
 from spikeport.targets.record import SpikeRecord, differences
-
-if TYPE_CHECKING:
-    from spikeport.targets.loihi.check import InputMode
 
 __all__ = ["LoihiProgram", "LoihiTarget"]
 
@@ -62,7 +59,7 @@ class LoihiTarget:
         source: nir.NIRGraph,
         chip: str | None = None,
         calibration: np.ndarray | None = None,
-        input_mode: "InputMode" = "graded",
+        input_mode: str = "graded",
     ) -> Any:
         from spikeport.targets.loihi.check import check_graph
 

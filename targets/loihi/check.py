@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import nir
 import numpy as np
@@ -16,7 +16,7 @@ from spikeport.targets.loihi.mapping import Mapping, map_program
 from spikeport.targets.loihi.program import INPUT, LoihiProgram, Population
 
 #: How samples enter: signed 8-bit spikes; a bias per neuron that the host computes; ordinary spikes.
-InputMode = Literal["graded", "host-current", "spikes"]
+INPUTS = ("graded", "host-current", "spikes")
 #: Of ``Compatibility.lines``: every limit a line.
 COLUMNS = ("layer", "rule", "used", "available", "unit", "fits", "remedy")
 #: Of ``Compatibility.layers``: every layer a line, with the rules that say most about its size.
@@ -71,7 +71,7 @@ class Compatibility:
     """
 
     chip: Chip
-    input_mode: InputMode
+    input_mode: str
     rows: tuple[Row, ...]
     mapping: Mapping | None
 
@@ -128,7 +128,7 @@ class Compatibility:
 def check_program(
     program: LoihiProgram,
     chip: str = "loihi2",
-    input_mode: InputMode = "graded",
+    input_mode: str = "graded",
     shared: bool | None = None,
     chips: int | None = None,
 ) -> Compatibility:
@@ -144,8 +144,8 @@ def check_program(
     found = find_chip(chip)
     if program.input_mode == "host-current":
         input_mode = "host-current"
-    if input_mode not in get_args(InputMode):
-        raise SpikeportError(f"unknown input {input_mode!r}; available: {', '.join(get_args(InputMode))}")
+    if input_mode not in INPUTS:
+        raise SpikeportError(f"unknown input {input_mode!r}; available: {', '.join(INPUTS)}")
     mapping = map_program(program, found, shared, host_input=input_mode == "host-current")
     rows = list(_input_rows(program, found, input_mode))
     for population in program.populations:
@@ -158,7 +158,7 @@ def check_program(
 def check_graph(
     graph: nir.NIRGraph,
     chip: str = "loihi2",
-    input_mode: InputMode = "graded",
+    input_mode: str = "graded",
     shared: bool | None = None,
     chips: int | None = None,
     calibration: np.ndarray | None = None,
@@ -178,14 +178,14 @@ def check_graph(
     return replace(checked, rows=(*checked.rows, *_rounding_notes(graph, program)))
 
 
-def _input_rows(program: LoihiProgram, chip: Chip, input_mode: InputMode) -> Iterator[Row]:
+def _input_rows(program: LoihiProgram, chip: Chip, input_mode: str) -> Iterator[Row]:
     if input_mode == "graded" and program.out_of(INPUT):
         others = [f"`--chip {other.name}`" for other in CHIPS.values() if other.graded_bits >= 8]
         remedy = " or ".join(["`--input host-current`", *others])
         yield _row("input", "graded spike bits", INPUT_MAX.bit_length() + 1, chip.graded_bits, "bits", remedy)
 
 
-def _register_rows(program: LoihiProgram, population: Population, chip: Chip, input_mode: InputMode) -> Iterator[Row]:
+def _register_rows(program: LoihiProgram, population: Population, chip: Chip, input_mode: str) -> Iterator[Row]:
     """Integers that a register of the chip has to hold."""
     name = population.name
     weights = [s.weight for s in program.into(name) if not (input_mode == "host-current" and s.pre == INPUT)]
@@ -204,7 +204,7 @@ def _register_rows(program: LoihiProgram, population: Population, chip: Chip, in
         yield _row(name, rule, value, chip.decay_max, "1 / 4096", remedy)
 
 
-def _state_rows(program: LoihiProgram, population: Population, chip: Chip, input_mode: InputMode) -> Iterator[Row]:
+def _state_rows(program: LoihiProgram, population: Population, chip: Chip, input_mode: str) -> Iterator[Row]:
     """Worst cases of u and v in units of a weight: the inputs that drive a neuron up most, or down most."""
     name, steps, host = population.name, program.time_steps, input_mode == "host-current"
     up: np.ndarray = np.zeros(population.shape[0])
