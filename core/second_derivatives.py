@@ -15,31 +15,22 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 _aten = torch.ops.aten
-WHOLE = (torch.float32, torch.float64)
 
 
 class SecondDerivatives(TorchFunctionMode):
     """While it is entered, what a model is made of has cheap second derivatives on a CPU.
 
-    That is BatchNorm (in training), Conv2d, MaxPool2d and torch.cat, in float32 and float64. Values and derivatives are
+    That is BatchNorm (in training), Conv2d (outside autocast), MaxPool2d and torch.cat. Values and derivatives are
     torch's but for rounding; a third derivative is refused.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is torch.conv2d and _fits(args[0]):
-            return _convolution(*args, **kwargs)
-        if func is torch.cat:
-            return _concatenation(*args, **kwargs)
-        if func is functional.batch_norm and _fits(args[0]):
-            return _batch_norm(*args, **kwargs)
-        if func is functional.max_pool2d and _fits(args[0]):
-            return _max_pool(*args, **kwargs)
-        return func(*args, **kwargs)
-
-
-def _fits(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype in WHOLE
+        ours = OURS.get(func)
+        if ours is None or (func is torch.conv2d and torch.is_autocast_enabled("cpu")):
+            return func(*args, **kwargs)
+        first = args[0][0] if func is torch.cat else args[0]
+        return (ours if first.device.type == "cpu" else func)(*args, **kwargs)
 
 
 def _batch_norm(
@@ -104,25 +95,25 @@ class _BatchNormGradient(Function):
         by_grad_y = by_x = by_weight = None
         if to_x is not None:
             by_grad_y, moment, total = _gradient(to_x, x, weight, mean, s, ctx.eps)
-            product = _product(to_x, grad_y)
+            product = _product(to_x, grad_y, s)
             by_weight = s * (product - (total * grad_bias + moment * grad_weight) / n)
             by_x = (x - mean.view(each)).mul_((-s * s * weight * by_weight / n).view(each))
             by_x.addcmul_(grad_x, (-s * moment / n).view(each))
-            by_x.addcmul_(by_grad_y, (-s * grad_weight / n).view(each))
+            by_x = by_x.addcmul_(by_grad_y, (-s * grad_weight / n).view(each)).to(x.dtype)
         if to_weight is not None:
             # Of sum grad_y xhat: xhat by grad_y; grad_y through xhat by x.
             factor = (to_weight * s).view(each)
-            by_grad_y = _sum(by_grad_y, (x - mean.view(each)) * factor)
+            by_grad_y = _sum(by_grad_y, ((x - mean.view(each)) * factor).to(x.dtype))
             unscaled, _, _ = _gradient(grad_y, x, torch.ones_like(weight), mean, s, ctx.eps)
-            by_x = _sum(by_x, unscaled * to_weight.view(each))
+            by_x = _sum(by_x, (unscaled * to_weight.view(each)).to(x.dtype))
         if to_bias is not None:
             by_grad_y = _sum(by_grad_y, to_bias.view(each).expand_as(x))
         return by_grad_y, by_x, by_weight, None, None, None
 
 
-def _product(a: Tensor, b: Tensor) -> Tensor:
+def _product(a: Tensor, b: Tensor, like: Tensor) -> Tensor:
     """Sum of a * b over each channel, in one pass: as a BatchNorm's gradient by its weight, for mean 0 and s 1."""
-    mean, s = a.new_zeros(a.shape[1]), a.new_ones(a.shape[1])
+    mean, s = torch.zeros_like(like), torch.ones_like(like)
     _, product, _ = _aten.native_batch_norm_backward(a, b, None, None, None, mean, s, True, 0.0, [False, True, False])
     result: Tensor = product
     return result
@@ -260,3 +251,12 @@ class _Concatenation(Function):
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> Any:
         return None, *(part.clone() for part in grad_y.split(ctx.sizes, ctx.dim))
+
+
+#: torch's function -> the same with cheap second derivatives.
+OURS = {
+    torch.conv2d: _convolution,
+    torch.cat: _concatenation,
+    functional.batch_norm: _batch_norm,
+    functional.max_pool2d: _max_pool,
+}
