@@ -5,6 +5,7 @@ over memory, takes that of a convolution from convolutions of permuted copies, a
 max-pooling and concatenation.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -254,7 +255,7 @@ class _Concatenation(Function):
 
 
 #: torch's function -> the same with cheap second derivatives.
-OURS = {
+OURS: dict[Any, Callable[..., Any]] = {
     torch.conv2d: _convolution,
     torch.cat: _concatenation,
     functional.batch_norm: _batch_norm,
