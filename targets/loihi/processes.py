@@ -7,6 +7,7 @@ import signal
 import threading
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.shared_memory import SharedMemory
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ from spikeport.targets.record import SpikeRecord, joined
 SLICES = 4
 
 _program: LoihiProgram
+_memory: SharedMemory
+_x: np.ndarray
 
 
 def simulate_slices(
@@ -37,12 +40,15 @@ def simulate_slices(
     threads = max(torch.get_num_threads() // processes, 1)
     # Spawned, not forked: torch's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, context, _start, (program, threads))
+    # Shared, not sent: Python's pool can wait for ever on a process that dies while samples are on their way to it.
+    memory = SharedMemory(create=True, size=x.nbytes)
+    np.ndarray(x.shape, x.dtype, memory.buf)[:] = x
+    pool = ProcessPoolExecutor(processes, context, _start, (program, threads, memory.name, x.shape, x.dtype))
     try:
         slices: dict[Future, int] = {}
         for start in range(0, count, size):
-            part = x.take(range(start, min(start + size, count)), axis)
-            slices[pool.submit(_simulate, part, max(rasters - start, 0))] = part.shape[axis]
+            stop = min(start + size, count)
+            slices[pool.submit(_simulate, start, stop, axis, max(rasters - start, 0))] = stop - start
         done = 0
         for future in as_completed(slices):
             future.result()
@@ -56,11 +62,14 @@ def simulate_slices(
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
+        memory.close()
+        memory.unlink()
 
 
-def _start(program: LoihiProgram, threads: int) -> None:
-    global _program
-    _program = program
+def _start(program: LoihiProgram, threads: int, name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    global _program, _memory, _x
+    _program, _memory = program, SharedMemory(name)
+    _x = np.ndarray(shape, dtype, _memory.buf)
     torch.set_num_threads(threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -74,5 +83,5 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _simulate(x: np.ndarray, rasters: int) -> SpikeRecord:
-    return simulate_fixed(_program, x, rasters=rasters)
+def _simulate(start: int, stop: int, axis: int, rasters: int) -> SpikeRecord:
+    return simulate_fixed(_program, _x.take(range(start, stop), axis), rasters=rasters)
