@@ -20,7 +20,7 @@ test: lint lava browser
 
 # Many more random networks than `make test` draws.
 test-long: lint lava browser
-	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest $(PARALLEL)
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest $(PARALLEL) --timeout 7200
 
 # The kernels on a GPU: their tests, then every figure, as tables and as JSON in runs/gpu. torch must see the GPU.
 gpu: install

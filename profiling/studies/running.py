@@ -1,21 +1,15 @@
 """Trains the trials of a study: once each, here or in several processes, and again after a kill."""
 
-import multiprocessing
-import os
 import shutil
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
 
-import torch
 from filelock import FileLock, Timeout
 
 from spikeport.core.config import TrainConfig
 from spikeport.core.errors import SpikeportError
+from spikeport.core.processes import check_processes, in_processes
 from spikeport.core.runs import Run, load_run
 from spikeport.core.training import CHECKPOINT_FILE, train
 from spikeport.profiling.studies.measured import measure
@@ -23,9 +17,10 @@ from spikeport.profiling.studies.study import TRIALS, Study, check_trainable, fi
 
 #: Seconds to wait for a trial that another process trains: the processes of a killed study need a moment to end.
 PATIENCE = 10
-
-T = TypeVar("T")
-R = TypeVar("R")
+DIED = (
+    "a training process was killed (by hand, or for want of memory); go on with --resume and, for want of memory, "
+    "fewer --processes"
+)
 
 
 def run_study(
@@ -56,7 +51,7 @@ def run_study(
             on_trial(name)
         else:
             waiting.append((name, config))
-    for trained in in_processes(partial(_one, folder), waiting, processes):
+    for trained in in_processes(partial(_one, folder), waiting, processes, DIED):
         if trained:
             on_trial(trained)
 
@@ -105,46 +100,3 @@ def run_trial(folder: Path, name: str, config: TrainConfig) -> Run:
         raise SpikeportError(f"trial {name}: {error}") from None
     measure(trained)
     return trained
-
-
-def check_processes(processes: int) -> None:
-    if processes < 1:
-        raise SpikeportError(f"{processes} processes; at least 1 is needed")
-
-
-def in_processes(work: Callable[[T], R], items: Iterable[T], processes: int) -> Iterator[R]:
-    """Yields ``work(item)`` as they finish: in this process, or in several."""
-    if processes == 1:
-        yield from map(work, items)
-        return
-    context = multiprocessing.get_context("spawn")  # CUDA and OpenMP do not survive a fork
-    turn = context.Value("i", 0)
-    with ProcessPoolExecutor(processes, context, _start_worker, (turn, processes)) as pool:
-        futures = [pool.submit(work, item) for item in items]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BrokenProcessPool:
-            raise SpikeportError(
-                "a training process was killed (by hand, or for want of memory); go on with --resume and, for want of "
-                "memory, fewer --processes"
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _start_worker(turn: Any, processes: int) -> None:
-    """Shares cores and GPUs out, and ends this process with the one that started it."""
-    with turn.get_lock():
-        number, turn.value = turn.value, turn.value + 1
-    torch.set_num_threads(max(1, torch.get_num_threads() // processes))
-    if torch.cuda.device_count() > 1:
-        torch.cuda.set_device(number % torch.cuda.device_count())
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()

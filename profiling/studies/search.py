@@ -19,9 +19,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from spikeport.core.config import TrainConfig
 from spikeport.core.errors import SpikeportError
+from spikeport.core.processes import check_processes, in_processes
 from spikeport.core.surrogates import SURROGATES, surrogate_named
 from spikeport.profiling.studies.results import write_rows
-from spikeport.profiling.studies.running import check_processes, in_processes, lock_path, run_trial, trial_lock
+from spikeport.profiling.studies.running import DIED, lock_path, run_trial, trial_lock
 from spikeport.profiling.studies.study import PLACE, TRIALS, check_trainable, finished, open_folder, require_same
 from spikeport.profiling.studies.table import Row, read_row, trial_config
 
@@ -130,7 +131,7 @@ def run_search(
     open_folder(folder, definition.to_dict(), resume)
     study = _open(definition, folder)
     left = trials - sum(trial.state.is_finished() for trial in study.trials)
-    for name in in_processes(partial(_one, definition, folder), [trials] * max(left, 0), processes):
+    for name in in_processes(partial(_one, definition, folder), [trials] * max(left, 0), processes, DIED):
         if name:
             on_trial(name)
     return write_search(folder)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spikeport.core.errors import SpikeportError
+from spikeport.core.processes import check_processes
 from spikeport.core.progress import Progress, silent
 from spikeport.targets.loihi import arithmetic
 from spikeport.targets.loihi.activity import Activity
@@ -53,8 +53,7 @@ def simulate_fixed(
         SpikeportError: samples of another shape, none at all, NaN, or outside the graded range; fewer than one process,
             or one that died.
     """
-    if processes < 1:
-        raise SpikeportError(f"{processes} processes asked for; at least 1 is needed")
+    check_processes(processes)
     q = program.quantise(x)
     if min(processes, len(q)) > 1:
         from spikeport.targets.loihi.processes import simulate_slices

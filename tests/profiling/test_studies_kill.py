@@ -13,7 +13,7 @@ from spikeport.profiling.studies import ablation_study, run_study, write_results
 from spikeport.profiling.studies.study import TRIALS, finished
 
 SCHEDULES = ("alt-1", "9")
-SETTINGS = {"dataset": "digits", "width": 0.0625, "epochs": 3, "train_images": 100, "lr": 0.01}
+SETTINGS = {"dataset": "digits", "width": 0.0625, "epochs": 12, "train_images": 100, "lr": 0.01}
 STUDY = ablation_study(TrainConfig(**SETTINGS), SCHEDULES, seeds=2)
 
 
