@@ -387,8 +387,8 @@ def _count(module: nn.Module, x: Tensor, y: Tensor, samples: int, seen: _Seen) -
         counts.spikes = _per_sample(seen.pixels(y).sum(1), samples)
     reach, counts.padded = _reach(module, x, y)
     counts.dense = int(reach.sum()) * x.shape[1]
-    arrived = seen.pixels(x) if spikes.any() else np.zeros((len(x), 1))
-    counts.acs = _per_sample(np.where(spikes, arrived @ reach if spikes.any() else 0, 0), samples)
+    arrived = seen.pixels(x) if spikes.any() else np.zeros((len(x), len(reach)))
+    counts.acs = _per_sample(np.where(spikes, arrived @ reach, 0), samples)
     counts.spikes_in = _per_sample(np.where(spikes, arrived.sum(1), 0), samples)
     counts.macs = _per_sample(np.where(spikes, 0, counts.dense), samples)
     effective = _over_channels((x != 0).to(x.dtype)) @ reach if counts.analog else 0

@@ -29,7 +29,7 @@ from spikeport.profiling.energy_table import energy_table
 from spikeport.profiling.page import layers_csv, render
 from spikeport.profiling.statistics import firing_statistics
 from spikeport.targets.loihi.program import LoihiProgram
-from spikeport.targets.onnx import OnnxRecord
+from spikeport.targets.onnx import OnnxRecord, OnnxTarget
 from spikeport.targets.record import SpikeRecord, differences
 
 SCHEMA = 2
@@ -202,7 +202,7 @@ def _summary(
             "macs": macs,
             "energy_nj": horowitz(0, macs),
         }
-        record = cnn_run.path / "onnx/record.json"
+        record = (cnn_run.path / OnnxTarget.file).with_name(OnnxTarget.record)
         if record.exists():
             summary["onnx"] = asdict(OnnxRecord.load(record))
             summary["onnx"].pop("predictions")

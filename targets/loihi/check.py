@@ -16,7 +16,7 @@ from spikeport.targets.loihi.mapping import Mapping, map_program
 from spikeport.targets.loihi.program import INPUT, LoihiProgram, Population
 
 #: How samples enter: signed 8-bit spikes; a bias per neuron that the host computes; ordinary spikes.
-INPUTS = ("graded", "host-current", "spikes")
+INPUTS = (*INPUT_MODES, "spikes")
 #: Of ``Compatibility.lines``: every limit a line.
 COLUMNS = ("layer", "rule", "used", "available", "unit", "fits", "remedy")
 #: Of ``Compatibility.layers``: every layer a line, with the rules that say most about its size.

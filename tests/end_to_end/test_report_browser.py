@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Error, Page, sync_playwright
+from twins import exported_twins
 
-from spikeport import compile, report, simulate, to_nir, to_onnx, train
+from spikeport import report
 
 #: Where the screenshot of the last test run is kept.
 KEPT = Path(__file__).parents[2] / "runs/tests/report.png"
@@ -15,14 +16,7 @@ KEPT = Path(__file__).parents[2] / "runs/tests/report.png"
 
 @pytest.fixture(scope="module")
 def html(tmp_path_factory, tiny) -> Path:
-    folder = tmp_path_factory.mktemp("report")
-    for kind in ("cnn", "snn"):
-        train(tiny(kind=kind), folder / kind)
-    to_onnx(folder / "cnn", int8=True)
-    to_nir(folder / "snn")
-    compile(folder / "snn")
-    simulate(folder / "cnn", "onnx", samples=16)
-    simulate(folder / "snn", samples=16)
+    folder = exported_twins(tmp_path_factory.mktemp("report"), tiny, samples=16)
     return report(folder / "snn", folder / "cnn", check=True, sample=3).page
 
 

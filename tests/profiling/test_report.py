@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from twins import exported_twins
 
-from spikeport import compile, report, simulate, to_nir, to_onnx, train
+from spikeport import report
 from spikeport.core import SpikeportError
 from spikeport.profiling.energy_table import NAMES
 from spikeport.targets import SpikeRecord
@@ -19,15 +20,7 @@ DOCS = Path(__file__).parents[2] / "docs/energy.md"
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, tiny):
-    folder = tmp_path_factory.mktemp("runs")
-    for kind in ("cnn", "snn"):
-        train(tiny(kind=kind), folder / kind)
-    to_onnx(folder / "cnn", int8=True)
-    to_nir(folder / "snn")
-    compile(folder / "snn")
-    simulate(folder / "cnn", "onnx", samples=8)
-    simulate(folder / "snn", samples=8)
-    return folder
+    return exported_twins(tmp_path_factory.mktemp("runs"), tiny, samples=8)
 
 
 @pytest.fixture(scope="module")
