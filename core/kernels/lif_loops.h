@@ -74,11 +74,13 @@ void advance_steps(const T* __restrict x, int64_t x_step, const float* __restric
     }
 }
 
-// ALONE: as above; `carry`, the gradient of the membrane, is zero on entry and not wanted on return.
+// ALONE: as above; `carry`, the gradient of the membrane, is zero on entry and not wanted on return. Not inlined: g++
+// would then no longer vectorise it.
 template <int S, bool ALONE, class T>
-void backward_steps(const T* __restrict x, int64_t x_step, const T* __restrict grad_spikes, T* __restrict grad_x,
-                    int64_t step, const float* __restrict state, float* __restrict carry, int n, bool reset_gradient,
-                    bool last_reset_gradient, const Neuron<float> neuron) {
+[[gnu::noinline]] void backward_steps(const T* __restrict x, int64_t x_step, const T* __restrict grad_spikes,
+                                       T* __restrict grad_x, int64_t step, const float* __restrict state,
+                                       float* __restrict carry, int n, bool reset_gradient, bool last_reset_gradient,
+                                       const Neuron<float> neuron) {
 #pragma GCC ivdep
     for (int i = 0; i < n; ++i) {
         float h[STEPS];
@@ -100,18 +102,31 @@ void backward_steps(const T* __restrict x, int64_t x_step, const T* __restrict g
     }
 }
 
-template <class T>
-using BackwardSteps = void (*)(const T*, int64_t, const T*, T*, int64_t, const float*, float*, int, bool, bool,
-                               Neuron<float>);
-
-template <bool ALONE, class T>
-BackwardSteps<T> backward_steps_of(int surrogate) {
-    switch (surrogate) {
-        case SIGMOID: return backward_steps<SIGMOID, ALONE, T>;
-        case FAST_SIGMOID: return backward_steps<FAST_SIGMOID, ALONE, T>;
-        case PIECEWISE_LINEAR: return backward_steps<PIECEWISE_LINEAR, ALONE, T>;
-        case EXPONENTIAL: return backward_steps<EXPONENTIAL, ALONE, T>;
-        default: return backward_steps<ATAN, ALONE, T>;
+// As backward_steps for an x that is the same at every step: adds grad_h to total.
+template <int S, class T>
+[[gnu::noinline]] void accumulate_steps(const float* __restrict x, const T* __restrict grad_spikes, int64_t step,
+                                         const float* __restrict state, float* __restrict carry,
+                                         float* __restrict total, int n, bool reset_gradient,
+                                         bool last_reset_gradient, const Neuron<float> neuron) {
+#pragma GCC ivdep
+    for (int i = 0; i < n; ++i) {
+        float h[STEPS];
+        float v = state[i], q = carry[i], sum = total[i];
+#pragma GCC unroll 16
+        for (int t = 0; t < STEPS; ++t) {
+            h[t] = charge(v, x[i], neuron);
+            v = discharge(h[t], spike<0, false>(h[t] - neuron.threshold, neuron));
+        }
+#pragma GCC unroll 16
+        for (int t = STEPS - 1; t >= 0; --t) {
+            const bool through_reset = t == STEPS - 1 ? last_reset_gradient : reset_gradient;
+            const float grad = load(grad_spikes[t * step + i]);
+            const float grad_h = step_backward<S, false>(h[t], grad, q, through_reset, neuron);
+            sum += grad_h;
+            q = grad_h * neuron.decay;
+        }
+        carry[i] = q;
+        total[i] = sum;
     }
 }
 
@@ -209,10 +224,9 @@ void backward_in_chunks(const LifCall& call, int64_t begin, int64_t end) {
     const Shape& shape = call.shape;
     const Neuron<R> neuron = neuron_of<R>(shape);
     const int64_t x_step = shape.x_step, last = (shape.steps - 1) / STEPS * STEPS;
-    const bool unroll = sizeof(T) < 8 && !shape.constant && call.grad_spikes;
     const int block = block_of(last / STEPS + 1);
     Scratch<R> starts((last / STEPS + 1) * block);
-    alignas(64) R carry[BLOCK], total[BLOCK], ignored[STEPS * BLOCK];
+    alignas(64) R carry[BLOCK], total[BLOCK], buffer[STEPS * BLOCK];
     for (int64_t first = begin; first < end; first += block) {
         const int n = int(end - first < block ? end - first : block);
         R* v = starts.data;
@@ -222,7 +236,7 @@ void backward_in_chunks(const LifCall& call, int64_t begin, int64_t end) {
                 advance_steps(row<T>(call.x, t, x_step, first), x_step, v, v + block, n, neuron);
             } else {
                 std::copy(v, v + n, v + block);
-                recompute<T>(call, first, n, t, t + STEPS, v + block, ignored, BLOCK, neuron);
+                recompute<T>(call, first, n, t, t + STEPS, v + block, buffer, BLOCK, neuron);
             }
         }
         copy_row(row<R>(call.grad_membrane, 0, 0, first), carry, R(1), n);
@@ -230,12 +244,19 @@ void backward_in_chunks(const LifCall& call, int64_t begin, int64_t end) {
         for (int64_t t = last; t >= 0; t -= STEPS, v -= block) {
             const int64_t to = std::min(t + STEPS, shape.steps);
             if constexpr (sizeof(T) < 8)
-                if (unroll && to - t == STEPS) {
+                if (call.grad_spikes && to - t == STEPS) {
                     const bool reset = !shape.detach_reset, last_reset = reset && (t < last || call.grad_membrane);
-                    backward_steps_of<false, T>(shape.surrogate)(
-                        row<T>(call.x, t, x_step, first), x_step, row<T>(call.grad_spikes, t, shape.neurons, first),
-                        row<T>(call.grad_x, t, shape.neurons, first), shape.neurons, v, carry, n, reset, last_reset,
-                        neuron);
+                    const T* x = row<T>(call.x, t, x_step, first);
+                    const T* grad = row<T>(call.grad_spikes, t, shape.neurons, first);
+                    T* grad_x = shape.constant ? nullptr : row<T>(call.grad_x, t, shape.neurons, first);
+                    with_surrogate(shape.surrogate, [&](auto s) {
+                        if (shape.constant)
+                            accumulate_steps<s.value>(widened(x, buffer, n), grad, shape.neurons, v, carry, total, n,
+                                                      reset, last_reset, neuron);
+                        else
+                            backward_steps<s.value, false>(x, x_step, grad, grad_x, shape.neurons, v, carry, n, reset,
+                                                           last_reset, neuron);
+                    });
                     continue;
                 }
             backward_rows<T>(call, first, n, t, to, v, carry, total, neuron);
@@ -251,20 +272,22 @@ void backward(const LifCall& call, int64_t begin, int64_t end) {
     const bool alone = !shape.constant && call.grad_spikes && !call.state && !call.grad_membrane;
     if constexpr (sizeof(T) < 8)
         if (alone && shape.steps == STEPS)
-            return backward_steps_of<true, T>(shape.surrogate)(
-                row<T>(call.x, 0, 0, begin), shape.x_step, row<T>(call.grad_spikes, 0, 0, begin),
-                row<T>(call.grad_x, 0, 0, begin), shape.neurons, nullptr, nullptr, int(end - begin),
-                !shape.detach_reset, false, neuron_of<float>(shape));
+            return with_surrogate(shape.surrogate, [&](auto s) {
+                backward_steps<s.value, true>(row<T>(call.x, 0, 0, begin), shape.x_step,
+                                              row<T>(call.grad_spikes, 0, 0, begin), row<T>(call.grad_x, 0, 0, begin),
+                                              shape.neurons, nullptr, nullptr, int(end - begin), !shape.detach_reset,
+                                              false, neuron_of<float>(shape));
+            });
     backward_in_chunks<T>(call, begin, end);
 }
 
 // double_backward below with everything in registers: STEPS steps are all, from rest, and of the last membrane there is
 // no gradient. CONSTANT: x, grad2_x and grad_x are single rows.
 template <int S, bool CONSTANT, class T>
-void double_backward_steps(const T* __restrict x, int64_t x_step, const T* __restrict grad_spikes,
-                           const T* __restrict grad2_x, T* __restrict grad_x, T* __restrict grad2_spikes,
-                           float* __restrict grad2_membrane, int64_t step, int n, bool reset,
-                           const Neuron<float> neuron) {
+[[gnu::noinline]] void double_backward_steps(const T* __restrict x, int64_t x_step, const T* __restrict grad_spikes,
+                                              const T* __restrict grad2_x, T* __restrict grad_x,
+                                              T* __restrict grad2_spikes, float* __restrict grad2_membrane,
+                                              int64_t step, int n, bool reset, const Neuron<float> neuron) {
     const int64_t grad2_step = CONSTANT ? 0 : step;
 #pragma GCC ivdep
     for (int i = 0; i < n; ++i) {
@@ -301,21 +324,6 @@ void double_backward_steps(const T* __restrict x, int64_t x_step, const T* __res
     }
 }
 
-template <class T>
-using DoubleBackwardSteps = void (*)(const T*, int64_t, const T*, const T*, T*, T*, float*, int64_t, int, bool,
-                                     Neuron<float>);
-
-template <bool CONSTANT, class T>
-DoubleBackwardSteps<T> double_backward_steps_of(int surrogate) {
-    switch (surrogate) {
-        case SIGMOID: return double_backward_steps<SIGMOID, CONSTANT, T>;
-        case FAST_SIGMOID: return double_backward_steps<FAST_SIGMOID, CONSTANT, T>;
-        case PIECEWISE_LINEAR: return double_backward_steps<PIECEWISE_LINEAR, CONSTANT, T>;
-        case EXPONENTIAL: return double_backward_steps<EXPONENTIAL, CONSTANT, T>;
-        default: return double_backward_steps<ATAN, CONSTANT, T>;
-    }
-}
-
 // The gradient of the gradient. With q[t] the gradient of the membrane after step t and p[t] that of h[t], the
 // backward pass is
 //     p[t] = q[t] (1 - s[t]) + (g[t] - q[t] h[t]) d[t],    grad_x[t] = gain p[t],    q[t-1] = decay p[t]
@@ -331,11 +339,13 @@ void double_backward(const LifCall& call, int64_t begin, int64_t end) {
     const bool inputs = call.grad_spikes && call.grad2_x;
     if constexpr (sizeof(T) < 8)
         if (shape.steps == STEPS && inputs && !call.state && !call.grad_membrane && !call.grad2_state)
-            return (constant ? double_backward_steps_of<true, T> : double_backward_steps_of<false, T>)(shape.surrogate)(
-                row<T>(call.x, 0, 0, begin), shape.x_step, row<T>(call.grad_spikes, 0, 0, begin),
-                row<T>(call.grad2_x, 0, 0, begin), row<T>(call.grad_x, 0, 0, begin),
-                row<T>(call.grad2_spikes, 0, 0, begin), row<R>(call.grad2_membrane, 0, 0, begin), shape.neurons,
-                int(end - begin), reset, neuron);
+            return with_surrogate(shape.surrogate, [&](auto s) {
+                (constant ? double_backward_steps<s.value, true, T> : double_backward_steps<s.value, false, T>)(
+                    row<T>(call.x, 0, 0, begin), shape.x_step, row<T>(call.grad_spikes, 0, 0, begin),
+                    row<T>(call.grad2_x, 0, 0, begin), row<T>(call.grad_x, 0, 0, begin),
+                    row<T>(call.grad2_spikes, 0, 0, begin), row<R>(call.grad2_membrane, 0, 0, begin), shape.neurons,
+                    int(end - begin), reset, neuron);
+            });
     const int block = block_of(2 * shape.steps);
     Scratch<R> h(shape.steps * block), sources(shape.steps * block);
     alignas(64) R cotangent[BLOCK], total[BLOCK], buffer[BLOCK], grad2[BLOCK];

@@ -197,73 +197,65 @@ void norm_advance_steps(const T* __restrict x, int64_t x_step, const float (*__r
     }
 }
 
-// REDUCE: adds to total and moment; else writes grad_x. For float alone; narrower elements are widened first.
-template <int S, bool REDUCE>
-void norm_backward_steps(const float* __restrict x, int64_t x_step, const float (*__restrict channel)[BLOCK],
-                         const float* __restrict grad_spikes, int64_t grad_step, float* __restrict grad_x,
-                         const float* __restrict state, float* __restrict carry, float* __restrict total,
-                         float* __restrict moment, int n, bool reset_gradient, bool last_reset_gradient,
-                         const Neuron<float> neuron) {
+// REDUCE: adds to total and moment; else writes grad_x.
+template <int S, bool REDUCE, class T>
+[[gnu::noinline]] void norm_backward_steps(const T* __restrict x, int64_t x_step,
+                                            const float (*__restrict channel)[BLOCK],
+                                            const T* __restrict grad_spikes, T* __restrict grad_x, int64_t step,
+                                            const float* __restrict state, float* __restrict carry,
+                                            float* __restrict total, float* __restrict moment, int n,
+                                            bool reset_gradient, bool last_reset_gradient,
+                                            const Neuron<float> neuron) {
 #pragma GCC ivdep
     for (int i = 0; i < n; ++i) {
         const float scale = channel[SCALE][i], shift = channel[SHIFT][i], mean = channel[MEAN][i];
         float h[STEPS];
-        float v = state[i], q = carry[i];
+        float v = state[i], q = carry[i], sum = 0, product = 0;
 #pragma GCC unroll 16
         for (int t = 0; t < STEPS; ++t) {
-            h[t] = charge(v, x[t * x_step + i] * scale + shift, neuron);
+            h[t] = charge(v, load(x[t * x_step + i]) * scale + shift, neuron);
             v = discharge(h[t], spike<0, false>(h[t] - neuron.threshold, neuron));
         }
 #pragma GCC unroll 16
         for (int t = STEPS - 1; t >= 0; --t) {
             const bool through_reset = t == STEPS - 1 ? last_reset_gradient : reset_gradient;
-            const float grad = grad_spikes[t * grad_step + i];
+            const float grad = load(grad_spikes[t * step + i]);
             const float grad_h = step_backward<S, false>(h[t], grad, q, through_reset, neuron);
-            const float grad_y = grad_h * neuron.gain, centred = x[t * x_step + i] - mean;
+            const float grad_y = grad_h * neuron.gain, centred = load(x[t * x_step + i]) - mean;
             q = grad_h * neuron.decay;
             if constexpr (REDUCE) {
-                total[i] += grad_y;
-                moment[i] += grad_y * centred;
+                sum += grad_y;
+                product += grad_y * centred;
             } else {
-                grad_x[t * grad_step + i] = scale * (grad_y - channel[OFFSET][i] - centred * channel[SLOPE][i]);
+                store(grad_x[t * step + i], scale * (grad_y - channel[OFFSET][i] - centred * channel[SLOPE][i]));
             }
         }
         carry[i] = q;
+        if constexpr (REDUCE) {
+            total[i] += sum;
+            moment[i] += product;
+        }
     }
 }
 
-using NormBackwardSteps = void (*)(const float*, int64_t, const float (*)[BLOCK], const float*, int64_t, float*,
-                                   const float*, float*, float*, float*, int, bool, bool, Neuron<float>);
-
-template <bool REDUCE>
-NormBackwardSteps norm_backward_steps_of(int surrogate) {
-    switch (surrogate) {
-        case SIGMOID: return norm_backward_steps<SIGMOID, REDUCE>;
-        case FAST_SIGMOID: return norm_backward_steps<FAST_SIGMOID, REDUCE>;
-        case PIECEWISE_LINEAR: return norm_backward_steps<PIECEWISE_LINEAR, REDUCE>;
-        case EXPONENTIAL: return norm_backward_steps<EXPONENTIAL, REDUCE>;
-        default: return norm_backward_steps<ATAN, REDUCE>;
-    }
-}
-
-// STEPS rows in float, `step` elements apart: themselves, or copies in `buffer`.
-inline const float* widened_steps(const float* rows, int64_t&, float*, int) { return rows; }
-
-template <class T>
-const float* widened_steps(const T* rows, int64_t& step, float* buffer, int n) {
-    for (int t = 0; t < STEPS; ++t) widened(rows + t * step, buffer + t * BLOCK, n);
-    step = BLOCK;
-    return buffer;
+// Whether the channels lie alike in every block of the largest size that `block` allows, which it becomes: one table of
+// rows then serves all blocks.
+inline bool whole_pixels(const NormCall& call, int& block) {
+    if (call.inner != 1 || call.channels > block) return false;
+    block -= block % int(call.channels);
+    return true;
 }
 
 template <class T, class R = State<T>>
 void norm_forward(const NormCall& call, const R* table, int64_t begin, int64_t end) {
     const Shape& shape = call.shape;
     const Neuron<R> neuron = neuron_of<R>(shape);
+    int block = BLOCK;
+    const bool alike = whole_pixels(call, block);
     alignas(64) R v[BLOCK], y[BLOCK], channel[SHIFT + 1][BLOCK];
-    for (int64_t first = begin; first < end; first += BLOCK) {
-        const int n = int(end - first < BLOCK ? end - first : BLOCK);
-        spread(call, table, SHIFT + 1, first, n, channel);
+    for (int64_t first = begin; first < end; first += block) {
+        const int n = int(end - first < block ? end - first : block);
+        if (first == begin || !alike) spread(call, table, SHIFT + 1, first, n, channel);
         std::fill(v, v + n, R(0));
         int64_t t = 0;
         if constexpr (sizeof(T) < 8)
@@ -294,25 +286,34 @@ struct Carried {
     alignas(64) R carry[BLOCK], grad_y[BLOCK], total[BLOCK], moment[BLOCK];
 };
 
-// The STEPS steps from `from` of one block backwards.
+// The STEPS steps from `from` of one block backwards. A constant input gathers its gradient in grad_y.
 template <class T>
 void norm_backward_chunk(const NormCall& call, const float (*channel)[BLOCK], bool reduce, int64_t first, int n,
                          int64_t from, const float* v, Carried<float>& carried, const Neuron<float>& neuron) {
     const Shape& shape = call.shape;
-    alignas(64) float xs[STEPS * BLOCK], grads[STEPS * BLOCK], out[STEPS * BLOCK];
-    int64_t x_step = shape.x_step, step = shape.neurons;
-    const float* x = widened_steps(row<T>(call.x, from, x_step, first), x_step, xs, n);
-    const float* grad = widened_steps(row<T>(call.grad_spikes, from, shape.neurons, first), step, grads, n);
-    T* grad_x = row<T>(call.grad_x, from, shape.neurons, first);
-    float* to = out;
-    if constexpr (sizeof(T) == sizeof(float)) to = grad_x;
+    const int64_t x_step = shape.x_step, step = shape.neurons;
+    const T *x = row<T>(call.x, from, x_step, first), *grad = row<T>(call.grad_spikes, from, step, first);
     const bool reset = !shape.detach_reset, last_reset = reset && from + STEPS < shape.steps;
-    const auto steps = reduce ? norm_backward_steps_of<true>(shape.surrogate)
-                              : norm_backward_steps_of<false>(shape.surrogate);
-    steps(x, x_step, channel, grad, step, to, v, carried.carry, carried.total, carried.moment, n, reset, last_reset,
-          neuron);
-    if (sizeof(T) < sizeof(float) && !reduce)
-        for (int t = 0; t < STEPS; ++t) copy_row(out + t * BLOCK, grad_x + t * shape.neurons, 1.0f, n);
+    alignas(64) float y[BLOCK];
+    if (shape.constant) normalise_row(x, channel[SCALE], channel[SHIFT], y, n);
+    T* grad_x = shape.constant || reduce ? nullptr : row<T>(call.grad_x, from, step, first);
+    with_surrogate(shape.surrogate, [&](auto s) {
+        if (shape.constant)
+            accumulate_steps<s.value>(y, grad, step, v, carried.carry, carried.grad_y, n, reset, last_reset, neuron);
+        else
+            (reduce ? norm_backward_steps<s.value, true, T> : norm_backward_steps<s.value, false, T>)(
+                x, x_step, channel, grad, grad_x, step, v, carried.carry, carried.total, carried.moment, n, reset,
+                last_reset, neuron);
+    });
+}
+
+// From grad_y of step t to the sums or to grad_x.
+template <class T, class R>
+void norm_gradient(const NormCall& call, const R (*channel)[BLOCK], bool reduce, int64_t first, int n, int64_t t,
+                   Carried<R>& carried) {
+    const T* x = row<T>(call.x, t, call.shape.x_step, first);
+    if (reduce) reduce_row(x, carried.grad_y, channel[MEAN], carried.total, carried.moment, n);
+    else denormalise_row(x, carried.grad_y, channel, row<T>(call.grad_x, t, call.shape.neurons, first), n);
 }
 
 // Steps [from, to) of one block backwards, row by row. A constant input gathers its gradient in grad_y.
@@ -327,13 +328,12 @@ void norm_backward_rows(const NormCall& call, const R (*channel)[BLOCK], bool re
         const R* ht = h + (t - from) * BLOCK;
         const R* grad = widened(row<T>(call.grad_spikes, t, shape.neurons, first), buffer, n);
         const bool reset = !shape.detach_reset && t < shape.steps - 1;
-        if (shape.constant) rows.accumulate(ht, grad, carried.grad_y, carried.carry, n, reset, neuron);
-        else rows.backward(ht, grad, carried.grad_y, carried.carry, n, reset, neuron);
-        if (shape.constant && t > 0) continue;
-        if (shape.constant) for (int i = 0; i < n; ++i) carried.grad_y[i] *= neuron.gain;
-        const T* x = row<T>(call.x, t, shape.x_step, first);
-        if (reduce) reduce_row(x, carried.grad_y, channel[MEAN], carried.total, carried.moment, n);
-        else denormalise_row(x, carried.grad_y, channel, row<T>(call.grad_x, t, shape.neurons, first), n);
+        if (shape.constant) {
+            rows.accumulate(ht, grad, carried.grad_y, carried.carry, n, reset, neuron);
+        } else {
+            rows.backward(ht, grad, carried.grad_y, carried.carry, n, reset, neuron);
+            norm_gradient<T>(call, channel, reduce, first, n, t, carried);
+        }
     }
 }
 
@@ -344,13 +344,14 @@ void norm_backward(const NormCall& call, const R* table, double* sums, int64_t b
     const Shape& shape = call.shape;
     const Neuron<R> neuron = neuron_of<R>(shape);
     const int64_t last = (shape.steps - 1) / STEPS * STEPS;
-    const int block = block_of(last / STEPS + 1);
+    int block = block_of(last / STEPS + 1);
+    const bool alike = whole_pixels(call, block);
     Scratch<R> starts((last / STEPS + 1) * block);
     Carried<R> carried;
     alignas(64) R channel[COEFFICIENTS][BLOCK], ignored[STEPS * BLOCK];
     for (int64_t first = begin; first < end; first += block) {
         const int n = int(end - first < block ? end - first : block);
-        spread(call, table, COEFFICIENTS, first, n, channel);
+        if (first == begin || !alike) spread(call, table, COEFFICIENTS, first, n, channel);
         R* v = starts.data;
         for (R* zeroed : {v, carried.carry, carried.grad_y, carried.total, carried.moment})
             std::fill(zeroed, zeroed + n, R(0));
@@ -366,11 +367,15 @@ void norm_backward(const NormCall& call, const R* table, double* sums, int64_t b
         for (int64_t t = last; t >= 0; t -= STEPS, v -= block) {
             const int64_t to = std::min(t + STEPS, shape.steps);
             if constexpr (sizeof(T) < 8)
-                if (!shape.constant && to - t == STEPS) {
+                if (to - t == STEPS) {
                     norm_backward_chunk<T>(call, channel, sums != nullptr, first, n, t, v, carried, neuron);
                     continue;
                 }
             norm_backward_rows<T>(call, channel, sums != nullptr, first, n, t, to, v, carried, neuron);
+        }
+        if (shape.constant) {
+            for (int i = 0; i < n; ++i) carried.grad_y[i] *= neuron.gain;
+            norm_gradient<T>(call, channel, sums != nullptr, first, n, 0, carried);
         }
         if (sums) {
             gather(call, carried.total, first, n, sums);

@@ -25,6 +25,18 @@ const R* widened(const T* __restrict x, R* __restrict buffer, int n) {
     return buffer;
 }
 
+// f with the surrogate as a type, std::integral_constant.
+template <class F>
+auto with_surrogate(int surrogate, F f) -> decltype(f(std::integral_constant<int, ATAN>{})) {
+    switch (surrogate) {
+        case SIGMOID: return f(std::integral_constant<int, SIGMOID>{});
+        case FAST_SIGMOID: return f(std::integral_constant<int, FAST_SIGMOID>{});
+        case PIECEWISE_LINEAR: return f(std::integral_constant<int, PIECEWISE_LINEAR>{});
+        case EXPONENTIAL: return f(std::integral_constant<int, EXPONENTIAL>{});
+        default: return f(std::integral_constant<int, ATAN>{});
+    }
+}
+
 template <int S, bool SMOOTH, class T, class O, class R>
 void forward_row(const T* __restrict x, O* __restrict spikes, R* __restrict v, int n, const Neuron<R> neuron) {
     for (int i = 0; i < n; ++i) {
@@ -118,20 +130,11 @@ constexpr Rows<R> ROWS{
     carry_row<S, SMOOTH, R>,                      curvature_row<S, SMOOTH, R>,
     source_row<S, SMOOTH, R>};
 
-template <class R, bool SMOOTH>
-const Rows<R>& rows_by_surrogate(int surrogate) {
-    switch (surrogate) {
-        case SIGMOID: return ROWS<SIGMOID, SMOOTH, R>;
-        case FAST_SIGMOID: return ROWS<FAST_SIGMOID, SMOOTH, R>;
-        case PIECEWISE_LINEAR: return ROWS<PIECEWISE_LINEAR, SMOOTH, R>;
-        case EXPONENTIAL: return ROWS<EXPONENTIAL, SMOOTH, R>;
-        default: return ROWS<ATAN, SMOOTH, R>;
-    }
-}
-
 template <class R>
 const Rows<R>& rows_of(const Shape& shape) {
-    if constexpr (sizeof(R) == 8)
-        if (shape.smooth) return rows_by_surrogate<R, true>(shape.surrogate);
-    return rows_by_surrogate<R, false>(shape.surrogate);
+    return with_surrogate(shape.surrogate, [&](auto s) -> const Rows<R>& {
+        if constexpr (sizeof(R) == 8)
+            if (shape.smooth) return ROWS<s.value, true, R>;
+        return ROWS<s.value, false, R>;
+    });
 }

@@ -11,7 +11,7 @@ from spikeport.core.kernels import cpu
 from spikeport.core.kernels.batch_norm_lif import BatchNormLIF, batch_norm_lif
 from spikeport.core.surrogates import SURROGATES
 
-SHAPES = ((5, 9, 7), (16, 1, 3), (64, 8, 8), (3, 40, 40))  # channels, height, width
+SHAPES = ((5, 9, 7), (16, 1, 3), (64, 8, 8), (3, 40, 40), (1030, 3, 1))  # channels, height, width
 
 
 def pair(channels, steps, constant=False, dtype=torch.float32, norm=None, **options):
@@ -66,14 +66,16 @@ def test_equals_batch_norm_then_lif(kernel, distance, shape, training):
 
 @pytest.mark.parametrize("surrogate", SURROGATES)
 @pytest.mark.parametrize("steps", [4, 5])
-def test_every_surrogate_and_option(kernel, distance, surrogate, steps):
+@pytest.mark.parametrize("constant", [False, True])
+def test_every_surrogate_and_option(kernel, distance, surrogate, steps, constant):
     for level, detach in itertools.product((0, 1, 2), (False, True)):
         options = {"tau": 1.6, "v_threshold": 0.7, "v_reset": -0.2, "surrogate": surrogate, "detach_reset": detach}
         options["decay_input"] = detach
-        fused, two = pair(6, steps, **options)
+        fused, two = pair(6, steps, constant, **options)
         cpu.library().spikeport_use(level)
-        spikes, gradients = run(fused, draw((6, 5, 9), steps, False))
-        expected, expected_gradients = run(two, draw((6, 5, 9), steps, False))
+        x = draw((6, 5, 9), steps, constant)
+        spikes, gradients = run(fused, x)
+        expected, expected_gradients = run(two, x)
         assert torch.equal(spikes, expected)
         for result, reference in zip(gradients, expected_gradients, strict=True):
             assert distance(result, reference) <= 1e-5
@@ -105,9 +107,10 @@ def test_a_mean_far_from_zero_costs_no_precision(kernel, distance):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("steps", [4, 5])
-def test_half_precision_keeps_the_normalised_current_in_float32(kernel, distance, dtype, steps):
-    fused, two = pair(6, steps)
-    x = draw((6, 7, 9), steps, False, dtype)
+@pytest.mark.parametrize("constant", [False, True])
+def test_half_precision_keeps_the_normalised_current_in_float32(kernel, distance, dtype, steps, constant):
+    fused, two = pair(6, steps, constant)
+    x = draw((6, 7, 9), steps, constant, dtype)
     spikes, gradients = run(fused, x)
     expected, expected_gradients = run(two, x.float())
     assert spikes.dtype == gradients[0].dtype == dtype
