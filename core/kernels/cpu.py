@@ -5,15 +5,14 @@ absent and ``library`` says so with None.
 """
 
 import ctypes
-import functools
 from ctypes import c_double, c_int32, c_int64, c_void_p
-from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from spikeport.core.kernels.parameters import DTYPE_CODES, Setting
+from spikeport.core.native import native_library
 
 MISSING = "the C++ extension was not built (no C++ compiler at installation); install g++ and reinstall spikeport"
 
@@ -54,14 +53,9 @@ class NormCall(ctypes.Structure):
     )
 
 
-@functools.cache
 def library() -> ctypes.CDLL | None:
     """The compiled kernels, or None where they were not built."""
-    for suffix in EXTENSION_SUFFIXES:
-        path = Path(__file__).with_name("_cpu" + suffix)
-        if path.exists():
-            return ctypes.CDLL(str(path))
-    return None
+    return native_library(Path(__file__).parent)
 
 
 def shape_of(x: Tensor, setting: Setting) -> Shape:

@@ -21,7 +21,7 @@ from spikeport.targets.loihi.convolution import (
     worst_current,
 )
 from spikeport.targets.loihi.host import bias_mantissas
-from spikeport.targets.loihi.neurons import Neurons, neurons
+from spikeport.targets.loihi.neurons import run
 from spikeport.targets.loihi.program import INPUT, LoihiProgram, Population
 from spikeport.targets.record import SpikeRecord
 
@@ -67,7 +67,7 @@ def simulate_fixed(
         for start in range(0, len(q), size):
             batch = q[start : start + size]
             written = bias_mantissas(program, batch)
-            ready = [_written(program, layer, written) for layer in layers]
+            ready = [_written(layer, written) for layer in layers]
             parts.append(_run(program, ready, torch.from_numpy(batch), max(0, min(rasters - start, len(batch)))))
             progress(start + len(batch), len(q))
     sums = np.concatenate([p["sums"] for p in parts])
@@ -107,7 +107,7 @@ def _batch_size(program: LoihiProgram) -> int:
 class _Layer:
     """A population and the synapses into it, ready to run."""
 
-    neurons: Neurons
+    population: Population
     forward: list[Convolution]
     recurrent: list[Convolution]
 
@@ -119,15 +119,15 @@ def _layer(program: LoihiProgram, population: Population) -> _Layer:
     ready = [convolution(s, program.shape_of(s.pre), dtype) for s in incoming]
     forward = [c for c in ready if c.synapse.pre != population.name]
     recurrent = [c for c in ready if c.synapse.pre == population.name]
-    return _Layer(neurons(population, peak, program.time_steps, dtype), forward, recurrent)
+    return _Layer(population, forward, recurrent)
 
 
-def _written(program: LoihiProgram, layer: _Layer, mantissas: dict[str, np.ndarray]) -> _Layer:
+def _written(layer: _Layer, mantissas: dict[str, np.ndarray]) -> _Layer:
     """The layer with the biases that the host writes for a batch, where it does."""
-    population = layer.neurons.population
+    population = layer.population
     if population.name not in mantissas:
         return layer
-    return _layer(program, replace(population, bias_mant=mantissas[population.name]))
+    return replace(layer, population=replace(population, bias_mant=mantissas[population.name]))
 
 
 def _run(program: LoihiProgram, layers: list[_Layer], q: Tensor, keep: int) -> dict:
@@ -141,11 +141,11 @@ def _run(program: LoihiProgram, layers: list[_Layer], q: Tensor, keep: int) -> d
         return np.repeat(rows.reshape(-1, n).T, steps * n // len(rows), axis=1)
 
     for layer in layers:
-        population = layer.neurons.population
+        population = layer.population
         name = population.name
         feedback = partial(_returned, layer.recurrent) if layer.recurrent else None
         current = _arriving(layer.forward, sent, n) if layer.forward else torch.zeros(1, n, *population.shape)
-        found = layer.neurons.run(current, feedback)
+        found = run(population, current, steps, feedback)
         out["wraps"][name], out["saturations"][name] = found.wraps, found.saturations
         sent[name] = Activity(found.spikes.flatten(0, 1))
         for link in layer.forward + layer.recurrent:

@@ -114,7 +114,7 @@ class _Neurons(torch.autograd.Function):
         detach_reset: bool,
     ) -> tuple[Tensor, Tensor]:
         """``bias`` is there for its gradient: the chip has its own, in integers."""
-        found = neurons.run(chip, current, int(current.abs().max()), steps)
+        found = neurons.run(chip, current, steps)
         ctx.save_for_backward(current, found.spikes)
         ctx.chip, ctx.slope, ctx.detach_reset = chip, slope, detach_reset
         return found.spikes, found.v.float()
@@ -123,8 +123,9 @@ class _Neurons(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         current, spikes = ctx.saved_tensors
-        kept_u, kept_v = (1 - _channels(d) / DECAY_ONE for d in (ctx.chip.du + 1, ctx.chip.dv))
-        bias = torch.from_numpy(ctx.chip.bias).float()
+        device = current.device
+        kept_u, kept_v = (1 - _channels(d).to(device) / DECAY_ONE for d in (ctx.chip.du + 1, ctx.chip.dv))
+        bias = torch.from_numpy(ctx.chip.bias).to(device, torch.float32)
         u = v = torch.zeros_like(current[0])
         before_reset = []
         for t in range(len(spikes)):
@@ -132,7 +133,7 @@ class _Neurons(torch.autograd.Function):
             h = (v * kept_v).add_(u).add_(bias)
             v = torch.addcmul(h, h, spikes[t], value=-1)
             before_reset.append(h)
-        into_current, into_bias = torch.zeros_like(current), torch.zeros(len(bias))
+        into_current, into_bias = torch.zeros_like(current), torch.zeros(len(bias), device=device)
         into_u, into_v = torch.zeros_like(u), grads[1]  # v after its reset
         for t in reversed(range(len(spikes))):
             h = before_reset[t]

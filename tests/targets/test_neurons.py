@@ -1,9 +1,11 @@
-"""A population's neurons, in whichever type is fast and exact, against Loihi's step written in NumPy's int64."""
+"""A population's neurons, compiled and in torch's int64, against Loihi's step written in NumPy's int64."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from spikeport.targets.loihi import neurons
@@ -57,10 +59,10 @@ def cases(draw):
     return population, current, steps
 
 
-def run(population, current, steps, peak, dtype=torch.float32):
+def run(population, current, steps, dtype=torch.float32):
     x = torch.from_numpy(current)
     maps = x.flatten(0, 1).to(dtype).contiguous(memory_format=torch.channels_last).unflatten(0, x.shape[:2])
-    return neurons.run(population, maps, peak, steps)
+    return neurons.run(population, maps, steps)
 
 
 def assert_equal(found, population, current, steps):
@@ -71,38 +73,65 @@ def assert_equal(found, population, current, steps):
     assert (found.wraps, found.saturations) == (wraps, saturations)
 
 
-@given(cases(), st.sampled_from([1, 50]), st.sampled_from([torch.float32, torch.float64]))
-def test_every_step_is_loihis(case, slack, dtype):
-    """With the tightest bound on the currents and with a loose one."""
+@pytest.fixture(params=["portable", "avx2", "avx512", "int64"])
+def form(request, monkeypatch):
+    """Each instruction set of the compiled loops, and torch."""
+    if request.param == "int64":
+        monkeypatch.setenv("SPIKEPORT_KERNELS", "reference")
+        yield
+        return
+    use = neurons._library().spikeport_loihi_use
+    if not use(["portable", "avx2", "avx512"].index(request.param)):
+        pytest.skip(f"this processor has no {request.param}")
+    yield
+    assert any(use(level) for level in (2, 1, 0))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # it holds for all of the examples
+@given(case=cases())
+def test_every_step_is_loihis(form, case):
     population, current, steps = case
-    found = run(population, current, steps, slack * int(np.abs(current).max()), dtype)
-    assert_equal(found, population, current, steps)
+    assert_equal(run(population, current, steps), population, current, steps)
 
 
-@pytest.mark.parametrize(
-    ("largest", "dv", "dtype"),
-    [
-        # v * 2048 keeps 24 bits, v * 1365 does not; 4 * 40,000 * 64 leaves them.
-        (30_000, 2048, torch.float32),
-        (30_000, 4096 - 1365, torch.float64),
-        (40_000, 0, torch.int64),
-    ],
-)
-def test_each_type_is_taken_where_it_is_exact(largest, dv, dtype):
-    population = Population("p", "", (2, 3, 3), 4095, dv, 100_000, np.array([7, -9], np.int32), 0, 1.0, 1)
-    current = np.random.default_rng(0).choice([-largest, largest, largest - 1, 3], (4, 2, 2, 3, 3))
-    current[:, 0, 0, 0, 0] = -largest  # never fires, and goes as far as it can
-    assert neurons.neurons(population, largest, 4, torch.float32).dtype == dtype
-    found = run(population, current, 4, largest)
-    assert_equal(found, population, current, 4)
-    assert (found.saturations > 0) == (dtype == torch.int64)
+@given(case=cases())
+def test_currents_of_64_bits(case):
+    population, current, steps = case
+    assert_equal(run(population, current, steps, torch.float64), population, current, steps)
 
 
-def test_one_step_from_the_limit_of_24_bits():
-    """The largest state without a saturation runs in float32, one more is counted."""
+@given(case=cases())
+def test_a_bias_for_every_neuron(case):
+    """As a host writes it."""
+    population, current, steps = case
+    rng = np.random.default_rng(0)
+    population = replace(population, bias_mant=rng.integers(-4095, 4096, current.shape[1:]).astype(np.int32))
+    assert_equal(run(population, current, steps), population, current, steps)
+
+
+@pytest.mark.parametrize("du", [4095, 1000])
+def test_many_neurons_in_several_threads(du):
+    population = Population("p", "", (130, 20, 20), du, 1365, 400, np.arange(130, dtype=np.int32), 2, 1.0, 1)
+    current = np.random.default_rng(0).integers(-3000, 3001, (5, 3, 130, 20, 20))
+    assert_equal(run(population, current, 5), population, current, 5)
+
+
+@pytest.mark.parametrize("du", [4095, 2048, 0])
+def test_the_largest_currents_wrap_and_saturate_as_they_should(form, du):
+    """2^24 - 1, the end of float32's whole numbers, wraps once a step and goes on growing where u is remembered."""
+    population = Population("p", "", (4, 1, 1), du, 0, 131071, np.array([4095, -4095, 0, 1], np.int32), 7, 1.0, 1)
+    current = np.array([1, -1, 1, -1]).reshape(1, 1, 4, 1, 1) * ((1 << 24) - 1)
+    found = run(population, current, 12)
+    assert_equal(found, population, current, 12)
+    assert found.wraps == 48
+    assert found.saturations == 48
+
+
+def test_one_step_from_the_limit_of_24_bits(form):
+    """The largest state without a saturation, and one more."""
     for bias, counted in ((-62, 0), (-63, 1)):
         population = Population("p", "", (1, 1, 1), 4095, 0, 1, np.array([bias], np.int32), 0, 1.0, 1)
         current = np.full((1, 1, 1, 1, 1), -131071)  # * 64 is 64 short of -2^23
-        found = run(population, current, 1, 131071)
+        found = run(population, current, 1)
         assert_equal(found, population, current, 1)
         assert found.saturations == counted
