@@ -1,4 +1,4 @@
-// What Python hands to the CPU kernels; mirrored by ctypes structures in cpu.py and norm_cpu.py.
+// What Python hands to the CPU kernels; mirrored by ctypes structures in cpu.py.
 //
 // Tensors are [steps, neurons] with the neurons of a step contiguous, in whatever order, and `neurons` elements
 // from step to step, in x `x_step` elements. Constant: x and its gradient are [neurons], x_step is 0. A null

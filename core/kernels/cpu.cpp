@@ -24,52 +24,10 @@ struct Kernels {
     void (*norm)(const NormCall&, Pass, const void* table, double* sums, int64_t begin, int64_t end);
 };
 
-// double serves checks, not training: one instruction set is enough.
-#define SPIKEPORT_DOUBLE
-namespace portable {
-#include "cpu_kernels.h"
-}
-#undef SPIKEPORT_DOUBLE
-
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define SPIKEPORT_X86 1
-#pragma GCC push_options
-#pragma GCC target("avx2")
-namespace avx2 {
-#include "cpu_kernels.h"
-}
-#pragma GCC pop_options
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
-namespace avx512 {
-#include "cpu_kernels.h"
-}
-#pragma GCC pop_options
-#endif
-
-// 0 portable, 1 AVX2, 2 AVX-512; -1 where this processor or this build has it not.
-const Kernels* kernels_of(int level) {
-#ifdef SPIKEPORT_X86
-    __builtin_cpu_init();
-    const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-    if (level == 2 && avx512) return &avx512::KERNELS;
-    if (level == 1 && __builtin_cpu_supports("avx2")) return &avx2::KERNELS;
-#endif
-    return level == 0 ? &portable::KERNELS : nullptr;
-}
-
-const Kernels*& chosen() {
-    static const Kernels* best = [] {
-        for (int level = 2; level > 0; --level)
-            if (const Kernels* found = kernels_of(level)) return found;
-        return kernels_of(0);
-    }();
-    return best;
-}
+#define SPIKEPORT_LOOPS "cpu_kernels.h"
+#include "instruction_sets.h"
 
 const Kernels& kernels(const Shape& shape) { return shape.dtype == FLOAT64 ? portable::KERNELS : *chosen(); }
-constexpr int64_t GRAIN = 16384;  // elements worth a thread
 constexpr int64_t BLOCK_OF_TASKS = 1024;
 
 int64_t element_size(const Shape& shape) {
@@ -87,7 +45,7 @@ void prefer_huge_pages(void* data, int64_t bytes) {
 }
 
 int threads_for(const Shape& shape) {
-    return int(std::min<int64_t>(shape.threads, shape.steps * shape.neurons / GRAIN + 1));
+    return parallel::worth(shape.steps * shape.neurons, shape.threads);
 }
 
 // Calls body(task, begin, end) on `tasks` ranges of whole blocks that together are [0, neurons).
@@ -129,12 +87,7 @@ void finish_gradients(const NormCall& call, const std::vector<double>& sums) {
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-// Takes the instruction set `level` from now on (tests compare them). Returns whether it is there.
-EXPORT int spikeport_use(int level) {
-    const Kernels* found = kernels_of(level);
-    if (found) chosen() = found;
-    return found != nullptr;
-}
+EXPORT int spikeport_use(int level) { return choose(level); }
 
 // Tests hold it against the structure in cpu.py.
 EXPORT int64_t spikeport_size_of_norm_call() { return sizeof(NormCall); }
@@ -193,7 +146,7 @@ EXPORT void spikeport_norm(const NormCall* call, int32_t pass) {
 EXPORT void spikeport_sums(const float* y, int64_t images, int64_t channels, int64_t inner, float* pixels,
                            float* neurons, int32_t threads) {
     const int64_t size = channels * inner;
-    const int64_t tasks = std::min<int64_t>({images, threads, images * size / GRAIN + 1});
+    const int64_t tasks = std::min<int64_t>(images, parallel::worth(images * size, threads));
     std::vector<std::vector<float>> partial(tasks, std::vector<float>(size));
     parallel::run(tasks, int(tasks), [&](int64_t task) {
         for (int64_t image = images * task / tasks; image < images * (task + 1) / tasks; ++image) {

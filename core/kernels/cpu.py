@@ -5,8 +5,8 @@ absent and ``library`` says so with None.
 """
 
 import ctypes
+import functools
 from ctypes import c_double, c_int32, c_int64, c_void_p
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -53,9 +53,10 @@ class NormCall(ctypes.Structure):
     )
 
 
+@functools.cache
 def library() -> ctypes.CDLL | None:
     """The compiled kernels, or None where they were not built."""
-    return native_library(Path(__file__).parent)
+    return native_library(__file__)
 
 
 def shape_of(x: Tensor, setting: Setting) -> Shape:

@@ -1,4 +1,5 @@
-// Everything that is compiled once per instruction set, inside a namespace, and its table of entry points.
+// Everything that is compiled once per instruction set, inside a namespace, and its table of entry points. double
+// serves checks, not training: one instruction set is enough.
 #include "elements.h"
 #include "lif_step.h"
 #include "rows.h"
@@ -7,7 +8,7 @@
 
 void lif(const LifCall& call, Pass pass, int64_t begin, int64_t end) {
     switch (call.shape.dtype) {
-#ifdef SPIKEPORT_DOUBLE
+#ifdef SPIKEPORT_PORTABLE
         case FLOAT64: return lif_pass<double>(call, pass, begin, end);
 #endif
         case FLOAT32: return lif_pass<float>(call, pass, begin, end);
@@ -18,7 +19,7 @@ void lif(const LifCall& call, Pass pass, int64_t begin, int64_t end) {
 
 void norm_moments(const NormCall& call, int64_t begin, int64_t end, Moments* moments) {
     switch (call.shape.dtype) {
-#ifdef SPIKEPORT_DOUBLE
+#ifdef SPIKEPORT_PORTABLE
         case FLOAT64: return moments_of_range<double>(call, begin, end, moments);
 #endif
         case FLOAT32: return moments_of_range<float>(call, begin, end, moments);
@@ -35,7 +36,7 @@ void norm_coefficients(const NormCall& call, const double* sums, void* table) {
 
 void norm(const NormCall& call, Pass pass, const void* table, double* sums, int64_t begin, int64_t end) {
     switch (call.shape.dtype) {
-#ifdef SPIKEPORT_DOUBLE
+#ifdef SPIKEPORT_PORTABLE
         case FLOAT64: return norm_pass<double>(call, pass, static_cast<const double*>(table), sums, begin, end);
 #endif
         case FLOAT32: return norm_pass<float>(call, pass, static_cast<const float*>(table), sums, begin, end);

@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 #include <pthread.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <thread>
@@ -22,6 +23,9 @@ inline GompParallel& pool() {
     }();
     return entry;
 }
+
+// Threads that so much work is worth, `limit` at most.
+inline int worth(int64_t elements, int limit) { return int(std::min<int64_t>(limit, elements / 16384 + 1)); }
 
 template <class Task>
 struct Work {

@@ -79,3 +79,5 @@ void run(const Call& call, int64_t begin, int64_t end, Counts& counts) {
     if (call.kept_u) run_pixels<true, int64_t>(call, begin, end, counts);
     else run_pixels<false, int32_t>(call, begin, end, counts);
 }
+
+constexpr Kernels KERNELS{run};

@@ -1,10 +1,10 @@
 """A population's neurons over all steps: compiled on a CPU, else the same in int64 by ``arithmetic``."""
 
 import ctypes
+import functools
 from collections.abc import Callable
 from ctypes import c_int64, c_void_p
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,8 +70,9 @@ def _compiled(current: Tensor) -> bool:
     return fitting and kernels_usable("cpu", torch.float32) and _library() is not None
 
 
+@functools.cache
 def _library() -> ctypes.CDLL | None:
-    return native_library(Path(__file__).parent)
+    return native_library(__file__)
 
 
 class _Compiled:
