@@ -57,14 +57,14 @@ def read_spikingjelly(path: Path, x: np.ndarray) -> Reading:
     """SpikingJelly's importer in float64. Raises CannotRead."""
     graph = read_nir(path)
     metadata = metadata_of(graph)
-    try:
-        with quiet("torch._library.triton"):  # it remarks on every machine without a GPU that Triton is missing
+    with quiet("torch._library.triton"):  # it remarks on every machine without a GPU that Triton is missing
+        try:
             from spikingjelly.activation_based import nir_exchange
 
             network = nir_exchange.import_from_nir(graph, dt=metadata.dt, dtype=torch.float64, step_mode="s")
-    except (ImportError, NotImplementedError, ValueError) as error:
-        raise CannotRead(_reason(error)) from error
-    return _run(network, _neurons(graph), torch.from_numpy(x).double(), metadata, stateful=True)
+        except (ImportError, NotImplementedError, ValueError) as error:
+            raise CannotRead(_reason(error)) from error
+        return _run(network, _neurons(graph), torch.from_numpy(x).double(), metadata, stateful=True)
 
 
 def read_snntorch(path: Path, x: np.ndarray) -> Reading:
