@@ -1,6 +1,7 @@
 """The CUDA kernels: compiled at first use, launched on torch's current stream."""
 
 import functools
+import threading
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from spikeport.core.kernels.cuda_launches import Launch, lif_launches, moments_l
 from spikeport.core.kernels.parameters import Setting
 
 OLDEST = (7, 5)  # compute capability the compiler still knows
+_thread = threading.local()
 
 
 @functools.cache
@@ -52,22 +54,40 @@ def norm(
 
 
 def _queue(launches: list[Launch], device: torch.device) -> None:
-    from cuda.core import LaunchConfig, Stream, launch
+    from cuda.core import LaunchConfig, launch
 
     # The allocator orders scratch memory by stream, as the launches: it may be freed once they are queued.
     with torch.cuda.device(device):
-        stream = Stream.from_handle(torch.cuda.current_stream().cuda_stream)
+        number = torch.cuda.current_device()
+        _bind(number)
+        stream = _stream(torch.cuda.current_stream().cuda_stream)
         for item in launches:
-            kernel = _kernel(item.source, item.expression, torch.cuda.current_device())
+            kernel = _kernel(item.source, item.expression, number)
             launch(stream, LaunchConfig(grid=item.grid, block=item.block), kernel, *item.arguments)
+
+
+def _bind(device: int) -> None:
+    """Makes the context of ``device`` this thread's: torch leaves that to the runtime's first call in a thread, and a
+    launch through the driver is none; backward passes run in threads of their own."""
+    if getattr(_thread, "device", None) != device:
+        from cuda.core import Device
+
+        Device(device).set_current()
+        _thread.device = device
+
+
+@functools.cache
+def _stream(handle: int) -> Any:
+    from cuda.core import Stream
+
+    return Stream.from_handle(handle)
 
 
 @functools.cache
 def _kernel(source: str, expression: str, device: int) -> Any:
     """The kernel, loaded into the current context, which is that of ``device``."""
-    from cuda.core import Device, ObjectCode
+    from cuda.core import ObjectCode
 
-    Device(device).set_current()
     major, minor = torch.cuda.get_device_capability(device)
     compiled = cuda_compile.cubin(source, expression, f"sm_{major}{minor}")
     module = ObjectCode.from_cubin(compiled.code, symbol_mapping={expression: compiled.symbol})

@@ -27,8 +27,10 @@ class Cubin(NamedTuple):
 def missing() -> str:
     """What keeps NVRTC from compiling here; empty where nothing does."""
     try:
-        import cuda.core  # noqa: F401
+        from cuda.core import LaunchConfig, ObjectCode, Stream, launch  # noqa: F401
 
+        if not hasattr(ObjectCode, "symbol_mapping"):
+            raise SpikeportError(f"cuda-core {_version('cuda-core')} is too old, 0.6 is needed")
         header_folder()
     except (ImportError, SpikeportError) as error:
         return f"{error}; {REMEDY}"
