@@ -11,9 +11,12 @@ from spikeport.core.kernels.parameters import Setting, neuron_constants, state_d
 
 THREADS = 256  # of a block; THREADS in norm_lif.cu
 LANES = 32  # LANES in norm_lif.cu
+FINISH = 128  # FINISH in norm_lif.cu
+APART = 128  # threads of a block without sums: small blocks fill a multiprocessor's registers better
 CHUNK = 8  # CHUNK in lif.cu
 UNROLLED = 16  # steps at most that are known at compile time
-FORWARD_VALUES, VALUES = 64, 32  # steps times neurons of a thread at most; the backward passes spill beyond (ptxas -v)
+FORWARD_VALUES = 64  # steps times neurons of a thread at most
+VALUES = 16  # in the backward passes: 80 registers, three times the threads at work that 32 and 140 leave (ptxas -v)
 BLOCKS = 1024  # of a sum over channels: several for each multiprocessor of the largest GPUs
 NAMES = {
     torch.float64: "double",
@@ -58,16 +61,16 @@ def lif_launches(code: int, x: Tensor, setting: Setting, tensors: dict[str, Tens
         return [Launch("lif.cu", expression, grid, THREADS, (*pointers, *size, detach, *constants), scratch)]
 
     width = _vector_width(x, unrolled or CHUNK, VALUES if code else FORWARD_VALUES, (neurons, x_step), tensors)
-    grid = (-(-neurons // (width * THREADS)), 1)
+    grid = (-(-neurons // (width * APART)), 1)
     if code == 0:
         pointers = (_address(x), *(_address(tensors.get(name)) for name in ("state", "spikes", "membrane")))
         expression = f"lif_forward<{dtype}, {width}, {unrolled}>"
-        return [Launch("lif.cu", expression, grid, THREADS, (*pointers, *size, *constants))]
+        return [Launch("lif.cu", expression, grid, APART, (*pointers, *size, *constants))]
     scratch = () if unrolled else (x.new_empty((-(-steps // CHUNK), neurons), dtype=state_dtype(x.dtype)),)
     names = ("state", "grad_spikes", "grad_membrane", "grad_x", "grad_state")
     pointers = (_address(x), *(_address(tensors.get(name)) for name in names), _address(*scratch))
     expression = f"lif_backward<{dtype}, {width}, {unrolled}, {setting.surrogate}, {constant}>"
-    return [Launch("lif.cu", expression, grid, THREADS, (*pointers, *size, detach, *constants), scratch)]
+    return [Launch("lif.cu", expression, grid, APART, (*pointers, *size, detach, *constants), scratch)]
 
 
 def moments_launches(
@@ -85,7 +88,7 @@ def moments_launches(
     finish: tuple[Argument, ...] = (_address(partial), grid[1], channels, _address(mean), _address(variance))
     return [
         Launch("norm_lif.cu", f"norm_moments<{dtype}, {width}, {_flag(last)}>", grid, THREADS, arguments, (partial,)),
-        Launch("norm_lif.cu", f"norm_finish_moments<{state}>", (-(-channels // THREADS), 1), THREADS, finish),
+        Launch("norm_lif.cu", f"norm_finish_moments<{state}>", (channels, 1), FINISH, finish),
     ]
 
 
@@ -113,31 +116,40 @@ def norm_launches(
     )
     dtype, state = NAMES[x.dtype], NAMES[state_dtype(x.dtype)]
     scalar = ctypes.c_double if x.dtype == torch.float64 else ctypes.c_float
-    factors = tuple(_address(tensors.get(name)) for name in ("weight", "bias", "mean", "variance"))
-    extent = (neurons, x_step, channels, inner, scalar(eps))
+    given = tuple(_address(tensors.get(name)) for name in ("weight", "bias", "mean", "variance"))
+    factors = x.new_empty((3, channels), dtype=state_dtype(x.dtype))
+    prepare = Launch(
+        "norm_lif.cu",
+        f"norm_factors<{state}>",
+        (-(-channels // THREADS), 1),
+        THREADS,
+        (*given, scalar(eps), channels, _address(factors)),
+        (factors,),
+    )
+    extent = (neurons, x_step, channels, inner)
     constants = _constants(x, setting)
-    everywhere = (-(-neurons // (width * THREADS)), 1)
+    everywhere = (-(-neurons // (width * APART)), 1)
     if code == 0:
         expression = f"norm_forward<{dtype}, {width}, {steps}, {_flag(last)}>"
-        arguments = (_address(x), *factors, _address(tensors["spikes"]), *extent, *constants)
-        return [Launch("norm_lif.cu", expression, everywhere, THREADS, arguments)]
+        arguments = (_address(x), _address(factors), _address(tensors["spikes"]), *extent, *constants)
+        return [prepare, Launch("norm_lif.cu", expression, everywhere, APART, arguments)]
 
     template = f"<{dtype}, {width}, {steps}, {setting.surrogate}, {_flag(last)}>"
     grid = _channel_grid(neurons, channels, width, last)
     partial = x.new_empty((grid[1], channels, 2), dtype=state_dtype(x.dtype))
     coefficients = x.new_empty((2, channels), dtype=state_dtype(x.dtype))
     count = ctypes.c_double(neurons // channels * (1 if setting.constant else steps))
-    common = (_address(x), *factors, _address(tensors["grad_spikes"]))
+    common = (_address(x), _address(factors), _address(tensors["grad_spikes"]))
     detach = ctypes.c_int(setting.detach_reset)
     reduce = (*common, _address(partial), *extent, detach, *constants)
-    sums = (_address(partial), grid[1], channels, factors[3], scalar(eps), count, ctypes.c_int(batch_statistics))
+    sums = (_address(partial), grid[1], channels, given[3], scalar(eps), count, ctypes.c_int(batch_statistics))
     finish = (*sums, _address(tensors["grad_weight"]), _address(tensors["grad_bias"]), _address(coefficients))
     apply = (*common, _address(coefficients), _address(tensors["grad_x"]), *extent, detach, *constants)
-    blocks = (-(-channels // THREADS), 1)
     return [
+        prepare,
         Launch("norm_lif.cu", f"norm_reduce{template}", grid, THREADS, reduce, (partial, coefficients)),
-        Launch("norm_lif.cu", f"norm_finish_sums<{state}>", blocks, THREADS, finish),
-        Launch("norm_lif.cu", f"norm_apply{template}", everywhere, THREADS, apply),
+        Launch("norm_lif.cu", f"norm_finish_sums<{state}>", (channels, 1), FINISH, finish),
+        Launch("norm_lif.cu", f"norm_apply{template}", everywhere, APART, apply),
     ]
 
 
@@ -159,7 +171,7 @@ def _vector_width(
     width = 16 // x.element_size()
     present = [x, *(tensor for tensor in tensors.values() if tensor is not None and tensor.numel() > 1)]
     while width > 1 and (
-        width * steps > values
+        (width * steps > values and width * x.element_size() > 4)
         or any(multiple % width for multiple in multiples)
         or any(tensor.data_ptr() % min(16, width * tensor.element_size()) for tensor in present)
     ):
@@ -169,9 +181,12 @@ def _vector_width(
 
 def _channel_grid(neurons: int, channels: int, width: int, last: bool) -> tuple[int, int]:
     """Blocks over channels, and over the samples and pixels of each."""
-    across = -(-channels // (LANES * width)) if last else channels
+    lanes = LANES
+    while lanes > 1 and lanes // 2 * width >= channels:
+        lanes //= 2
+    across = -(-channels // (lanes * width)) if last else channels
     items = neurons // channels if last else neurons // (channels * width)
-    threads = THREADS // LANES if last else THREADS
+    threads = THREADS // lanes if last else THREADS
     return across, max(1, min(-(-items // threads), -(-BLOCKS // across)))
 
 

@@ -1,12 +1,20 @@
 // BatchNorm and LIF in one for the GPU: two passes over memory each way. Compiled like lif.cu.
 //
 // Channels: LAST false, [.., C, pixels]: a block takes one channel; LAST true, [.., C]: a thread takes V channels.
-// Every sum is taken per block, written, and added up by one thread a channel in double: the same result every run.
+// Every sum is taken per block, written, and added up by one block a channel in double: the same result every run.
 #include "lif_step.h"
 #include "elements.cuh"
 
 constexpr int THREADS = 256;
-constexpr int LANES = 32;  // threads of a block beside each other on the channels, where LAST
+constexpr int LANES = 32;  // threads of a block beside each other on the channels at most, where LAST
+constexpr int FINISH = 128;  // threads of a block that adds up the sums of a channel
+
+// As many lanes of V channels as there are channels for: a power of two.
+LIF_INLINE int lanes_for(long long channels, int width) {
+    int lanes = LANES;
+    while (lanes > 1 && lanes / 2 * width >= channels) lanes /= 2;
+    return lanes;
+}
 
 // Count, mean and sum of squared deviations; merged as in Chan, Golub and LeVeque (1983).
 template <class R>
@@ -34,22 +42,34 @@ LIF_INLINE void add_up(Sums<R>& to, const Sums<R>& other) {
 }
 
 // The block's sum per channel, partial[split * channels + channel].
-// LAST: `own` holds V channels; threads of the same lane share them. Else one value, shared by the whole block.
+// LAST: `own` holds N channels; every `lanes`-th thread shares them. Else one value, shared by the whole block.
 template <bool LAST, int N, class Value>
 LIF_INLINE void reduce_block(const Value (&own)[N], Value* partial, long long channel, long long channels) {
     __shared__ Value shared[THREADS];
+    const int lanes = LAST ? lanes_for(channels, N) : 1;
     for (int i = 0; i < N; ++i) {
         __syncthreads();
         shared[threadIdx.x] = own[i];
         __syncthreads();
-        for (int half = THREADS / 2; half >= (LAST ? LANES : 1); half /= 2) {
+        for (int half = THREADS / 2; half >= lanes; half /= 2) {
             if (int(threadIdx.x) < half) add_up(shared[threadIdx.x], shared[threadIdx.x + half]);
             __syncthreads();
         }
         const long long c = channel + i;
-        if (int(threadIdx.x) < (LAST ? LANES : 1) && c < channels)
-            partial[blockIdx.y * channels + c] = shared[threadIdx.x];
+        if (int(threadIdx.x) < lanes && c < channels) partial[blockIdx.y * channels + c] = shared[threadIdx.x];
     }
+}
+
+// The sum of FINISH threads, in thread 0.
+template <class Value>
+LIF_INLINE Value sum_of_block(const Value& own) {
+    __shared__ Value shared[FINISH];
+    shared[threadIdx.x] = own;
+    for (int half = FINISH / 2; half >= 1; half /= 2) {
+        __syncthreads();
+        if (int(threadIdx.x) < half) add_up(shared[threadIdx.x], shared[threadIdx.x + half]);
+    }
+    return shared[0];
 }
 
 // The work of a block: `step(i)` for the first memory index of every group of V of its channels in a time step.
@@ -60,9 +80,10 @@ struct Walk {
 
     LIF_MEMBER Walk(long long neurons, long long channels, long long inner) : channels(channels), inner(inner) {
         if (LAST) {
-            channel = ((long long)blockIdx.x * LANES + threadIdx.x % LANES) * V;
-            begin = (long long)blockIdx.y * (THREADS / LANES) + threadIdx.x / LANES;
-            stride = (long long)gridDim.y * (THREADS / LANES);
+            const int lanes = lanes_for(channels, V), rows = THREADS / lanes;
+            channel = ((long long)blockIdx.x * lanes + threadIdx.x % lanes) * V;
+            begin = (long long)blockIdx.y * rows + threadIdx.x / lanes;
+            stride = (long long)gridDim.y * rows;
             items = channel < channels ? neurons / channels : 0;
         } else {
             channel = blockIdx.x;
@@ -84,54 +105,81 @@ __global__ void norm_moments(const T* x, Moments<R>* partial, long long steps, l
                              long long channels, long long inner) {
     const Walk<LAST, V> walk(neurons, channels, inner);
     constexpr int N = LAST ? V : 1;
-    Moments<R> own[N] = {};
-    for (long long item = walk.begin; item < walk.items; item += walk.stride)
+    // Sums of deviations from the thread's first values: no quotient for every element.
+    R pivot[N] = {}, sum[N] = {}, squares[N] = {};
+    long long count = 0;
+    if (walk.begin < walk.items) {
+        const Vector<T, V> in = load_vector<V>(x + walk.neuron(walk.begin));
+        for (int i = 0; i < N; ++i) pivot[i] = load(in.items[i]);
+    }
+    for (long long item = walk.begin; item < walk.items; item += walk.stride) {
+        const T* from = x + walk.neuron(item);
+#pragma unroll 4
         for (long long t = 0; t < steps; ++t) {
-            const Vector<T, V> in = load_vector<V>(x + t * x_step + walk.neuron(item));
-            if (LAST) {
-                for (int i = 0; i < N; ++i) own[i] = merged(own[i], Moments<R>{R(1), load(in.items[i]), R(0)});
-            } else {
-                R sum = 0, squares = 0;
-                for (int i = 0; i < V; ++i) sum += load(in.items[i]);
-                const R mean = sum / R(V);
-                for (int i = 0; i < V; ++i) squares += (load(in.items[i]) - mean) * (load(in.items[i]) - mean);
-                own[0] = merged(own[0], Moments<R>{R(V), mean, squares});
+            const Vector<T, V> in = load_vector<V>(from + t * x_step);
+#pragma unroll
+            for (int i = 0; i < V; ++i) {
+                const int k = LAST ? i : 0;
+                const R deviation = load(in.items[i]) - pivot[k];
+                sum[k] += deviation;
+                squares[k] += deviation * deviation;
             }
+        }
+        count += steps * (LAST ? 1 : V);
+    }
+    Moments<R> own[N] = {};
+    if (count)
+        for (int i = 0; i < N; ++i) {
+            const R mean = sum[i] / R(count);
+            own[i] = {R(count), pivot[i] + mean, squares[i] - sum[i] * mean};
         }
     reduce_block<LAST>(own, partial, walk.channel, channels);
 }
 
+// A block a channel.
 template <class R>
 __global__ void norm_finish_moments(const Moments<R>* partial, long long splits, long long channels, R* mean,
                                     R* variance) {
-    const long long c = thread_number();
-    if (c >= channels) return;
-    Moments<double> all = {0, 0, 0};
-    for (long long split = 0; split < splits; ++split) {
+    const long long c = blockIdx.x;
+    Moments<double> own = {0, 0, 0};
+    for (long long split = threadIdx.x; split < splits; split += FINISH) {
         const Moments<R> part = partial[split * channels + c];
-        all = merged(all, Moments<double>{part.count, part.mean, part.squares});
+        own = merged(own, Moments<double>{part.count, part.mean, part.squares});
     }
+    const Moments<double> all = sum_of_block(own);
+    if (threadIdx.x > 0) return;
     mean[c] = R(all.mean);
     variance[c] = R(all.squares / all.count);
 }
 
-// y = x * scale + shift
+// y = x * scale + shift of every channel: factors[0] is the mean, factors[1] the scale, factors[2] the shift.
 template <class R>
-struct Channel {
-    R mean, scale, shift, inverse;
-};
-
-template <class R>
-LIF_INLINE Channel<R> channel_of(long long c, const R* weight, const R* bias, const R* mean, const R* variance, R eps) {
+__global__ void norm_factors(const R* weight, const R* bias, const R* mean, const R* variance, R eps,
+                             long long channels, R* factors) {
+    const long long c = thread_number();
+    if (c >= channels) return;
     const R inverse = R(1) / sqrt(variance[c] + eps);
     const R scale = weight ? inverse * weight[c] : inverse;
-    return {mean[c], scale, (bias ? bias[c] : R(0)) - mean[c] * scale, inverse};
+    factors[c] = mean[c];
+    factors[channels + c] = scale;
+    factors[2 * channels + c] = (bias ? bias[c] : R(0)) - mean[c] * scale;
 }
 
+// The factors of the channels of a thread: V neighbours where LAST, else one.
+template <int N, class R>
+struct Channels {
+    R mean[N], scale[N], shift[N];
+
+    LIF_MEMBER Channels(const R* factors, long long c, long long channels) {
+        load_values<N>(factors + c, mean);
+        load_values<N>(factors + channels + c, scale);
+        load_values<N>(factors + 2 * channels + c, shift);
+    }
+};
+
 template <class T, int V, int STEPS, bool LAST, class R = State<T>>
-__global__ void norm_forward(const T* x, const R* weight, const R* bias, const R* mean, const R* variance, T* spikes,
-                             long long neurons, long long x_step, long long channels, long long inner, R eps,
-                             NEURON_PARAMETERS) {
+__global__ void norm_forward(const T* x, const R* factors, T* spikes, long long neurons, long long x_step,
+                             long long channels, long long inner, NEURON_PARAMETERS) {
     const Neuron<R> neuron = NEURON;
     const long long first = thread_number() * V;
     if (first >= neurons) return;
@@ -139,16 +187,15 @@ __global__ void norm_forward(const T* x, const R* weight, const R* bias, const R
 #pragma unroll
     for (int t = 0; t < STEPS; ++t) in[t] = load_vector<V>(x + t * x_step + first);
     const long long c = LAST ? first % channels : first / inner % channels;
-    Channel<R> channel[LAST ? V : 1];
-    for (int i = 0; i < (LAST ? V : 1); ++i) channel[i] = channel_of(c + i, weight, bias, mean, variance, eps);
+    const Channels<LAST ? V : 1, R> own(factors, c, channels);
     R v[V] = {};
 #pragma unroll
     for (int t = 0; t < STEPS; ++t) {
         Vector<T, V> out;
 #pragma unroll
         for (int i = 0; i < V; ++i) {
-            const Channel<R>& own = channel[LAST ? i : 0];
-            const R h = charge(v[i], load(in[t].items[i]) * own.scale + own.shift, neuron);
+            const int k = LAST ? i : 0;
+            const R h = charge(v[i], load(in[t].items[i]) * own.scale[k] + own.shift[k], neuron);
             const R s = spike<0, false>(h - neuron.threshold, neuron);
             store(out.items[i], s);
             v[i] = discharge(h, s);
@@ -159,7 +206,7 @@ __global__ void norm_forward(const T* x, const R* weight, const R* bias, const R
 
 // grad_y[t][i] and x[t][i] of V neurons; constant input (x_step 0): summed into grad_y[0].
 template <int STEPS, int S, bool LAST, int V, class T, class R>
-LIF_INLINE void grad_currents(const T* x, const T* grad_spikes, const Channel<R>* channel, long long first,
+LIF_INLINE void grad_currents(const T* x, const T* grad_spikes, const Channels<LAST ? V : 1, R>& own, long long first,
                               long long neurons, long long x_step, bool reset, const Neuron<R>& neuron,
                               Vector<T, V> (&in)[STEPS], R (&grad_y)[STEPS][V]) {
     Vector<T, V> grad[STEPS];
@@ -173,8 +220,8 @@ LIF_INLINE void grad_currents(const T* x, const T* grad_spikes, const Channel<R>
     for (int t = 0; t < STEPS; ++t)
 #pragma unroll
         for (int i = 0; i < V; ++i) {
-            const Channel<R>& own = channel[LAST ? i : 0];
-            h[t][i] = charge(v[i], load(in[t].items[i]) * own.scale + own.shift, neuron);
+            const int k = LAST ? i : 0;
+            h[t][i] = charge(v[i], load(in[t].items[i]) * own.scale[k] + own.shift[k], neuron);
             v[i] = discharge(h[t][i], spike<0, false>(h[t][i] - neuron.threshold, neuron));
         }
 #pragma unroll
@@ -195,16 +242,14 @@ LIF_INLINE void grad_currents(const T* x, const T* grad_spikes, const Channel<R>
 }
 
 template <class T, int V, int STEPS, int S, bool LAST, class R = State<T>>
-__global__ void norm_reduce(const T* x, const R* weight, const R* bias, const R* mean, const R* variance,
-                            const T* grad_spikes, Sums<R>* partial, long long neurons, long long x_step,
-                            long long channels, long long inner, R eps, int detach_reset, NEURON_PARAMETERS) {
+__global__ void norm_reduce(const T* x, const R* factors, const T* grad_spikes, Sums<R>* partial, long long neurons,
+                            long long x_step, long long channels, long long inner, int detach_reset,
+                            NEURON_PARAMETERS) {
     const Neuron<R> neuron = NEURON;
     const Walk<LAST, V> walk(neurons, channels, inner);
     constexpr int N = LAST ? V : 1;
     Sums<R> own[N] = {};
-    Channel<R> channel[N];
-    for (int i = 0; i < N; ++i)
-        if (walk.items) channel[i] = channel_of(walk.channel + i, weight, bias, mean, variance, eps);
+    const Channels<N, R> channel(factors, walk.items ? walk.channel : 0, channels);
     for (long long item = walk.begin; item < walk.items; item += walk.stride) {
         Vector<T, V> in[STEPS];
         R grad_y[STEPS][V];
@@ -217,23 +262,24 @@ __global__ void norm_reduce(const T* x, const R* weight, const R* bias, const R*
                 for (int i = 0; i < V; ++i) {
                     const int k = LAST ? i : 0;
                     own[k].grad += grad_y[t][i];
-                    own[k].moment += grad_y[t][i] * (load(in[t].items[i]) - channel[k].mean);
+                    own[k].moment += grad_y[t][i] * (load(in[t].items[i]) - channel.mean[k]);
                 }
     }
     reduce_block<LAST>(own, partial, walk.channel, channels);
 }
 
-// coefficients: [2, channels]: mean of grad_y and slope of its part along x; zero without batch statistics.
+// A block a channel. coefficients: [2, channels]: mean of grad_y and slope of its part along x; zero without batch statistics.
 template <class R>
 __global__ void norm_finish_sums(const Sums<R>* partial, long long splits, long long channels, const R* variance, R eps,
                                  double count, int batch_statistics, R* grad_weight, R* grad_bias, R* coefficients) {
-    const long long c = thread_number();
-    if (c >= channels) return;
-    double grad = 0, moment = 0;
-    for (long long split = 0; split < splits; ++split) {
-        grad += partial[split * channels + c].grad;
-        moment += partial[split * channels + c].moment;
+    const long long c = blockIdx.x;
+    Sums<double> own = {0, 0};
+    for (long long split = threadIdx.x; split < splits; split += FINISH) {
+        own.grad += partial[split * channels + c].grad;
+        own.moment += partial[split * channels + c].moment;
     }
+    const auto [grad, moment] = sum_of_block(own);
+    if (threadIdx.x > 0) return;
     const double inverse = 1 / sqrt(double(variance[c]) + double(eps));
     grad_bias[c] = R(grad);
     grad_weight[c] = R(moment * inverse);
@@ -242,16 +288,18 @@ __global__ void norm_finish_sums(const Sums<R>* partial, long long splits, long 
 }
 
 template <class T, int V, int STEPS, int S, bool LAST, class R = State<T>>
-__global__ void norm_apply(const T* x, const R* weight, const R* bias, const R* mean, const R* variance,
-                           const T* grad_spikes, const R* coefficients, T* grad_x, long long neurons, long long x_step,
-                           long long channels, long long inner, R eps, int detach_reset, NEURON_PARAMETERS) {
+__global__ void norm_apply(const T* x, const R* factors, const T* grad_spikes, const R* coefficients, T* grad_x,
+                           long long neurons, long long x_step, long long channels, long long inner, int detach_reset,
+                           NEURON_PARAMETERS) {
     const Neuron<R> neuron = NEURON;
     const long long first = thread_number() * V;
     if (first >= neurons) return;
     const long long c = LAST ? first % channels : first / inner % channels;
     constexpr int N = LAST ? V : 1;
-    Channel<R> channel[N];
-    for (int i = 0; i < N; ++i) channel[i] = channel_of(c + i, weight, bias, mean, variance, eps);
+    const Channels<N, R> channel(factors, c, channels);
+    R offset[N], slope[N];
+    load_values<N>(coefficients + c, offset);
+    load_values<N>(coefficients + channels + c, slope);
     Vector<T, V> in[STEPS];
     R grad_y[STEPS][V];
     grad_currents<STEPS, S, LAST>(x, grad_spikes, channel, first, neurons, x_step, !detach_reset, neuron, in, grad_y);
@@ -262,8 +310,8 @@ __global__ void norm_apply(const T* x, const R* weight, const R* bias, const R* 
 #pragma unroll
         for (int i = 0; i < V; ++i) {
             const int k = LAST ? i : 0;
-            const R along = (load(in[t].items[i]) - channel[k].mean) * coefficients[channels + c + k];
-            store(out.items[i], channel[k].scale * (grad_y[t][i] - coefficients[c + k] - along));
+            const R along = (load(in[t].items[i]) - channel.mean[k]) * slope[k];
+            store(out.items[i], channel.scale[k] * (grad_y[t][i] - offset[k] - along));
         }
         store_vector<V>(grad_x + t * neurons + first, out);
     }

@@ -23,6 +23,7 @@ NORM = (
     "norm_moments<float, 4, false>",
     "norm_moments<__half, 8, true>",
     "norm_finish_moments<float>",
+    "norm_factors<float>",
     "norm_forward<__nv_bfloat16, 8, 4, true>",
     "norm_reduce<float, 4, 4, 0, false>",
     "norm_finish_sums<float>",

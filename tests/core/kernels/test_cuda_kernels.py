@@ -98,7 +98,7 @@ def _cases(steps, shape, dtype, constant, full, surrogate):
         yield 1, x, setting, backward | {"grad_spikes": None}
 
 
-NORM_SHAPES = ((2, 3, 4, 5), (2, 8, 4, 4), (3, 64, 3, 3))
+NORM_SHAPES = ((2, 3, 4, 5), (2, 8, 4, 4), (3, 64, 3, 3), (2, 160, 2, 2))
 
 
 def norm_cases():
