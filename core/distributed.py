@@ -18,11 +18,12 @@ from spikeport.core.errors import SpikeportError
 
 def pick_device(name: str) -> torch.device:
     """Raises SpikeportError where the device does not exist on this machine."""
-    local = os.environ.get("LOCAL_RANK", "0")  # torchrun gives every process of a machine its own GPU
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(f"cuda:{local}" if name == "cuda" else name)
+        if name == "cuda":  # torchrun gives every process of a machine its own GPU, and so does in_processes
+            name = f"cuda:{os.environ.get('LOCAL_RANK', torch.cuda.current_device())}"
+        device = torch.device(name)
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]

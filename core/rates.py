@@ -39,11 +39,11 @@ def watched(model: nn.Module, see: Callable[[str, Tensor], None]) -> Iterator[No
 class Rates:
     """Counts what ``watched`` shows, over any number of batches and all processes."""
 
-    spikes: dict[str, float] = field(default_factory=dict)
+    spikes: dict[str, Tensor | float] = field(default_factory=dict)
     places: dict[str, float] = field(default_factory=dict)
 
     def see(self, name: str, spikes: Tensor) -> None:
-        self.spikes[name] = self.spikes.get(name, 0.0) + float(spikes.sum(dtype=torch.float64))
+        self.spikes[name] = self.spikes.get(name, 0.0) + spikes.detach().sum(dtype=torch.float64)  # no wait for a GPU
         self.places[name] = self.places.get(name, 0.0) + spikes.numel()
 
     def per_layer(self) -> dict[str, float]:
@@ -58,5 +58,6 @@ class Rates:
         return dict(zip([*self.spikes, NETWORK], rates, strict=True))
 
     def _totals(self) -> Tensor:
-        own = torch.tensor([list(self.spikes.values()), list(self.places.values())], dtype=torch.float64)
+        spikes, places = [float(n) for n in self.spikes.values()], list(self.places.values())
+        own = torch.tensor([spikes, places], dtype=torch.float64)
         return summed(own)

@@ -1,5 +1,6 @@
 """A labelled set of images in memory."""
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -47,9 +48,13 @@ class ImageData:
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 [N, C, H, W] to float32 with mean 0 and deviation 1 per channel."""
-    shape = (1, -1, 1, 1)
-    scaled = images.float() / 255
-    return (scaled - scaled.new_tensor(mean).view(shape)) / scaled.new_tensor(std).view(shape)
+    return (images.float() / 255 - _per_channel(mean, images.device)) / _per_channel(std, images.device)
+
+
+@functools.lru_cache(maxsize=64)
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Float32 [1, C, 1, 1]; kept, for a GPU would wait for every copy of them."""
+    return torch.tensor(values, device=device).view(1, -1, 1, 1)
 
 
 def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -56,6 +56,7 @@ def _clock(action: Action, device: torch.device) -> float:
         return 1e3 * (time.perf_counter() - start)
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     torch.cuda.synchronize()
+    torch.cuda._sleep(2_000_000)  # a millisecond: Python queues the work meanwhile, the clock sees the GPU alone
     begin.record()
     action()
     end.record()
@@ -162,7 +163,9 @@ def check_agreement(functions: dict[str, Callable[[Tensor], Tensor]], x: Tensor,
     for name, (other, other_gradient) in results.items():
         # snnTorch fires at h > v_threshold, the others at h >= v_threshold; below float32 some round the membrane.
         mismatch = float((other != spikes).float().mean())
-        distance = float((other_gradient - gradient).float().abs().max() / gradient.float().abs().max())
+        # Among 10^8 neurons some lie within a rounding of the threshold: a spike that differs changes its gradients.
+        alike = (other == spikes).all(0)
+        distance = float(((other_gradient - gradient).float().abs() * alike).max() / gradient.float().abs().max())
         most = (1e-6, 1e-5)
         if layer != "LIF":  # two BatchNorms round their own way: near-ties flip, and with them single gradients
             distance = float((other_gradient - gradient).float().norm() / gradient.float().norm())

@@ -35,7 +35,8 @@ def both_orders(layer, inputs, cotangents, options):
     inputs, cotangents = ([t.detach().clone().requires_grad_() for t in tensors] for tensors in (inputs, cotangents))
     outputs = layer(*inputs, **options)
     first = torch.autograd.grad(outputs, inputs, cotangents, create_graph=True)
-    weighted = sum((g * torch.arange(g.numel(), device=g.device).cos().view_as(g)).sum() for g in first)
+    weights = [torch.arange(g.numel(), dtype=torch.float64).cos().view(g.shape).to(g) for g in first]
+    weighted = sum((g * w).sum() for g, w in zip(first, weights, strict=True))
     second = torch.autograd.grad(weighted, [*inputs, *cotangents])
     return [[t.detach().cpu() for t in tensors] for tensors in (outputs, first, second)]
 
