@@ -54,7 +54,7 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
 @functools.lru_cache(maxsize=64)
 def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
     """Float32 [1, C, 1, 1]; kept, for a GPU would wait for every copy of them."""
-    return torch.tensor(values, device=device).view(1, -1, 1, 1)
+    return torch.tensor(values).view(1, -1, 1, 1).to(device)
 
 
 def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
