@@ -3,8 +3,9 @@
 from spikeport.core.config import TrainConfig
 from spikeport.core.conversion import convert
 from spikeport.core.errors import CheckFailed, SpikeportError
+from spikeport.core.functional import lif
 from spikeport.core.models import ModelSpec, Twin
-from spikeport.core.neurons import LIF, TimeMean, lif
+from spikeport.core.neurons import LIF, TimeMean
 from spikeport.core.runs import Run, load_run
 from spikeport.core.training import train
 

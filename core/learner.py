@@ -19,6 +19,7 @@ from spikeport.core.data.batches import Batch
 from spikeport.core.diagnosis import first_gradient_not_finite, first_output_not_finite
 from spikeport.core.errors import SpikeportError
 from spikeport.core.evaluation import autocast
+from spikeport.core.models.layers import fuse
 from spikeport.core.objective import Objective, teacher_of
 from spikeport.core.optimisation import average_of, optimizer_for
 from spikeport.core.rates import NETWORK
@@ -63,6 +64,8 @@ def learner_for(
     average = average_of(config, model)
     network = prepare(model, info) if prepare is not None else model
     distributed.share_statistics(network)
+    if config.loss != "gradient-aware":
+        fuse(network)
     objective = Objective(config, model, teacher)
     forward: Any = torch.compile(network) if config.compile else network
     if distributed.processes() > 1:

@@ -15,7 +15,8 @@ import torch
 
 from spikeport.core.errors import SpikeportError
 from spikeport.core.files import read_json, refuse_existing, write_json, write_text
-from spikeport.core.neurons import LIF, split_time
+from spikeport.core.functional import split_time
+from spikeport.core.neurons import LIF
 from spikeport.core.progress import Progress, silent
 from spikeport.core.runs import Run, load_run
 from spikeport.profiling import plots

@@ -4,12 +4,12 @@ import torch
 from torch import Tensor, nn
 
 from spikeport.core.errors import SpikeportError
+from spikeport.core.functional import check_lif, run_lif
 from spikeport.core.kernels import SURROGATE_CODES, Setting, kernels_usable, neuron_parameters
 from spikeport.core.kernels.cuda_launches import UNROLLED
 from spikeport.core.kernels.norm_ops import batch_norm_lif as fused
 from spikeport.core.kernels.norm_ops import channel_moments
 from spikeport.core.kernels.parameters import state_dtype
-from spikeport.core.neurons import check_lif, lif, split_time
 from spikeport.core.surrogates import surrogate_named
 
 
@@ -19,9 +19,8 @@ def batch_norm_lif(
     running_var: Tensor | None,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
-    *,
     training: bool = False,
-    momentum: float = 0.1,
+    momentum: float | None = 0.1,
     eps: float = 1e-5,
     tau: float = 2.0,
     v_threshold: float = 1.0,
@@ -39,7 +38,7 @@ def batch_norm_lif(
         running_mean, running_var: [C], updated in place when training (with the unbiased variance), used otherwise.
         weight, bias: [C]; 1 and 0 where None.
         training, momentum, eps: as in ``torch.nn.functional.batch_norm``; the mean runs over T, N and pixels.
-        tau, v_threshold, v_reset, surrogate, alpha, detach_reset, decay_input: as in ``spikeport.core.neurons.lif``.
+        tau, v_threshold, v_reset, surrogate, alpha, detach_reset, decay_input: as in ``spikeport.core.functional.lif``.
 
     Raises:
         SpikeportError: arguments ``lif`` refuses, tensors that are not [C], one value per channel in training.
@@ -50,24 +49,16 @@ def batch_norm_lif(
     _, default_alpha = surrogate_named(surrogate)
     alpha = default_alpha if alpha is None else alpha
     dtype = state_dtype(x.dtype)
+    batch_statistics = training or running_mean is None or running_var is None
+    momentum = momentum or 0.0
     if not kernels_usable(x.device.type, x.dtype) or (x.is_cuda and steps > UNROLLED):
         flat = (x if constant else x.flatten(0, 1)).to(dtype)
-        y = nn.functional.batch_norm(flat, running_mean, running_var, weight, bias, training, momentum, eps)
+        y = nn.functional.batch_norm(flat, running_mean, running_var, weight, bias, batch_statistics, momentum, eps)
         y = y if constant else y.view_as(x)
-        spikes, _ = lif(
-            y,
-            tau=tau,
-            v_threshold=v_threshold,
-            v_reset=v_reset,
-            surrogate=surrogate,
-            alpha=alpha,
-            detach_reset=detach_reset,
-            time_steps=time_steps,
-            decay_input=decay_input,
-        )
+        options = (tau, v_threshold, v_reset, surrogate, alpha, detach_reset, time_steps, decay_input)
+        spikes, _ = run_lif(y, None, *options, membrane=False)
         return spikes.to(x.dtype)
 
-    batch_statistics = training or running_mean is None or running_var is None
     if training or running_mean is None or running_var is None:
         mean, variance = channel_moments(x.detach(), constant)
         if running_mean is not None and running_var is not None:
@@ -106,66 +97,3 @@ def _check(
             )
     if training and x.numel() <= channels:
         raise SpikeportError(f"batch_norm_lif: x of shape {list(x.shape)} has no two values per channel to train on")
-
-
-class BatchNormLIF(nn.BatchNorm2d):
-    """``BatchNorm2d`` followed by ``LIF``, in one: [T*N, C, H, W] currents to [T*N, C, H, W] spikes.
-
-    With ``constant_input=True`` it takes [N, C, H, W]. Parameters, buffers and state_dict are BatchNorm2d's.
-
-    Raises:
-        SpikeportError: a batch that is not a multiple of ``time_steps``, or arguments ``lif`` refuses.
-    """
-
-    def __init__(
-        self,
-        num_features: int,
-        time_steps: int = 4,
-        constant_input: bool = False,
-        tau: float = 2.0,
-        v_threshold: float = 1.0,
-        v_reset: float = 0.0,
-        surrogate: str = "atan",
-        alpha: float | None = None,
-        detach_reset: bool = False,
-        decay_input: bool = True,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = True,
-        track_running_stats: bool = True,
-    ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats)
-        surrogate_named(surrogate)
-        self.time_steps, self.constant_input = time_steps, constant_input
-        self.tau, self.v_threshold, self.v_reset = tau, v_threshold, v_reset
-        self.surrogate, self.alpha, self.detach_reset = surrogate, alpha, detach_reset
-        self.decay_input = decay_input
-
-    def forward(self, input: Tensor) -> Tensor:
-        momentum = self.momentum
-        if self.training and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-            if momentum is None:  # the mean over all batches
-                momentum = 1.0 / float(self.num_batches_tracked)
-        spikes = batch_norm_lif(
-            input if self.constant_input else split_time(input, self.time_steps),
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            training=self.training,
-            momentum=momentum or 0.0,
-            eps=self.eps,
-            tau=self.tau,
-            v_threshold=self.v_threshold,
-            v_reset=self.v_reset,
-            surrogate=self.surrogate,
-            alpha=self.alpha,
-            detach_reset=self.detach_reset,
-            time_steps=self.time_steps if self.constant_input else None,
-            decay_input=self.decay_input,
-        )
-        return spikes.flatten(0, 1)
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, tau={self.tau}, v_threshold={self.v_threshold}, time_steps={self.time_steps}"

@@ -23,7 +23,7 @@ def lif_reference(
     detach_reset: bool,
     decay_input: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Spikes [T, N, ...] and last membrane [N, ...], as ``spikeport.core.neurons.lif``, without its checks."""
+    """Spikes [T, N, ...] and last membrane [N, ...], as ``spikeport.core.functional.lif``, without its checks."""
     derivative, _ = surrogate_named(surrogate)
     decay, gain, threshold = 1 - 1 / tau, input_gain(tau, decay_input), v_threshold - v_reset
     dtype = state_dtype(x.dtype)

@@ -22,7 +22,7 @@ class Twin:
         spiking: "activations" puts a LIF where the CNN has a ReLU; "every-layer" puts one after every
             convolution's BatchNorm as well, so that every synapse carries spikes.
         time_steps: T, the steps of one inference.
-        tau, v_threshold, surrogate: see ``spikeport.core.neurons.lif``.
+        tau, v_threshold, surrogate: see ``spikeport.core.functional.lif``.
     """
 
     kind: str = "snn"

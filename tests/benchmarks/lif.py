@@ -27,7 +27,6 @@ from torch import Tensor
 
 from spikeport.core import LIF
 from spikeport.core.files import write_json
-from spikeport.core.kernels.batch_norm_lif import BatchNormLIF
 
 Action = Callable[[], object]
 Name = TypeVar("Name", bound=Hashable)
@@ -144,11 +143,10 @@ def contenders(steps: int, device: torch.device) -> dict[str, Callable[[Tensor],
 
 def norm_contenders(steps: int, device: torch.device) -> dict[str, Callable[[Tensor], Tensor]]:
     """name -> BatchNorm over 64 channels and LIF as above."""
-    one = BatchNormLIF(64, steps).to(device)
-    two = torch.nn.Sequential(torch.nn.BatchNorm2d(64), LIF(time_steps=steps)).to(device)
+    norm, neurons = torch.nn.BatchNorm2d(64).to(device), LIF(time_steps=steps)
     return {
-        "BatchNormLIF": lambda x: one(x.flatten(0, 1)).view_as(x),
-        "BatchNorm2d, LIF": lambda x: two(x.flatten(0, 1)).view_as(x),
+        "BatchNorm and LIF in one": lambda x: neurons(x.flatten(0, 1), norm).view_as(x),
+        "BatchNorm2d, LIF": lambda x: neurons(norm(x.flatten(0, 1))).view_as(x),
     }
 
 

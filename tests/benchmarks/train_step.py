@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy
 
 from spikeport.core import LIF, ModelSpec, Twin
 from spikeport.core.files import write_json
-from spikeport.core.kernels.batch_norm_lif import BatchNormLIF
+from spikeport.core.models.layers import fuse
 
 
 class SpikingJelly(nn.Module):
@@ -84,15 +84,14 @@ NAMES = ("spikeport", "spikeport-fused", *PEERS)
 
 
 def network(name: str, steps: int) -> nn.Module:
-    """SNN-SqueezeNet-P with the neurons of ``name``; "spikeport-fused": with BatchNorm and LIF in one."""
+    """SNN-SqueezeNet-P with the neurons of ``name``; "spikeport-fused": BatchNorm and LIF in one, as in training."""
     model = ModelSpec(twin=Twin("snn", time_steps=steps)).build(seed=0)
     for module in list(model.modules()):
         for child_name, child in module.named_children():
             if isinstance(child, LIF) and name in PEERS:
                 setattr(module, child_name, PEERS[name](steps, child.constant_input))
-            elif isinstance(child, LIF) and name == "spikeport-fused":
-                module.bn = BatchNormLIF(module.bn.num_features, steps, child.constant_input)
-                setattr(module, child_name, nn.Identity())
+    if name == "spikeport-fused":
+        fuse(model)
     return model
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from spikeport.core import LIF, SpikeportError, TrainConfig
+from spikeport.core.functional import lif
 from spikeport.core.losses import distillation, grad_cam, grad_cam_overlap, gradient_aware, rate_penalty
-from spikeport.core.neurons import lif
 from spikeport.core.objective import Objective
 from spikeport.core.rates import Rates, watched
 

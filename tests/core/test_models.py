@@ -10,7 +10,9 @@ from torch import nn
 
 from spikeport.core import LIF, ModelSpec, SpikeportError, Twin
 from spikeport.core.models import FORMS, KINDS, MODELS
+from spikeport.core.models.layers import ConvNorm, fuse
 from spikeport.core.models.squeezenet import FIRES
+from spikeport.core.rates import watched
 from spikeport.core.surrogates import SURROGATES
 
 CNN, SNN = Twin("cnn"), Twin("snn")
@@ -175,3 +177,44 @@ def test_a_specification_survives_json(spec):
 def test_a_dictionary_that_is_no_specification_is_refused(value):
     with pytest.raises(SpikeportError, match="not a model description"):
         ModelSpec.from_dict(value)
+
+
+def _training_step(model):
+    """Logits, the spikes of every LIF, gradients and statistics of one step."""
+    seen = {}
+    images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with watched(model, lambda name, spikes: seen.update({name: spikes.detach()})):
+        logits = model(images)
+    logits.square().sum().backward()
+    return logits.detach(), seen, {n: p.grad for n, p in model.named_parameters()}, dict(model.named_buffers())
+
+
+# Alone: BatchNorms with no LIF behind them, and those of mixed depthwise convolutions.
+@pytest.mark.parametrize(("name", "alone"), [("squeezenet-p", 0), ("mixnet", 26)])
+def test_a_fused_network_trains_as_the_layers_do(name, alone):
+    spec = ModelSpec(name, Twin("snn", tau=1.25, v_threshold=0.25), width=0.25)
+    one, two = spec.build(seed=1), spec.build(seed=1)
+    fuse(one)
+    ran = []
+    for module in one.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_hook(lambda *_: ran.append(1))
+    fused, plain = _training_step(one), _training_step(two)
+    assert len(ran) == alone
+    for a, b in zip(fused, plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    assert list(one.state_dict()) == list(two.state_dict())
+    images = torch.randn(2, 3, 32, 32)
+    two.load_state_dict(one.state_dict())
+    assert torch.equal(one.eval()(images), two.eval()(images))
+
+
+def test_what_is_no_lif_after_a_batch_norm_is_not_fused():
+    spec = ModelSpec(twin=Twin("cnn"))
+    cnn = spec.build(seed=0)
+    fuse(cnn)
+    snn = ModelSpec(twin=Twin("snn")).build(seed=0)
+    snn.stem.bn.__class__ = type("Another", (nn.BatchNorm2d,), {})
+    fuse(snn)
+    assert not any(module.fused for module in cnn.modules() if isinstance(module, ConvNorm))
+    assert [n for n, m in snn.named_modules() if isinstance(m, ConvNorm) and not m.fused] == ["stem"]

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from spikeport.core import SpikeportError, train, training
+from spikeport.core import SpikeportError, neurons, train, training
 from spikeport.core.data import ImageData, split
 from spikeport.core.records import METRICS_FILE
 from spikeport.core.runs import WEIGHTS_FILE
@@ -57,6 +57,17 @@ def test_training_learns_and_keeps_float32_weights(tiny, tmp_path, settings):
     assert losses[-1] < 0.85 * losses[0]
     weights = load_file(run.path / WEIGHTS_FILE)
     assert {w.dtype for w in weights.values() if w.is_floating_point()} == {torch.float32}
+
+
+@pytest.mark.parametrize(("loss", "in_one"), [("cross-entropy", True), ("gradient-aware", False)])
+def test_batch_norm_and_lif_train_in_one_unless_the_loss_needs_second_derivatives(
+    tiny, tmp_path, monkeypatch, loss, in_one
+):
+    ran = []
+    run = neurons.batch_norm_lif
+    monkeypatch.setattr(neurons, "batch_norm_lif", lambda *arguments: ran.append(1) or run(*arguments))
+    train(tiny(epochs=1, loss=loss), tmp_path / "run")
+    assert bool(ran) == in_one
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])

@@ -1,30 +1,31 @@
 """BatchNorm and LIF in one: BatchNorm2d followed by LIF."""
 
+import copy
 import itertools
 
 import pytest
 import torch
+from in_one import InOne
 from torch import nn
 
 from spikeport.core import LIF, SpikeportError
 from spikeport.core.kernels import cpu
-from spikeport.core.kernels.batch_norm_lif import BatchNormLIF, batch_norm_lif
+from spikeport.core.kernels.batch_norm_lif import batch_norm_lif
 from spikeport.core.surrogates import SURROGATES
 
 SHAPES = ((5, 9, 7), (16, 1, 3), (64, 8, 8), (3, 40, 40), (1030, 3, 1))  # channels, height, width
 
 
 def pair(channels, steps, constant=False, dtype=torch.float32, norm=None, **options):
-    """The fused layer and the two layers it stands for, with the same weights."""
+    """BatchNorm2d and LIF in one, and one after the other, with the same weights."""
     torch.manual_seed(channels)
-    norm = norm or {}
-    fused = BatchNormLIF(channels, steps, constant, **options, **norm)
-    two = nn.Sequential(nn.BatchNorm2d(channels, **norm), LIF(time_steps=steps, constant_input=constant, **options))
+    two = nn.Sequential(
+        nn.BatchNorm2d(channels, **(norm or {})), LIF(time_steps=steps, constant_input=constant, **options)
+    ).to(dtype)
     with torch.no_grad():
-        for parameter in fused.parameters():
+        for parameter in two.parameters():
             parameter.copy_(torch.rand(channels) + 0.5)
-    two[0].load_state_dict(fused.state_dict())
-    return fused.to(dtype), two.to(dtype)
+    return InOne(*copy.deepcopy(two)), two
 
 
 def draw(shape, steps, constant, dtype=torch.float32, channels_last=False):
@@ -60,7 +61,7 @@ def test_equals_batch_norm_then_lif(kernel, distance, shape, training):
         assert (spikes != expected).double().mean() <= (1e-4 if dtype == torch.float32 else 0)
         for result, reference in zip(gradients, expected_gradients, strict=True):
             assert distance(result.double(), reference) <= limit
-        for name, buffer in two[0].named_buffers():
+        for name, buffer in two.named_buffers():
             assert distance(fused.get_buffer(name).double(), buffer.double()) <= limit
 
 
@@ -84,14 +85,17 @@ def test_every_surrogate_and_option(kernel, distance, surrogate, steps, constant
 @pytest.mark.parametrize(
     "norm", [{"affine": False}, {"track_running_stats": False}, {"momentum": None}, {"eps": 0.1, "momentum": 0.3}]
 )
-def test_options_of_batch_norm(kernel, distance, norm):
+@pytest.mark.parametrize("back_end", ["kernels", "reference"])
+def test_options_of_batch_norm(kernel, distance, monkeypatch, norm, back_end):
+    if back_end == "reference":
+        monkeypatch.setenv("SPIKEPORT_KERNELS", "reference")
     fused, two = pair(4, 4, norm=norm)
     for number in range(3):
         x = draw((4, 5, 6), 4, False) + number
         assert torch.equal(fused(x), two(x))
     fused.eval(), two.eval()
     assert torch.equal(fused(x), two(x))
-    for name, buffer in two[0].named_buffers():
+    for name, buffer in two.named_buffers():
         assert distance(fused.get_buffer(name).double(), buffer.double()) <= 1e-6
 
 
@@ -101,8 +105,8 @@ def test_a_mean_far_from_zero_costs_no_precision(kernel, distance):
     x[0, :, 0, 0] = -100  # an outlier in front
     fused(x), two(x)
     exact = x.double().transpose(0, 1).flatten(1).var(1)
-    assert distance((fused.running_var.double() - 0.9) * 10, exact) <= 1e-4
-    assert distance(fused.running_mean, two[0].running_mean) <= 1e-6
+    assert distance((fused[0].running_var.double() - 0.9) * 10, exact) <= 1e-4
+    assert distance(fused[0].running_mean, two[0].running_mean) <= 1e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -173,7 +177,7 @@ def test_trains_under_autocast(kernel, dtype):
         spikes = fused(conv(torch.randn(8, 2, 6, 6)))
     assert spikes.dtype == dtype
     spikes.float().square().sum().backward()
-    assert fused.running_mean.dtype == conv.weight.grad.dtype == fused.weight.grad.dtype == torch.float32
+    assert fused[0].running_mean.dtype == conv.weight.grad.dtype == fused[0].weight.grad.dtype == torch.float32
     assert float(conv.weight.grad.abs().sum()) > 0
 
 

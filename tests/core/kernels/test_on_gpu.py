@@ -1,14 +1,15 @@
 """The CUDA kernels on a GPU, against the reference on the CPU; skipped where torch sees none."""
 
+import copy
 import itertools
 import math
 
 import pytest
 import torch
+from in_one import InOne
 from torch import nn
 
 from spikeport.core import LIF, kernels, lif
-from spikeport.core.kernels.batch_norm_lif import BatchNormLIF
 from spikeport.core.surrogates import SURROGATES
 
 DEVICE = "cuda"
@@ -85,9 +86,8 @@ def test_infinity_and_nan_go_where_the_reference_sends_them(reference, assert_sa
 @pytest.mark.parametrize("shape", [(5, 9, 7), (64, 8, 8)])
 def test_batch_norm_and_lif_in_one(distance, shape, layout):
     for steps, constant, training in itertools.product((1, 4), (False, True), (True, False)):
-        fused = BatchNormLIF(shape[0], steps, constant).to(DEVICE)
-        two = nn.Sequential(nn.BatchNorm2d(shape[0]), LIF(time_steps=steps, constant_input=constant)).double()
-        two[0].load_state_dict(fused.state_dict())
+        layers = nn.BatchNorm2d(shape[0]), LIF(time_steps=steps, constant_input=constant)
+        fused, two = InOne(*layers).to(DEVICE), copy.deepcopy(nn.Sequential(*layers)).double().cpu()
         fused.train(training), two.train(training)
         x = torch.randn((1 if constant else steps) * 3, *shape) * 3 + (5 if training else 0)
         results = []

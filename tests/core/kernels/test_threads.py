@@ -7,9 +7,10 @@ import textwrap
 
 import pytest
 import torch
+from in_one import InOne
+from torch import nn
 
 from spikeport.core import LIF, lif
-from spikeport.core.kernels.batch_norm_lif import BatchNormLIF
 
 
 @pytest.fixture
@@ -19,7 +20,10 @@ def threads():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("layer", [LIF(time_steps=4), LIF(time_steps=9), BatchNormLIF(6, time_steps=4)])
+IN_ONE = InOne(nn.BatchNorm2d(6), LIF(time_steps=4))
+
+
+@pytest.mark.parametrize("layer", [LIF(time_steps=4), LIF(time_steps=9), IN_ONE])
 def test_the_number_of_threads_does_not_change_a_bit(kernel, threads, layer):
     x = torch.randn(36, 6, 50, 33)
     results = []

@@ -1,0 +1,126 @@
+"""The leaky integrate-and-fire neuron (hard reset) without hidden state.
+
+The semantics are those of SpikingJelly's LIFNode (decay_input=True):
+
+    h[t] = v[t-1] + (x[t] - (v[t-1] - v_reset)) / tau
+    s[t] = 1 if h[t] >= v_threshold else 0
+    v[t] = v_reset where s[t] else h[t]
+
+Measured from v_reset, with ``decay = 1 - 1/tau`` and ``gain = 1/tau``, the charge is
+``h = decay * v + gain * x``: two products and one sum, each rounded once. Every back-end does just that: the
+kernels of ``spikeport.core.kernels`` and, where they cannot run, the PyTorch reference beside them.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from spikeport.core import kernels
+from spikeport.core.errors import SpikeportError
+from spikeport.core.surrogates import surrogate_named
+
+
+def lif(
+    x: Tensor,
+    state: Tensor | None = None,
+    *,
+    tau: float = 2.0,
+    v_threshold: float = 1.0,
+    v_reset: float = 0.0,
+    surrogate: str = "atan",
+    alpha: float | None = None,
+    detach_reset: bool = False,
+    time_steps: int | None = None,
+    decay_input: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Runs a layer of LIF neurons over time.
+
+    Args:
+        x: input current [T, N, ...], floating point; with ``time_steps``, a constant current [N, ...]
+            that is held for that many steps.
+        state: membrane potential before the first step, [N, ...]; v_reset where None.
+        tau: membrane time constant in steps, >= 1; infinite for an integrator (IF), with ``decay_input=False``.
+        v_threshold: the neuron fires at h >= v_threshold; must lie above v_reset.
+        v_reset: membrane potential at rest and after a spike.
+        surrogate: derivative of the spike, a name in ``SURROGATES``.
+        alpha: steepness of the surrogate; its own default where None.
+        detach_reset: keep the gradient from passing through the reset.
+        decay_input: divide the current by tau, as SpikingJelly does by default; else it is added whole.
+
+    Returns:
+        spikes [T, N, ...] in x's dtype, and the membrane after the last step [N, ...] in the state's
+        dtype: float32 for float16 and bfloat16 input, else x's dtype.
+
+    Raises:
+        SpikeportError: wrong dtype, rank, T, tau, threshold or state.
+    """
+    return run_lif(
+        x, state, tau, v_threshold, v_reset, surrogate, alpha, detach_reset, time_steps, decay_input, membrane=True
+    )
+
+
+def run_lif(
+    x: Tensor,
+    state: Tensor | None,
+    tau: float,
+    v_threshold: float,
+    v_reset: float,
+    surrogate: str,
+    alpha: float | None,
+    detach_reset: bool,
+    time_steps: int | None,
+    decay_input: bool,
+    membrane: bool,
+) -> tuple[Tensor, Tensor]:
+    """``lif``; without ``membrane`` the kernels do not write the last membrane, and what stands for it is empty."""
+    constant = time_steps is not None
+    steps = check_lif(x, state, tau, v_threshold, v_reset, time_steps, decay_input)
+    _, default_alpha = surrogate_named(surrogate)
+    alpha = default_alpha if alpha is None else alpha
+    if not kernels.kernels_usable(x.device.type, x.dtype):
+        return kernels.lif_reference(
+            x, state, steps, constant, tau, v_threshold, v_reset, surrogate, alpha, detach_reset, decay_input
+        )
+    neuron = kernels.neuron_parameters(tau, v_threshold, v_reset, alpha, decay_input)
+    setting = kernels.Setting(steps, constant, neuron, kernels.SURROGATE_CODES[surrogate], detach_reset)
+    if state is not None:
+        state = state.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+    return kernels.lif(x, state, setting, membrane)
+
+
+def check_lif(
+    x: Tensor,
+    state: Tensor | None,
+    tau: float,
+    v_threshold: float,
+    v_reset: float,
+    time_steps: int | None,
+    decay_input: bool = True,
+) -> int:
+    """The number of time steps, or a SpikeportError that names the argument at fault."""
+    if not x.is_floating_point():
+        raise SpikeportError(f"lif: x is {x.dtype}; currents are floating point, convert it with x.float()")
+    if not (tau >= 1 and (tau < math.inf or not decay_input)):
+        raise SpikeportError(f"lif: tau is {tau}; the time constant is at least 1 step (infinite: decay_input=False)")
+    if not v_threshold > v_reset:
+        raise SpikeportError(f"lif: v_threshold {v_threshold} is not above v_reset {v_reset}")
+    constant = time_steps is not None
+    if x.dim() < (1 if constant else 2):
+        raise SpikeportError(f"lif: x has shape {list(x.shape)}; expected {'[N, ...]' if constant else '[T, N, ...]'}")
+    steps = time_steps if time_steps is not None else x.shape[0]
+    if steps < 1:
+        raise SpikeportError(f"lif: {steps} time steps; at least 1 is needed")
+    neurons = x.shape if constant else x.shape[1:]
+    if state is not None and state.shape != neurons:
+        raise SpikeportError(f"lif: state has shape {list(state.shape)}, the input asks for {list(neurons)}")
+    if state is not None and state.device != x.device:
+        raise SpikeportError(f"lif: state is on {state.device}, the input on {x.device}")
+    return steps
+
+
+def split_time(x: Tensor, time_steps: int) -> Tensor:
+    """[T*N, ...] to [T, N, ...]. Raises SpikeportError where the batch is not a multiple of T."""
+    if x.dim() == 0 or x.shape[0] % time_steps:
+        raise SpikeportError(f"batch of shape {list(x.shape)} is not a multiple of {time_steps} time steps")
+    return x.unflatten(0, (time_steps, x.shape[0] // time_steps))
