@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from spikeport.core.config import TrainConfig
-from spikeport.core.errors import SpikeportError
+from spikeport.core.errors import SpikeportError, reason
 from spikeport.core.files import replacing
 from spikeport.core.models import ModelSpec
 
@@ -41,8 +41,7 @@ def restore_checkpoint(path: Path, config: TrainConfig, spec: ModelSpec, parts: 
     except FileNotFoundError:
         raise SpikeportError(f"{path}: no checkpoint to resume from; train without --resume") from None
     except Exception as error:  # torch.load raises many kinds for a damaged file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SpikeportError(f"{path}: damaged or truncated ({reason}); train again with --overwrite") from None
+        raise SpikeportError(f"{path}: damaged or truncated ({reason(error)}); train again with --overwrite") from None
     if not isinstance(state, dict) or not {"identity", "told", *parts} <= set(state):
         raise SpikeportError(f"{path}: not a checkpoint of this spikeport; train again with --overwrite")
     wanted, found = _identity(config, spec), state["identity"]

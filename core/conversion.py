@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from spikeport.core.errors import SpikeportError
+from spikeport.core.errors import SpikeportError, reason
 from spikeport.core.models.twin import Twin
 from spikeport.core.neurons import LIF, TimeMean
 
@@ -79,9 +79,8 @@ def trace_module(model: nn.Module, leaves: tuple[type[nn.Module], ...] = ()) -> 
     except SpikeportError:
         raise
     except Exception as error:  # fx lets anything the model's code raises pass
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SpikeportError(
-            f"{type(model).__name__} cannot be traced ({reason}); its forward must not depend on the data"
+            f"{type(model).__name__} cannot be traced ({reason(error)}); its forward must not depend on the data"
         ) from error
 
 

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from spikeport.core.errors import SpikeportError
+from spikeport.core.errors import SpikeportError, reason
 
 
 def pick_device(name: str) -> torch.device:
@@ -26,8 +26,7 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise SpikeportError(f"device {name!r} cannot be used here ({reason}); try --device cpu") from None
+        raise SpikeportError(f"device {name!r} cannot be used here ({reason(error)}); try --device cpu") from None
     return device
 
 

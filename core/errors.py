@@ -1,4 +1,4 @@
-"""The two errors a user of spikeport has to know."""
+"""The two errors a user of spikeport has to know, and those of other libraries in one line."""
 
 
 class SpikeportError(Exception):
@@ -14,3 +14,9 @@ class CheckFailed(SpikeportError):
     """A check was made properly and its answer is no: a mismatch, or a network that does not fit."""
 
     exit_status = 1
+
+
+def reason(error: Exception) -> str:
+    """The first line of another library's error that says something, or its kind where it says nothing."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)

@@ -15,7 +15,7 @@ import nir
 import numpy as np
 from torch import Tensor
 
-from spikeport.core.errors import SpikeportError
+from spikeport.core.errors import SpikeportError, reason
 from spikeport.core.files import replacing, tuples
 from spikeport.export import expressions as ex
 from spikeport.export.trace import Traced
@@ -175,8 +175,9 @@ def read_nir(path: Path | str) -> nir.NIRGraph:
     try:
         return nir.read(str(path), type_check=False)
     except Exception as error:  # h5py and nir raise many kinds for a damaged file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SpikeportError(f"{path}: damaged, truncated or not a NIR file ({reason}); export it again") from None
+        raise SpikeportError(
+            f"{path}: damaged, truncated or not a NIR file ({reason(error)}); export it again"
+        ) from None
 
 
 def metadata_of(graph: nir.NIRGraph) -> Metadata:

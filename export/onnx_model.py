@@ -12,7 +12,7 @@ import onnxruntime as ort
 import torch
 from torch import nn
 
-from spikeport.core.errors import SpikeportError
+from spikeport.core.errors import SpikeportError, reason
 from spikeport.core.files import replacing
 from spikeport.export.logs import quiet
 from spikeport.export.verify import Certificate, Witness, sha256
@@ -50,8 +50,7 @@ def export_onnx(model: nn.Module, path: Path, samples: np.ndarray) -> Certificat
                     verbose=False,
                 )
         except Exception as error:  # torch.onnx raises many kinds
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise SpikeportError(f"{type(model).__name__} cannot be exported to ONNX: {reason}") from error
+            raise SpikeportError(f"{type(model).__name__} cannot be exported to ONNX: {reason(error)}") from error
         certificate = verify_onnx(temporary, path.name, model, x)
         certificate.require()
     certificate.save(path.with_name("certificate.json"))
@@ -120,8 +119,7 @@ def quantise(path: Path, samples: np.ndarray) -> float:
                 per_channel=True,
             )
         except Exception as error:  # onnxruntime raises its own kinds
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise SpikeportError(f"{path}: cannot be quantised to int8 ({reason})") from error
+            raise SpikeportError(f"{path}: cannot be quantised to int8 ({reason(error)})") from error
         return float((run_onnx(temporary, x).argmax(1) == run_onnx(path, x).argmax(1)).mean())
 
 
@@ -134,8 +132,7 @@ def open_onnx(path: Path) -> ort.InferenceSession:
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises its own kinds
-        reason = str(error).splitlines()[0]
-        raise SpikeportError(f"{path}: damaged or not an ONNX model ({reason}); export it again") from None
+        raise SpikeportError(f"{path}: damaged or not an ONNX model ({reason(error)}); export it again") from None
 
 
 def run_onnx(path: Path, x: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spikeport.core.errors import reason
 from spikeport.export.logs import quiet
 from spikeport.export.nir_graph import NEURONS, Metadata, metadata_of, read_nir
 
@@ -63,7 +64,7 @@ def read_spikingjelly(path: Path, x: np.ndarray) -> Reading:
 
             network = nir_exchange.import_from_nir(graph, dt=metadata.dt, dtype=torch.float64, step_mode="s")
         except (ImportError, NotImplementedError, ValueError) as error:
-            raise CannotRead(_reason(error)) from error
+            raise CannotRead(reason(error)) from error
         return _run(network, _neurons(graph), torch.from_numpy(x).double(), metadata, stateful=True)
 
 
@@ -91,12 +92,8 @@ def read_snntorch(path: Path, x: np.ndarray) -> Reading:
             network = import_from_nir(graph).float().eval()
         utils.reset(network)
     except (ImportError, NotImplementedError, ValueError) as error:
-        raise CannotRead(_reason(error)) from error
+        raise CannotRead(reason(error)) from error
     return _run(network, _neurons(graph), torch.from_numpy(x).float(), metadata, stateful=True)
-
-
-def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def label(package: str, precision: str) -> str:

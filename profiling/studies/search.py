@@ -18,7 +18,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from spikeport.core.config import TrainConfig
-from spikeport.core.errors import SpikeportError
+from spikeport.core.errors import SpikeportError, reason
 from spikeport.core.processes import check_processes, in_processes
 from spikeport.core.surrogates import SURROGATES, surrogate_named
 from spikeport.profiling.studies.results import write_rows
@@ -159,10 +159,9 @@ def _open(definition: Search, folder: Path) -> optuna.Study:
         if not (found := study.user_attrs.get("definition")):
             study.set_user_attr("definition", found := wanted)
     except (SQLAlchemyError, ImportError, optuna.exceptions.OptunaError) as error:
-        reason = str(error).splitlines()[0]
         raise SpikeportError(
-            f"the database {_without_password(url)} cannot be used ({reason}); check its address, its driver and that "
-            "it runs"
+            f"the database {_without_password(url)} cannot be used ({reason(error)}); check its address, its driver "
+            "and that it runs"
         ) from None
     require_same(f"search {definition.name!r} in the database", found, wanted)
     return study
