@@ -13,7 +13,7 @@ from torch import nn
 
 from spikeport.core import LIF, CheckFailed, SpikeportError, TimeMean
 from spikeport.core.models import ModelSpec, Twin
-from spikeport.export import readers, to_nir
+from spikeport.export import readers, to_nir, verify
 from spikeport.export.interpreter import interpret
 from spikeport.export.nir_graph import Metadata, build_nir, metadata_of, nir_threshold, read_nir, write_nir
 from spikeport.export.trace import trace
@@ -157,6 +157,40 @@ def test_flips_at_the_threshold_are_ties_and_others_are_not(net, x):
     assert explain_flips(graph, reference, spikes)[1] == 0
     spikes[later][2, 3, 0, 0, 0] ^= True  # another sample: does not
     assert explain_flips(graph, reference, spikes)[1] == 1
+
+
+@pytest.mark.parametrize("change", [lambda y: y * 1.001, lambda y: y[..., ::-1], lambda y: y * np.nan])
+@pytest.mark.parametrize("package", ["spikingjelly", "snntorch"])
+def test_a_reader_with_equal_spikes_and_other_class_currents_differs(tmp_path, net, x, monkeypatch, package, change):
+    read = getattr(readers, f"read_{package}")
+
+    def changed(path, samples):
+        reading = read(path, samples)
+        return readers.Reading(reading.spikes, change(reading.outputs))
+
+    monkeypatch.setattr(readers, f"read_{package}", changed)
+    with pytest.raises(CheckFailed, match=rf"{package} .* in 0 spikes \(class currents differ by"):
+        to_nir(net, tmp_path / "m.nir", x)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("tie", [verify.STEP, verify.TIE])
+def test_class_currents_may_differ_only_in_a_sample_with_a_flip(net, x, tie):
+    graph, _ = build_nir(trace(net, (2, 8, 8)), Metadata(3, input_shape=(2, 8, 8)))
+    reference = interpret(graph, x, margins=True)
+    spikes = {name: s.copy() for name, s in reference.spikes.items()}
+    first = next(iter(spikes))
+    spikes[first][1, 2, 0, 0, 0] ^= True
+    reference.margins[first][1, 2, 0, 0, 0] = 1e-9
+    outputs = reference.outputs.copy()
+    outputs[1:, 2] += 0.3
+    found = verify._against_reference("reader", graph, reference, readers.Reading(spikes, outputs), tie)
+    assert (found.status, found.note, len(found.ties)) == ("agrees up to ties", "", 1)
+    assert found.output_error == pytest.approx(0.3)
+    outputs[1, 3] += 0.01
+    found = verify._against_reference("reader", graph, reference, readers.Reading(spikes, outputs), tie)
+    assert found.status == "differs"
+    assert found.note.startswith("class currents differ by 0.01 where no spike does, at most")
 
 
 def test_squeezenet_goes_through_with_all_eight_fires(tmp_path):
