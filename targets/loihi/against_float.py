@@ -39,7 +39,7 @@ class LayerDifference:
 
 
 def against_float(run: Run, program: LoihiProgram, x: np.ndarray, labels: np.ndarray | None) -> dict[str, Any]:
-    """Runs the model (PyTorch, float32) and the fixed engine on samples [N, C, H, W] of classes [N], or None.
+    """Runs the model (PyTorch, float32) and the fixed engine on real samples [N, C, H, W] of classes [N], or None.
 
     Returns:
         JSON values: ``samples``; ``float_accuracy`` and ``fixed_accuracy`` (None without classes); ``same_class``, the
@@ -65,7 +65,7 @@ def against_float(run: Run, program: LoihiProgram, x: np.ndarray, labels: np.nda
         part = x[start : start + BATCH]
         record = simulate_fixed(program, part, rasters=len(part))
         spikes = {name: maps.swapaxes(0, 1) for name, maps in record.rasters.items()}
-        seen, logits = observe(model, traced, part)
+        seen, logits = observe(model, traced, np.asarray(part, np.float32))
         classes.append(np.stack([logits.argmax(1), record.outputs.argmax(1)]))
         for layer, (_, signal), expected in zip(layers, traced.observed, seen, strict=True):
             found = assembled(signal, names, spikes).reshape(expected.shape)

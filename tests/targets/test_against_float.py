@@ -72,6 +72,13 @@ def test_samples_of_the_users_need_no_classes(run):
     assert compared["samples"] == 3
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.int64])
+def test_samples_of_any_real_type_are_compared(run, dtype):
+    x = load_run(run).samples(3)[0].round().astype(dtype)
+    compared = [simulate(run, x=x.astype(t), overwrite=True).details["against_float"] for t in (dtype, np.float32)]
+    assert compared[0] == compared[1]
+
+
 def test_a_layer_without_differences_is_none(run):
     """A first layer that never fires on either side."""
     opened = load_run(run)
