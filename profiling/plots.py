@@ -139,7 +139,8 @@ def break_even_plot(even: list[BreakEven], training: ModelCounts | None) -> Pict
     for found, colour in zip(even, CYCLE, strict=False):
         axes.plot(list(found.rates), list(found.rates.values()), marker=".", label=found.model, color=colour)
     axes.plot(training.time_steps, training.rate, "k*", markersize=12, label="this network")
-    top = max(1.5 * training.rate, 0.1, *(min(found.rates[4], 1.0) for found in even))
+    here = [found.rates[min(training.time_steps, max(found.rates))] for found in even]
+    top = max(1.5 * training.rate, 0.1, *here)
     axes.set_ylim(0, min(top, 1.0))
     axes.set_xlabel("time steps T")
     wins = "; ".join(
