@@ -160,7 +160,9 @@ def paper(
         raise SpikeportError("--data, --out and --resume are for --quick; finished studies come in with --study")
     if quick and study:
         raise SpikeportError("--quick trains its own study; leave out --study, or --quick")
-    if quick and data:
+    if quick:
+        if not data:
+            raise SpikeportError("--quick trains on CIFAR-10; add --data FOLDER, or leave out --quick to train nothing")
         folder = out or Path(f"runs/paper-{table}")
         with progress() as told:
             lines = run_quick(table, str(data.resolve()), folder, resume, processes, told)

@@ -42,7 +42,7 @@ def test_seeds_and_ablation_and_search_print_their_tables(works, tmp_path):
 
 
 def test_the_papers_tables_as_text_and_json(works):
-    text = works("study", "paper", "--table", "4.2", "--quick")  # no data: nothing is trained
+    text = works("study", "paper", "--table", "4.2")
     assert "not run" in text
     assert "549,114" in text
     lines = json.loads(works("study", "paper", "--table", "4.2", "--json"))
@@ -75,6 +75,7 @@ def test_the_papers_tables_as_text_and_json(works):
         ("nosuch.db cannot be used", ("search", "--storage", "sqlite:////nowhere/nosuch.db", "--out", "s")),
         ("table '4.4' is not one of 4.1, 4.2, 4.3", ("paper", "--table", "4.4")),
         ("--data, --out and --resume are for --quick", ("paper", "--table", "4.2", "--resume")),
+        ("--quick trains on CIFAR-10; add --data FOLDER", ("paper", "--table", "4.2", "--quick")),
         ("--quick trains its own study", ("paper", "--table", "4.2", "--quick", "--study", "s")),
         ("study.json: no such file", ("paper", "--table", "4.2", "--study", "nothing")),
     ],
