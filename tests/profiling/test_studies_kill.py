@@ -36,7 +36,9 @@ def test_killed_at_a_random_moment_it_ends_with_the_same_table(tmp_path):
     trials = tmp_path / "killed" / TRIALS
     while not list(trials.glob("*/config.toml")) and victim.poll() is None and time.monotonic() < begin + 120:
         time.sleep(0.02)
-    time.sleep(random.uniform(0, 0.6))
+    pause = random.uniform(0, 0.6)
+    print(f"killed {pause:.3f} s after its first trial began")  # pytest shows it where the test fails
+    time.sleep(pause)
     victim.send_signal(signal.SIGKILL)
     assert victim.wait() == -signal.SIGKILL, "it ended before it was killed"
 

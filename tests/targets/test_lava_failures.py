@@ -93,10 +93,12 @@ def test_too_few_open_files_are_told(tmp_path: Path) -> None:
     ],
 )
 def test_a_killed_process_is_told(worker: Worker, victim: Callable[[Worker], int], told: str, delay: float) -> None:
+    delay *= random.Random(f"{delay} {told}").uniform(0.5, 1.5)  # the same moment in every run
+
     def kill() -> None:
         while not list(worker.folder.glob("*/program.npz")):  # the job has begun
             time.sleep(0.001)
-        time.sleep(delay * random.uniform(0.5, 1.5))
+        time.sleep(delay)
         os.kill(victim(worker), signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
