@@ -101,7 +101,7 @@ def certificate(written: "Certificate", path: Path) -> None:
 
 
 def load_array(path: Path) -> "np.ndarray":
-    """A .npy file. Raises SpikeportError where it is missing, damaged or would run code."""
+    """A .npy file. Raises SpikeportError where it is missing, damaged, a single number, or would run code."""
     import numpy as np
 
     from spikeport.core.errors import SpikeportError
@@ -114,4 +114,6 @@ def load_array(path: Path) -> "np.ndarray":
         raise SpikeportError(f"{path}: not a NumPy array file ({error}); write it with numpy.save") from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
         raise SpikeportError(f"{path}: holds no array of real numbers; write one with numpy.save")
+    if array.ndim == 0:
+        raise SpikeportError(f"{path}: holds one number, not an array of samples; write one with numpy.save")
     return array

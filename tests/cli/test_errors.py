@@ -221,6 +221,7 @@ def test_existing_output_is_refused_and_replaced_when_asked(refused, works, runs
         ("input reaches 1e+06", np.full((2, 1, 16, 16), 1e6)),
         ("no array of real numbers", np.array([["a"]])),
         ("not a NumPy array file", np.array([None])),
+        ("holds one number", np.array(3.0)),
     ],
 )
 def test_samples_that_do_not_suit_are_refused(refused, runs, tmp_path, message, x):
