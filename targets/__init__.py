@@ -97,7 +97,8 @@ def readable(
     if KEY not in graph.metadata and time_steps is None:
         raise SpikeportError(f"{file}: does not say over how many steps it runs; add --time-steps T (and --dt)")
     shape = next((n.input_type["input"] for n in graph.nodes.values() if isinstance(n, nir.Input)), ())
-    return with_metadata(graph, time_steps or 1, dt, samples is not None and samples.ndim == np.size(shape) + 2)
+    sequence = samples is not None and samples.ndim == np.size(shape) + 2
+    return with_metadata(graph, 1 if time_steps is None else time_steps, dt, sequence)
 
 
 def check(

@@ -5,6 +5,7 @@ import pickle
 import shutil
 from pathlib import Path
 
+import nir
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
@@ -227,6 +228,19 @@ def test_existing_output_is_refused_and_replaced_when_asked(refused, works, runs
 def test_samples_that_do_not_suit_are_refused(refused, runs, tmp_path, message, x):
     np.save(tmp_path / "x.npy", x)
     assert message in refused("simulate", runs / "snn", "--input", tmp_path / "x.npy", "--overwrite")
+
+
+def test_time_steps_of_a_foreign_file_are_at_least_one(refused, runs, tmp_path):
+    graph = nir.read(str(runs / "snn/nir/model.nir"), type_check=False)
+    graph.metadata.clear()
+    nir.write(str(tmp_path / "foreign.nir"), graph)
+    np.save(tmp_path / "x.npy", np.ones((2, 1, 16, 16)))
+    options = ("--target", "loihi", "--calibration", tmp_path / "x.npy", "--out", tmp_path / "new")
+    for steps in (0, -1):
+        message = refused("export", tmp_path / "foreign.nir", *options, "--time-steps", steps)
+        assert f"time steps {steps} and dt 0.0001 must be positive" in message
+    np.save(tmp_path / "x.npy", 3.0)
+    assert "holds one number" in refused("export", tmp_path / "foreign.nir", *options, "--time-steps", 4)
 
 
 @pytest.mark.parametrize(
