@@ -79,6 +79,8 @@ class OnnxTarget:
         **options: Any,
     ) -> OnnxRecord:
         pick_engine(self, engine)
+        if options:
+            raise SpikeportError(f"target onnx has no option {', '.join(options)}; leave it out")
         session = open_onnx(program)
         wanted = session.get_inputs()[0]
         if len(x) == 0:

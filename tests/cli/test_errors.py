@@ -262,6 +262,13 @@ def test_options_that_do_not_fit_together_are_refused(refused, runs, tmp_path, m
     assert message in refused("simulate", runs / "snn", "--overwrite", *given)
 
 
+@pytest.mark.parametrize(("option", "name"), [("--rasters", "rasters"), ("--processes", "processes")])
+def test_options_of_loihi_are_not_swallowed_by_onnx(refused, runs, option, name):
+    message = refused("simulate", runs / "cnn", "--target", "onnx", "--overwrite", option, 3)
+    assert name in message
+    assert "leave" in message
+
+
 def test_a_program_without_samples_asks_for_them(refused, runs):
     message = refused("simulate", runs / "snn/loihi/program.npz", "--out", runs / "new.npz")
     assert "give its samples with --input" in message
