@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spikeport.targets.loihi.program import Synapse
+from spikeport.targets.loihi.program import INPUT, LoihiProgram, Synapse
 
 #: float32 holds every integer up to this.
 FLOAT32_EXACT = 1 << 24
@@ -46,8 +46,9 @@ def convolution(synapse: Synapse, shape: tuple[int, int, int], dtype: torch.dtyp
     return Convolution(synapse, channels_last(torch.from_numpy(synapse.weight).to(inner)), dtype)
 
 
-def worst_current(synapse: Synapse, largest: int) -> int:
-    """The largest |current| that inputs of at most ``largest`` can cause, in weight units."""
+def worst_current(program: LoihiProgram, synapse: Synapse) -> int:
+    """The largest |current| that inputs or spikes can cause, or a part of them, in weight units."""
+    largest = program.input_max if synapse.pre == INPUT else 1
     return int(np.abs(synapse.weight.astype(np.int64)).sum((1, 2, 3)).max()) * largest
 
 

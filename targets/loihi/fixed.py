@@ -114,7 +114,7 @@ class _Layer:
 
 def _layer(program: LoihiProgram, population: Population) -> _Layer:
     incoming = [s for s in program.into(population.name) if not s.host]
-    peak = sum(worst_current(s, program.input_max if s.pre == INPUT else 1) for s in incoming)
+    peak = sum(worst_current(program, s) for s in incoming)
     dtype = torch.float32 if peak < FLOAT32_EXACT else torch.float64  # holds the sum of all currents
     ready = [convolution(s, program.shape_of(s.pre), dtype) for s in incoming]
     forward = [c for c in ready if c.synapse.pre != population.name]

@@ -136,6 +136,13 @@ def test_what_lava_would_wrap_is_refused() -> None:
         simulate_lava(heavy, np.zeros((1, 600, 1, 1)))
 
 
+def test_spikes_do_not_weigh_as_much_as_a_graded_input() -> None:
+    """The same weights under inputs of at most 1 stay far from what Lava holds."""
+    heavy = replace(single(np.full((1, 600, 1, 1), 127, np.int8), (600, 1, 1)), input_max=1)
+    record = equal_records(heavy, np.full((1, 600, 1, 1), INPUT_SCALE), "fast")
+    assert record.spikes["layer"].sum() > 0
+
+
 def test_missing_relays_are_refused() -> None:
     program = single(np.ones((1, 1, 1, 1), np.int8), (1, 2, 2))
     late = replace(program.populations[1], depth=3)

@@ -8,10 +8,11 @@ import numpy as np
 
 from spikeport.core.errors import SpikeportError
 from spikeport.core.progress import Progress, silent
+from spikeport.targets.loihi.convolution import worst_current
 from spikeport.targets.loihi.lava.environment import require
 from spikeport.targets.loihi.lava.job import run_job
 from spikeport.targets.loihi.lava.process import Worker
-from spikeport.targets.loihi.program import INPUT, LoihiProgram, Synapse
+from spikeport.targets.loihi.program import INPUT, LoihiProgram
 from spikeport.targets.record import SpikeRecord, joined
 
 #: "fast" replaces Lava's convolution by an exact one of ours; "stock" is Lava's own (ten times slower or more).
@@ -112,11 +113,10 @@ def _check(program: LoihiProgram) -> None:
                     f"{synapse.name}: goes from depth {depths[synapse.pre]} to {population.depth}, Lava needs one step "
                     "a synapse; compile again, it adds relays"
                 )
-            if not synapse.host:
-                _limit(f"{synapse.name}: current", _worst_current(synapse), SYNAPSE_SUM_MAX, "smaller weights")
-        _limit(
-            f"{name}: current", sum(_worst_current(s) for s in incoming if not s.host), INPUT_SUM_MAX, "smaller weights"
-        )
+        currents = {s.name: worst_current(program, s) for s in incoming if not s.host}
+        for link, current in currents.items():
+            _limit(f"{link}: current", current, SYNAPSE_SUM_MAX, "smaller weights")
+        _limit(f"{name}: current", sum(currents.values()), INPUT_SUM_MAX, "smaller weights")
         mantissa = int(np.abs(population.bias_mant).max(initial=0))
         _limit(f"{name}: bias mantissa", mantissa, BIAS_MANT_MAX, "a larger bias_exp")
 
@@ -124,8 +124,3 @@ def _check(program: LoihiProgram) -> None:
 def _limit(what: str, reached: int, limit: int, remedy: str) -> None:
     if reached > limit:
         raise SpikeportError(f"{what} can reach {reached}, Lava wraps above {limit}; compile with {remedy}")
-
-
-def _worst_current(synapse: Synapse) -> int:
-    largest = 127 if synapse.pre == INPUT else 1
-    return int(np.abs(synapse.weight.astype(np.int64)).sum((1, 2, 3)).max()) * largest
