@@ -12,6 +12,7 @@ from spikeport.export.nir_graph import metadata_of
 from spikeport.targets.loihi import arithmetic as loihi
 from spikeport.targets.loihi.chips import CHIPS, NO_FIGURE, RESOURCES, Chip, find_chip
 from spikeport.targets.loihi.compile import INPUT_MAX, INPUT_MODES, compile
+from spikeport.targets.loihi.convolution import worst_currents
 from spikeport.targets.loihi.mapping import Mapping, map_program
 from spikeport.targets.loihi.program import INPUT, LoihiProgram, Population
 
@@ -215,17 +216,14 @@ def _state_rows(program: LoihiProgram, population: Population, chip: Chip, input
             sums = np.abs(synapse.weight).sum((1, 2, 3)) / (1 << loihi.SHIFT)
             injected += sums * program.input_max * program.input_scale
             continue
-        weight = synapse.weight.astype(np.int64)
-        excites, inhibits = (np.maximum(w, 0).sum((1, 2, 3)) for w in (weight, -weight))
-        if synapse.pre != INPUT:  # spikes have one sign
+        largest = 1 if input_mode == "spikes" else INPUT_MAX
+        low, high = (-largest, largest) if synapse.pre == INPUT else (0, 1)  # spikes have one sign
+        excites, inhibits = worst_currents(synapse.weight, low, high)
+        if synapse.pre == INPUT and host:
+            injected += excites
+        else:
             up += excites
             down += inhibits
-        elif host:
-            injected += (excites + inhibits) * INPUT_MAX
-        else:
-            total = (excites + inhibits) * (INPUT_MAX if input_mode == "graded" else 1)
-            up += total
-            down += total
     kept = np.maximum(loihi.NO_CURRENT_MEMORY - np.asarray(population.du, np.float64), 0).max() / loihi.DECAY_ONE
     up, down = (current * (kept ** np.arange(steps)).sum() for current in (up, down))
     remedy = "its current u may wrap: quantise it with a smaller scale, or give it fewer inputs (a narrower `--width`)"

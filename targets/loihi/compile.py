@@ -15,6 +15,7 @@ from torch import Tensor
 from spikeport.core.errors import SpikeportError
 from spikeport.export.nir_graph import NEURONS, Metadata, check_neurons, loops, metadata_of, ordered
 from spikeport.targets.loihi import arithmetic as loihi
+from spikeport.targets.loihi.convolution import worst_currents
 from spikeport.targets.loihi.program import INPUT, LoihiProgram, Population, Shape, Synapse
 from spikeport.targets.loihi.synapses import Path, follow, start
 
@@ -410,9 +411,8 @@ def reach(
 
     Upwards, v starts each step at most at the threshold, for above it is reset; downwards it builds up.
     """
-    pairs = [(w.reshape(len(w), -1), values) for w, values in zip(weights, inputs, strict=True)]
-    up = sum((np.maximum(w * low, w * high).sum(1) for w, (low, high) in pairs), np.zeros(len(bias)))
-    down = sum((np.maximum(-w * low, -w * high).sum(1) for w, (low, high) in pairs), np.zeros(len(bias)))
+    worst = [worst_currents(w, low, high) for w, (low, high) in zip(weights, inputs, strict=True)]
+    up, down = np.sum(worst, axis=0) if worst else np.zeros((2, len(bias)))
     build_up = constants.build_up(steps)
     rounding = 1 if np.ndim(host) == 0 else 1 << loihi.BIAS_EXP_MAX >> loihi.SHIFT
     rising, falling = up + host + bias + rounding, down + host - bias + rounding

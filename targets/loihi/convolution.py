@@ -49,7 +49,17 @@ def convolution(synapse: Synapse, shape: tuple[int, int, int], dtype: torch.dtyp
 def worst_current(program: LoihiProgram, synapse: Synapse) -> int:
     """The largest |current| that inputs or spikes can cause, or a part of them, in weight units."""
     largest = program.input_max if synapse.pre == INPUT else 1
-    return int(np.abs(synapse.weight.astype(np.int64)).sum((1, 2, 3)).max()) * largest
+    return int(worst_currents(synapse.weight, -largest, largest)[0].max())
+
+
+def worst_currents(weight: np.ndarray, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
+    """How far inputs from ``low`` to ``high`` can drive each output channel up, and down: float64 [C] each.
+
+    Args:
+        weight: [C, ...], integers of any type.
+    """
+    rows = weight.reshape(len(weight), -1).astype(np.float64)  # exact, and 127 * 127 has room
+    return np.maximum(low * rows, high * rows).sum(1), np.maximum(-low * rows, -high * rows).sum(1)
 
 
 def channels_last(x: Tensor) -> Tensor:

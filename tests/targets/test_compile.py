@@ -1,5 +1,7 @@
 """Compiling: every integer in its register, the scale as large as it can be, and exact where it can be exact."""
 
+from itertools import product
+
 import nir
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from spikeport.export.nir_graph import Metadata, build_nir, with_metadata
 from spikeport.export.trace import trace
 from spikeport.targets.loihi import arithmetic as loihi
 from spikeport.targets.loihi.compile import Constants, compile, largest_scale, quantise_bias
+from spikeport.targets.loihi.convolution import worst_currents
 from spikeport.targets.loihi.fixed import simulate_fixed
 from spikeport.targets.loihi.program import INPUT
 
@@ -32,6 +35,16 @@ def compiled(net, x, bound=8.0):
     except SpikeportError as error:
         assert "pads a map" in str(error) or "all of its weights are zero" in str(error)  # noqa: PT017
         return None
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (-1, 1), (-127, 127)])
+def test_worst_currents_are_those_of_the_worst_inputs(low, high):
+    weight = np.random.default_rng(0).integers(-128, 128, (3, 2, 1, 3)).astype(np.int8)
+    inputs = np.array(list(product((low, 0, high), repeat=6)))
+    currents = inputs @ weight.reshape(3, 6).T.astype(int)
+    up, down = worst_currents(weight, low, high)
+    assert up.tolist() == currents.max(0).tolist()
+    assert down.tolist() == (-currents).max(0).tolist()
 
 
 @given(random_nets())
