@@ -216,7 +216,7 @@ def _state_rows(program: LoihiProgram, population: Population, chip: Chip, input
             sums = np.abs(synapse.weight).sum((1, 2, 3)) / (1 << loihi.SHIFT)
             injected += sums * program.input_max * program.input_scale
             continue
-        largest = 1 if input_mode == "spikes" else INPUT_MAX
+        largest = 1 if input_mode == "spikes" else program.input_max
         low, high = (-largest, largest) if synapse.pre == INPUT else (0, 1)  # spikes have one sign
         excites, inhibits = worst_currents(synapse.weight, low, high)
         if synapse.pre == INPUT and host:

@@ -108,6 +108,11 @@ def test_worst_cases_do_not_add_excitation_to_inhibition() -> None:
     assert rows["hidden", "worst-case current"] == 4 * 127 * 127
 
 
+def test_worst_cases_are_of_the_programs_own_inputs() -> None:
+    rows = {(r.layer, r.rule): r.used for r in check_program(replace(program(), input_max=3)).rows}
+    assert rows["hidden", "worst-case current"] == 4 * 5 * 3
+
+
 def test_graded_input_needs_loihi_2() -> None:
     found = check_program(program(), "loihi1", "graded")
     assert broken(found) == [("input", "graded spike bits")]
