@@ -107,15 +107,17 @@ def check(
     chip: str | None = None,
     time_steps: int | None = None,
     dt: float = DT,
+    calibration: np.ndarray | None = None,
     **options: Any,
 ) -> Any:
     """Whether a run or a NIR file fits the target: every layer and limit, before anything is compiled.
 
     Args:
+        time_steps, dt, calibration: as of ``compile``.
         options: the target's own (Loihi: ``input_mode``, see ``compile``).
     """
     found: Any = find_target(target)
-    return found.check(readable(nir_file(source), time_steps, dt), chip, **options)
+    return found.check(readable(nir_file(source), time_steps, dt, calibration), chip, calibration, **options)
 
 
 def default_folder(source: Path | str) -> Path:

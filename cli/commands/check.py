@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from spikeport import console
+from spikeport.commands.export import load_array
 
 EPILOG = """Examples:
 
@@ -13,7 +14,9 @@ spikeport check runs/snn --target loihi
 
 spikeport check runs/snn --target loihi --chip loihi1 --input host-current
 
-spikeport check model.nir --target loihi --chip loihi1 --json"""
+spikeport check model.nir --target loihi --chip loihi1 --json
+
+spikeport check other.nir --time-steps 8 --calibration X.npy --target loihi"""
 
 
 def register(cli: typer.Typer) -> None:
@@ -28,6 +31,10 @@ def check(
         str, typer.Option(help="loihi: graded (Loihi 2), or host-current (both chips: first layer on the host).")
     ] = "graded",
     time_steps: Annotated[int | None, typer.Option(help="T, for a NIR file of another framework.")] = None,
+    dt: Annotated[float, typer.Option(help="Seconds per step of a foreign NIR file.")] = 1e-4,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Real samples [N, ...] as .npy: range of the input of a foreign NIR file.")
+    ] = None,
     limits: Annotated[bool, typer.Option("--limits", help="Every limit of every layer, a line each.")] = False,
     json: console.Json = False,
 ) -> None:
@@ -36,7 +43,8 @@ def check(
     from spikeport.targets.loihi.check import COLUMNS, LAYER_COLUMNS
 
     options: dict[str, Any] = {"input_mode": input} if target == "loihi" else {}
-    found = run(source, target, chip, time_steps, **options)
+    samples = load_array(calibration) if calibration else None
+    found = run(source, target, chip, time_steps, dt, samples, **options)
     if json:
         console.print_json(found.to_dict())
     else:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nir
 import numpy as np
 import pytest
 import typer
@@ -211,6 +212,22 @@ def test_own_samples_give_the_record_of_the_data_sets_samples(walked, works, tmp
 def test_check_says_that_the_network_fits_and_writes_nothing(walked, works):
     assert json.loads(works("check", walked / "snn", "--target", "loihi", "--json"))["fits"]
     works("check", walked / "snn/nir/model.nir", "--target", "loihi")
+
+
+def test_a_file_of_another_framework_is_checked_with_its_samples(walked, works, spikeport, tmp_path):
+    graph = nir.read(str(walked / "snn/nir/model.nir"), type_check=False)
+    graph.metadata.clear()
+    nir.write(str(tmp_path / "other.nir"), graph)
+    np.save(tmp_path / "x.npy", load_run(walked / "snn").samples(4)[0])
+    told = ("--time-steps", 4, "--json")
+    outcome = spikeport("check", tmp_path / "other.nir", *told)
+    assert outcome.status == 1
+    assert "give real samples with --calibration X.npy" in json.loads(outcome.out)["errors"][0]
+    told += ("--calibration", tmp_path / "x.npy")
+    assert json.loads(works("check", tmp_path / "other.nir", *told))["fits"]
+    # Another step in seconds is another decay: here one that the chip does not have.
+    outcome = spikeport("check", tmp_path / "other.nir", *told, "--dt", 1e-3)
+    assert "at least 1 is needed" in json.loads(outcome.out)["errors"][0]
 
 
 def test_the_installed_command_and_the_module_are_the_same():
