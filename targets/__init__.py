@@ -15,6 +15,8 @@ from spikeport.export.nir_graph import DT, KEY, with_metadata
 from spikeport.export.verify import sha256
 from spikeport.targets.base import Target, find_target, pick_engine, target_names
 from spikeport.targets.loihi import LoihiTarget
+from spikeport.targets.loihi.check import check_program
+from spikeport.targets.loihi.chips import find_chip
 from spikeport.targets.record import SpikeRecord, differences
 
 __all__ = ["SpikeRecord", "Target", "check", "compile", "differences", "find_target", "simulate", "target_names"]
@@ -69,19 +71,19 @@ def compile(
     Raises:
         SpikeportError: a layer Loihi cannot hold, by name, limit and remedy; or an existing program.
     """
+    chip = find_chip(chip or "loihi2").name  # an unknown one is refused before anything is written
     path = Path(program) if program else default_folder(source) / PROGRAM_FILE
     refuse_existing(path, overwrite)
     net_file = path.with_name(NET_FILE)
     if net:
         refuse_existing(net_file, overwrite)
     file = nir_file(source, overwrite)
-    target = LoihiTarget()
     graph = readable(file, time_steps, dt, calibration)
-    compatibility = target.check(graph, chip, calibration, input_mode=input_mode)
-    compiled = target.compile(graph, path, calibration, input_mode=input_mode, net=net_file if net else None)
+    compiled = LoihiTarget().compile(graph, path, calibration, input_mode=input_mode, net=net_file if net else None)
     if not net:
         net_file.unlink(missing_ok=True)  # of another program
-    write_json(path.with_name("compatibility.json"), compatibility.to_dict())
+    fit = check_program(compiled, chip, input_mode, graph=graph)
+    write_json(path.with_name("compatibility.json"), fit.to_dict())
     return compiled
 
 

@@ -1,7 +1,7 @@
 """Whether a program fits a chip: every layer, every limit, what is used, what there is, and what to do about it."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import nir
@@ -132,12 +132,14 @@ def check_program(
     input_mode: str = "graded",
     shared: bool | None = None,
     chips: int | None = None,
+    graph: nir.NIRGraph | None = None,
 ) -> Compatibility:
     """Checks a program against every limit of a chip and maps it onto cores.
 
     Args:
         shared: see ``map_program``.
         chips: how many chips there are; those of the largest system Intel has shown where None.
+        graph: what it was compiled from; then rows note how far decays were rounded.
 
     Raises:
         SpikeportError: an unknown chip or way of input.
@@ -153,7 +155,10 @@ def check_program(
         rows += _register_rows(program, population, found, input_mode)
         rows += _state_rows(program, population, found, input_mode)
         rows += _core_rows(population, mapping)
-    return Compatibility(found, input_mode, (*rows, *_chip_rows(mapping, chips or found.chips)), mapping)
+    rows += _chip_rows(mapping, chips or found.chips)
+    if graph is not None:
+        rows += _rounding_notes(graph, program)
+    return Compatibility(found, input_mode, tuple(rows), mapping)
 
 
 def check_graph(
@@ -175,8 +180,7 @@ def check_graph(
         layer = str(error).split(": ")[0]
         layer = layer if layer in graph.nodes else "network"
         return Compatibility(found, input_mode, (Row(layer, "compiles", None, None, "", False, str(error)),), None)
-    checked = check_program(program, chip, input_mode, shared, chips)
-    return replace(checked, rows=(*checked.rows, *_rounding_notes(graph, program)))
+    return check_program(program, chip, input_mode, shared, chips, graph)
 
 
 def _input_rows(program: LoihiProgram, chip: Chip, input_mode: str) -> Iterator[Row]:

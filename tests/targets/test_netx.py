@@ -1,7 +1,8 @@
 """A chain as a .net file: lava-dl's own netx loads it and fires the fixed engine's spikes; all else is refused."""
 
+import json
 import subprocess
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import h5py
@@ -18,6 +19,7 @@ from spikeport.core import LIF, SpikeportError, TimeMean
 from spikeport.export import to_nir
 from spikeport.targets import compile
 from spikeport.targets.loihi import lava
+from spikeport.targets.loihi.check import check_program
 from spikeport.targets.loihi.fixed import simulate_fixed
 from spikeport.targets.loihi.netx import for_netx, write_net
 from spikeport.targets.loihi.program import INPUT, LoihiProgram
@@ -69,6 +71,28 @@ def test_netx_runs_a_chain_of_pytorch(lava: Path, tmp_path: Path) -> None:
     program = compile(tmp_path / "model.nir", tmp_path / "program.npz", calibration=x, net=True)
     assert program.digest() == LoihiProgram.load(tmp_path / "program.npz").digest()
     assert_netx_equals(lava, program, tmp_path / "model.net", x)
+
+
+def test_the_compatibility_file_is_about_the_program_beside_it(tmp_path: Path) -> None:
+    """Biases of a .net file are whole weight steps: their exponent is 6, whatever the compiler alone would choose."""
+    x = 2 * np.random.default_rng(0).normal(size=(4, 2, 8, 8)).astype(np.float32)
+    to_nir(Chain().eval(), tmp_path / "model.nir", x)
+    for net in (False, True):
+        program = compile(tmp_path / "model.nir", tmp_path / f"{net}/program.npz", calibration=x, net=net)
+        found = json.loads((tmp_path / f"{net}/compatibility.json").read_text())["rows"]
+        expected = json.loads(json.dumps([asdict(row) for row in check_program(program).rows]))
+        assert [row for row in found if row["rule"] != "decay rounding error"] == expected
+        assert any(row["rule"] == "decay rounding error" for row in found)
+        exponents = {row["used"] for row in found if row["rule"] == "bias exponent"}
+        assert (exponents == {6}) == net
+
+
+def test_an_unknown_chip_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(2, 2, 8, 8)).astype(np.float32)
+    to_nir(Chain().eval(), tmp_path / "model.nir", x)
+    with pytest.raises(SpikeportError, match="unknown chip 'loihi3'"):
+        compile(tmp_path / "model.nir", tmp_path / "out/program.npz", chip="loihi3", calibration=x)
+    assert not (tmp_path / "out").exists()
 
 
 def test_netx_runs_a_chain_with_currents_that_decay(lava: Path, tmp_path: Path) -> None:
