@@ -23,7 +23,7 @@ from spikeport.targets.loihi.convolution import (
 from spikeport.targets.loihi.host import bias_mantissas
 from spikeport.targets.loihi.neurons import run
 from spikeport.targets.loihi.program import INPUT, LoihiProgram, Population
-from spikeport.targets.record import SpikeRecord
+from spikeport.targets.record import SpikeRecord, joined
 
 #: Values of the largest map over all steps of a batch: 16 MiB of float32, which stay in a large cache, and which the
 #: allocator hands out again without asking the system for fresh pages.
@@ -70,26 +70,7 @@ def simulate_fixed(
             ready = [_written(layer, written) for layer in layers]
             parts.append(_run(program, ready, torch.from_numpy(batch), max(0, min(rasters - start, len(batch)))))
             progress(start + len(batch), len(q))
-    sums = np.concatenate([p["sums"] for p in parts])
-    population = program.population(program.output)
-    joined: dict[str, Any] = {
-        kind: {name: np.concatenate([p[kind][name] for p in parts if name in p[kind]]) for name in parts[0][kind]}
-        for kind in ("spikes", "digests", "events", "rasters")
-    }
-    totals: dict[str, Any] = {
-        kind: {name: sum(p[kind][name] for p in parts) for name in parts[0][kind]} for kind in ("wraps", "saturations")
-    }
-    return SpikeRecord(
-        engine="fixed",
-        time_steps=program.time_steps,
-        program=program.digest(),
-        outputs=class_currents(sums, population, program.time_steps),
-        output_sums=sums,
-        labels=labels,
-        details={"torch": str(torch.__version__)},
-        **joined,
-        **totals,
-    )
+    return replace(joined(parts), program=program.digest(), labels=labels)
 
 
 def class_currents(sums: np.ndarray, output: Population, time_steps: int) -> np.ndarray:
@@ -130,11 +111,14 @@ def _written(layer: _Layer, mantissas: dict[str, np.ndarray]) -> _Layer:
     return replace(layer, population=replace(population, bias_mant=mantissas[population.name]))
 
 
-def _run(program: LoihiProgram, layers: list[_Layer], q: Tensor, keep: int) -> dict:
-    """Graded samples [N, 1 or T, C, H, W] through all layers; rows of maps are time-major, as in training."""
+def _run(program: LoihiProgram, layers: list[_Layer], q: Tensor, keep: int) -> SpikeRecord:
+    """Graded samples [N, 1 or T, C, H, W] through all layers; rows of maps are time-major, as in training.
+
+    The record of a batch; it does not name its program.
+    """
     steps, n = program.time_steps, len(q)
     sent = {INPUT: Activity(channels_last(q.transpose(0, 1).flatten(0, 1).float()), spikes=False)}
-    out: dict = {k: {} for k in ("spikes", "digests", "events", "rasters", "wraps", "saturations")}
+    out: dict[str, Any] = {k: {} for k in ("spikes", "digests", "events", "rasters", "wraps", "saturations")}
 
     def by_sample(rows: np.ndarray) -> np.ndarray:
         """[T*N], or [N] of a held input, which counts at every step, to [N, T]."""
@@ -159,8 +143,10 @@ def _run(program: LoihiProgram, layers: list[_Layer], q: Tensor, keep: int) -> d
             if keep:
                 out["rasters"][name] = (found.spikes[:, :keep] != 0).transpose(0, 1).contiguous().numpy()
         if name == program.output:
-            out["sums"] = found.v.flatten(1).long().numpy()
-    return out
+            sums = found.v.flatten(1).long().numpy()
+    outputs = class_currents(sums, program.population(program.output), steps)
+    details = {"torch": str(torch.__version__)}
+    return SpikeRecord("fixed", steps, program="", outputs=outputs, output_sums=sums, details=details, **out)
 
 
 def _arriving(forward: list[Convolution], sent: dict[str, Activity], n: int) -> Tensor:
