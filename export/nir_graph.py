@@ -70,7 +70,7 @@ def nir_threshold(v_threshold: float) -> float:
 def build_nir(traced: Traced, metadata: Metadata) -> tuple[nir.NIRGraph, dict[ex.Node, str]]:
     """The canonical NIR graph of a traced model, and the name of every node in it.
 
-    ``metadata.layers`` is filled in here.
+    The graph carries ``metadata`` with its ``layers`` filled in; the argument itself stays as it is.
     """
     names: dict[ex.Node, str] = {}
     nodes: dict[str, nir.NIRNode] = {}

@@ -298,7 +298,11 @@ class Constants:
 
     @property
     def on_grid(self) -> bool:
-        """Whether v only ever holds sums of weights and biases: nothing leaks, or nothing stays."""
+        """Whether v only ever holds sums of weights and biases: nothing leaks, or nothing stays (tau = 1).
+
+        At tau = 1 that is the network's v. On the chip dv ends at 4095 of 4096, so 1/4096 of v stays, cut off towards
+        zero: nothing of less than 64 weight steps, and less than 32 steps of the most that v can hold.
+        """
         return bool(np.all(self.loss_u == 1) and np.isin(self.loss_v, (0.0, 1.0)).all())
 
     def build_up(self, steps: int) -> Values:

@@ -81,6 +81,13 @@ def test_metadata_survives_the_file(tmp_path, net, x):
     assert "stem.lif" in metadata.layers.values()
 
 
+def test_the_metadata_given_stays_as_it_is(net):
+    given = Metadata(3, input_shape=(2, 8, 8))
+    graph, _ = build_nir(trace(net, (2, 8, 8)), given)
+    assert given.layers == {}
+    assert metadata_of(graph).layers
+
+
 @pytest.mark.parametrize("v_threshold", [1.0, 0.5, 1.3, 1e-3])
 def test_threshold_turns_at_least_into_above(v_threshold):
     """A float32 membrane is at or above the model's threshold just where it is above the file's."""

@@ -47,6 +47,14 @@ def test_worst_currents_are_those_of_the_worst_inputs(low, high):
     assert down.tolist() == (-currents).max(0).tolist()
 
 
+def test_what_stays_in_a_neuron_without_memory():
+    """See ``Constants.on_grid``: v counts in 1/64 of a weight step."""
+    retained = loihi.DECAY_ONE - (loihi.DECAY_ONE - 1)
+    v = torch.tensor([64 * 64 - 1, 64 * 64, -64 * 64 + 1, loihi.STATE_LIMIT - 1])
+    assert loihi.decay(v, retained).tolist() == [0, 1, 0, 2047]
+    assert 2047 < 32 * 64
+
+
 @given(random_nets())
 def test_every_integer_fits_its_register(case):
     net, x = case
