@@ -85,7 +85,7 @@ def train_twins(out: Path, overwrite: bool) -> None:
     from spikeport import train
     from spikeport.core import TrainConfig
     from spikeport.core.figures import draw_figures
-    from spikeport.targets.loihi.qat import prepare
+    from spikeport.targets.loihi.qat import preparation
 
     started = out / "snn-float"
     common: dict[str, Any] = {"schedule": "cosine", "patience": 0}
@@ -104,7 +104,7 @@ def train_twins(out: Path, overwrite: bool) -> None:
                 overwrite=overwrite,
                 progress=progress,
                 on_epoch=show,
-                prepare=prepare if config.target else None,
+                prepare=preparation(config),
             )
         draw_figures(run.path)
         console.say(f"test accuracy {run.results['test_accuracy']:.4f}, F1 {run.results['test_macro_f1']:.4f}")

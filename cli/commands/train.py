@@ -92,6 +92,7 @@ def train(
     from spikeport.core import train as run_training
     from spikeport.core.distributed import first_process
     from spikeport.core.figures import draw_figures
+    from spikeport.targets.loihi.qat import preparation
 
     given: dict[str, Any] = dict(locals())
     settings = settings_of_run(start) if start else {}
@@ -106,17 +107,18 @@ def train(
     if augment is not None:
         settings["augment"] = tuple(name for name in augment.split(",") if name)
     resolved = TrainConfig(**settings)
-    prepare = None
-    if resolved.target:
-        from spikeport.targets.loihi.qat import prepare as in_integers
-
-        prepare = in_integers
     speaks = first_process()
     if speaks:
         console.say("  ".join(("epoch", "loss", "accuracy", "validation accuracy")))
     with console.bar("training") as progress:
         run = run_training(
-            resolved, out, resume=resume, overwrite=overwrite, progress=progress, on_epoch=show, prepare=prepare
+            resolved,
+            out,
+            resume=resume,
+            overwrite=overwrite,
+            progress=progress,
+            on_epoch=show,
+            prepare=preparation(resolved),
         )
     if not speaks:
         return

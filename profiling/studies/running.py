@@ -14,6 +14,7 @@ from spikeport.core.runs import Run, load_run
 from spikeport.core.training import CHECKPOINT_FILE, train
 from spikeport.profiling.studies.measured import measure
 from spikeport.profiling.studies.study import TRIALS, Study, check_trainable, finished, open_folder
+from spikeport.targets.loihi.qat import preparation
 
 #: Seconds to wait for a trial that another process trains: the processes of a killed study need a moment to end.
 PATIENCE = 10
@@ -89,13 +90,8 @@ def run_trial(folder: Path, name: str, config: TrainConfig) -> Run:
             half_written.unlink()
     else:
         shutil.rmtree(path, ignore_errors=True)
-    prepare = None
-    if config.target:
-        from spikeport.targets.loihi.qat import prepare as in_integers
-
-        prepare = in_integers
     try:
-        trained = train(config, path, resume=resume, prepare=prepare)
+        trained = train(config, path, resume=resume, prepare=preparation(config))
     except SpikeportError as error:
         raise SpikeportError(f"trial {name}: {error}") from None
     measure(trained)

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from spikeport.core.config import TrainConfig
 from spikeport.core.conversion import trace_module
 from spikeport.core.errors import SpikeportError
+from spikeport.core.learner import Prepare
 from spikeport.core.neurons import LIF
 from spikeport.core.runs import DataInfo
 from spikeport.core.surrogates import surrogate_named
@@ -175,3 +177,8 @@ def _slope(layer: Layer, neuron: LIF | None) -> tuple[Callable[[Tensor], Tensor]
 def prepare(model: nn.Module, info: DataInfo) -> nn.Module:
     """``model`` in Loihi's arithmetic, for ``spikeport.core.train``. Raises as ``ChipNetwork``."""
     return ChipNetwork(model, info)
+
+
+def preparation(config: TrainConfig) -> Prepare | None:
+    """The ``prepare`` that ``spikeport.core.train`` needs: ``prepare`` where the settings name a target, else None."""
+    return prepare if config.target else None

@@ -13,7 +13,7 @@ from spikeport.export import to_nir
 from spikeport.targets import compile as compile_run
 from spikeport.targets.loihi.compile import compile
 from spikeport.targets.loihi.fixed import simulate_fixed
-from spikeport.targets.loihi.qat import ChipNetwork, prepare
+from spikeport.targets.loihi.qat import ChipNetwork, preparation, prepare
 
 
 def info_of(x):
@@ -135,6 +135,11 @@ def test_a_trained_network_runs_on_the_chip_as_it_was_trained(tiny, tmp_path):
         trained = chip(torch.from_numpy(x))
     np.testing.assert_array_equal(trained.numpy(), record.outputs.astype(np.float32))
     assert record.accuracy == run.results["test_accuracy"]
+
+
+def test_only_a_training_for_a_target_is_prepared(tiny):
+    assert preparation(tiny(kind="snn")) is None
+    assert preparation(tiny(kind="snn", start="run", target="loihi")) is prepare
 
 
 def test_a_cnn_and_a_changing_input_are_refused():
