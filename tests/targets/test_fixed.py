@@ -1,5 +1,7 @@
 """The fixed engine against the chip's arithmetic written out neuron by neuron and step by step."""
 
+import re
+from dataclasses import replace
 from unittest.mock import patch
 
 import numpy as np
@@ -10,8 +12,8 @@ from hypothesis import strategies as st
 from programs import event_programs, programs, single
 from torch.nn import functional as F
 
-from spikeport.core import SpikeportError
-from spikeport.targets.loihi import arithmetic, fixed
+from spikeport.core import CheckFailed, SpikeportError
+from spikeport.targets.loihi import LoihiTarget, arithmetic, fixed
 from spikeport.targets.loihi.activity import Activity
 from spikeport.targets.loihi.convolution import convolution, exactly
 from spikeport.targets.loihi.fixed import simulate_fixed
@@ -136,6 +138,18 @@ def in_int64(x, synapse):
     return F.conv2d(x, weight, None, synapse.stride, synapse.padding, synapse.dilation, synapse.groups)
 
 
+def test_float64_computes_where_float32_is_not_exact(monkeypatch):
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randint(-127, 128, (2, 4, 5, 5), generator=rng)
+    synapse = Synapse("s", "", "a", "b", torch.randint(-127, 128, (3, 4, 3, 3), generator=rng).to(torch.int8).numpy())
+    monkeypatch.setattr("spikeport.targets.loihi.convolution._float32_is_exact", lambda *_: False)
+    ready = convolution(synapse, x.shape[1:], torch.float32)
+    assert ready.weight.dtype == torch.float64
+    currents = ready(x.float())
+    assert currents.dtype == torch.float32
+    assert torch.equal(currents.long(), in_int64(x, synapse))
+
+
 def test_sums_beyond_24_bits_are_exact():
     """1,100 inputs of 127 at weights of 127, less 1: float32 would round the sum to an even number."""
     weight = np.full((1, 1100, 1, 1), 127, np.int8)
@@ -198,16 +212,61 @@ def test_files_give_back_what_was_saved(tmp_path_factory, case):
     assert again.rasters.keys() == record.rasters.keys()
 
 
-def test_a_moved_spike_is_a_difference_although_counts_agree():
+@pytest.mark.parametrize(
+    ("kind", "name", "told"),
+    [
+        ("spikes", "layer", "layer: spikes differ at 1 of 2 .*sample 0, step 1"),
+        ("digests", "layer", "layer: digests differ at 1 of 2 .*sample 0, step 1"),  # a moved spike: counts agree
+        ("events", "first", "first: events differ at 1 of 2 .*sample 0, step 1"),
+        ("output_sums", None, "outputs: integer class sums differ"),
+    ],
+)
+def test_one_value_of_any_kind_is_a_difference(kind, name, told):
     program = programs_example()
     x = np.zeros((1, *program.input_shape))
-    record = simulate_fixed(program, x)
-    other = simulate_fixed(program, x)
-    other.digests["layer"][0, 1] ^= 1
+    record, other = simulate_fixed(program, x), simulate_fixed(program, x)
+    values = getattr(other, kind)
+    (values[name] if name else values)[0, -1] ^= 1
     assert differences(record, record) == []
     (line,) = differences(record, other)
-    assert "layer: digests differ" in line
-    assert "sample 0, step 1" in line
+    assert re.match(told, line)
+
+
+@pytest.fixture
+def saved(tmp_path, monkeypatch):
+    """A program's file and what engines make of it: replace them to have an engine that fails."""
+    program = programs_example()
+    program.save(tmp_path / "program.npz")
+    record = simulate_fixed(program, np.ones((1, *program.input_shape)))
+
+    def engines(fixed, lava):
+        monkeypatch.setattr("spikeport.targets.loihi.simulate_fixed", lambda *_, **__: replace(record, **fixed))
+        monkeypatch.setattr("spikeport.targets.loihi.lava.simulate_lava", lambda *_, **__: replace(record, **lava))
+
+    def run(engine):
+        return LoihiTarget().simulate(tmp_path / "program.npz", np.ones((1, *program.input_shape)), engine=engine)
+
+    return record, engines, run
+
+
+@pytest.mark.parametrize("engine", ["fixed", "lava"])
+@pytest.mark.parametrize(("kind", "told"), [("wraps", "wrapped"), ("saturations", "saturated")])
+def test_one_wrap_or_saturation_fails_the_run(saved, engine, kind, told):
+    _, engines, run = saved
+    counted = {kind: {"layer": 0, "output": 1}, "engine": engine}
+    engines({}, {})
+    run(engine)
+    engines(counted, counted)
+    with pytest.raises(CheckFailed, match=f"^output: its state {told} 1 times in engine {engine}"):
+        run(engine)
+
+
+def test_a_record_of_lava_that_differs_from_the_fixed_engines_fails_the_run(saved):
+    record, engines, run = saved
+    engines({}, {"engine": "lava", "digests": record.digests | {"layer": record.digests["layer"] ^ 1}})
+    run("fixed")
+    with pytest.raises(CheckFailed, match="^Lava and the fixed engine disagree: layer: digests differ at 2 of 2"):
+        run("lava")
 
 
 @pytest.mark.parametrize("kind", [LoihiProgram, SpikeRecord])
