@@ -127,11 +127,20 @@ def test_the_largest_currents_wrap_and_saturate_as_they_should(form, du):
     assert found.saturations == 48
 
 
-def test_one_step_from_the_limit_of_24_bits(form):
-    """The largest state without a saturation, and one more."""
-    for bias, counted in ((-62, 0), (-63, 1)):
-        population = Population("p", "", (1, 1, 1), 4095, 0, 1, np.array([bias], np.int32), 0, 1.0, 1)
-        current = np.full((1, 1, 1, 1, 1), -131071)  # * 64 is 64 short of -2^23
-        found = run(population, current, 1)
-        assert_equal(found, population, current, 1)
-        assert found.saturations == counted
+@pytest.mark.parametrize(
+    ("current", "bias", "wraps", "saturations"),
+    [
+        (-131071, -62, 0, 0),  # the lowest voltage without a saturation
+        (-131071, -63, 0, 1),
+        (131071, 62, 0, 0),  # the highest
+        (131071, 63, 0, 1),
+        (131072, 0, 0, 1),  # u = 2^23 stands
+        (-131072, 0, 1, 1),  # u = -2^23 wraps, to 2^23
+    ],
+)
+def test_one_step_from_the_limits_of_24_bits(form, current, bias, wraps, saturations):
+    population = Population("p", "", (1, 1, 1), 4095, 0, 131072, np.array([bias], np.int32), 0, 1.0, 1)
+    currents = np.full((1, 1, 1, 1, 1), current)
+    found = run(population, currents, 1)
+    assert_equal(found, population, currents, 1)
+    assert (found.wraps, found.saturations) == (wraps, saturations)
