@@ -16,9 +16,10 @@ from spikeport.export.interpreter import interpret
 from spikeport.export.nir_graph import Metadata, build_nir, with_metadata
 from spikeport.export.trace import trace
 from spikeport.targets.loihi import arithmetic as loihi
-from spikeport.targets.loihi.compile import Constants, compile, largest_scale, quantise_bias
+from spikeport.targets.loihi.compile import Constants, Layer, compile, largest_scale, population, quantise_bias
 from spikeport.targets.loihi.convolution import worst_currents
 from spikeport.targets.loihi.fixed import simulate_fixed
+from spikeport.targets.loihi.neurons import run
 from spikeport.targets.loihi.program import INPUT
 
 
@@ -169,6 +170,43 @@ def test_scale_is_the_largest_that_holds(seed, most, spread, bias_size, threshol
     else:
         assert threshold * scale == pytest.approx(round(threshold * scale), rel=1e-12)
         assert not holds((round(threshold * scale) + 1) / threshold * 1.01)
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.5])
+@pytest.mark.parametrize(("threshold", "size", "bias"), [(100.0, 0.01, 0.0), (None, 0.01, 30.0)])
+def test_spikes_that_only_excite_saturate_no_voltage(threshold, size, bias, loss):
+    """Up to the threshold, which does not fire, then all at once: here v rises further than it falls."""
+    steps, biases = 40, np.linspace(0.9, 1, 20) * bias
+    weights = np.random.default_rng(0).uniform(0.5, 1, (20, 900, 1, 1)) * size
+    constants = Constants(loss_v=loss, threshold=threshold)
+    for channel in range(20):
+        w, b = weights[channel : channel + 1], biases[channel : channel + 1]
+        scale = largest_scale("p", [w], [(0, 1)], b, constants, steps)
+        p = population(Layer("p", "", (1, 1, 1), constants, (), (), torch.from_numpy(b), scale), 1)
+        most, added = int(np.rint(w * scale).sum()), int(p.bias[0, 0, 0])
+        currents, v = [], 0
+        for _ in range(steps - 1):
+            v = v * (4096 - p.dv) >> 12
+            currents.append(min(most, max(((p.vth << 6) - v - added) >> 6, 0)))
+            v += (currents[-1] << 6) + added
+        x = torch.tensor([*currents, most]).float().reshape(steps, 1, 1, 1, 1)
+        found = run(p, x, steps)
+        assert (found.wraps, found.saturations) == (0, 0)
+
+
+def test_the_lowest_of_several_thresholds_counts():
+    constants = Constants(threshold=np.array([1e-4, 1000.0]))
+    with pytest.raises(SpikeportError, match="p: .* the threshold becomes .* < 1"):
+        largest_scale("p", [np.ones((2, 3, 1, 1))], [(0, 1)], np.zeros(2), constants, 1)
+
+
+def test_a_bias_and_a_current_of_the_host_may_both_be_rounded_up():
+    """At exponent 7 a mantissa is 2 weight units: at scale 1, 1001.5 of them and 3093.5 would become 4096."""
+    bias, host = np.array([2003.0]), np.array([6187.0])
+    scale = largest_scale("p", [], [], bias, Constants(), 1, host)
+    mant, exponent = quantise_bias(bias * scale, host * scale)
+    assert exponent == 7
+    assert mant + np.rint(host * scale / 2) <= 4095
 
 
 @given(st.lists(st.floats(-8000, 8000), min_size=1, max_size=6))
