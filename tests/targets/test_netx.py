@@ -120,6 +120,14 @@ def test_the_file_holds_the_program(tmp_path_factory: pytest.TempPathFactory, pr
             assert layer["neuron/vThMant"][()] == before.vth
 
 
+def test_biases_become_the_nearest_whole_weight_steps() -> None:
+    program, _ = uneven_chain()
+    first, *others = program.populations
+    first = replace(first, bias_mant=np.array([-97, -33, -31, 0, 31, 33, 64, 97], np.int32), bias_exp=0)
+    rounded = for_netx(replace(program, populations=(first, *others))).populations[0]
+    assert (rounded.bias_mant.tolist(), rounded.bias_exp) == ([-2, -1, 0, 0, 0, 1, 1, 2], 6)
+
+
 @given(programs())
 def test_what_is_no_chain_is_refused(drawn: tuple[LoihiProgram, np.ndarray]) -> None:
     program, _ = drawn
