@@ -1,6 +1,7 @@
 """The NIR file: what it holds, who reads it, and what happens when it is damaged."""
 
 import json
+from dataclasses import replace
 
 import h5py
 import nir
@@ -198,6 +199,31 @@ def test_class_currents_may_differ_only_in_a_sample_with_a_flip(net, x, tie):
     found = verify._against_reference("reader", graph, reference, readers.Reading(spikes, outputs), tie)
     assert found.status == "differs"
     assert found.note.startswith("class currents differ by 0.01 where no spike does, at most")
+
+
+@pytest.mark.parametrize(("distance", "tied"), [(0.9e-5, True), (-0.9e-5, True), (1.1e-5, False), (-1.1e-5, False)])
+def test_a_tie_is_within_1e_5_of_the_threshold(net, x, distance, tied):
+    graph, _ = build_nir(trace(net, (2, 8, 8)), Metadata(3, input_shape=(2, 8, 8)))
+    reference = interpret(graph, x, margins=True)
+    spikes = {name: s.copy() for name, s in reference.spikes.items()}
+    spikes["stem_lif"][1, 2, 0, 0, 0] ^= True
+    reference.margins["stem_lif"][1, 2, 0, 0, 0] = distance
+    ties, unexplained = explain_flips(graph, reference, spikes)
+    assert (len(ties), unexplained) == (int(tied), int(not tied))
+
+
+@pytest.mark.parametrize(("error", "passes"), [(0.9e-9, True), (1.1e-9, False)])
+def test_class_currents_agree_within_1e_9(tmp_path, net, x, monkeypatch, error, passes):
+    def off(*args, **kwargs):
+        found = interpret(*args, **kwargs)
+        return replace(found, outputs=found.outputs + error)
+
+    monkeypatch.setattr("spikeport.export.verify.interpret", off)
+    if passes:
+        assert to_nir(net, tmp_path / "m.nir", x).passed
+        return
+    with pytest.raises(CheckFailed, match=r"differs from the model in 0 spikes .class currents differ by 1\.1e-09"):
+        to_nir(net, tmp_path / "m.nir", x)
 
 
 def test_squeezenet_goes_through_with_all_eight_fires(tmp_path):

@@ -7,7 +7,7 @@ import torch
 from spikeport.core import CheckFailed, SpikeportError
 from spikeport.core.models import ModelSpec, Twin
 from spikeport.export import to_onnx
-from spikeport.export.onnx_model import open_onnx, run_onnx
+from spikeport.export.onnx_model import open_onnx, run_onnx, verify_onnx
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +43,15 @@ def test_a_file_that_differs_is_an_error_and_leaves_nothing(model, x, tmp_path, 
     with pytest.raises(CheckFailed, match="onnxruntime .* differs from the model"):
         to_onnx(model, tmp_path / "model.onnx", x)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("error", "status"), [(0.9e-4, "agrees"), (1.1e-4, "differs")])
+def test_logits_agree_within_1e_4(model, x, file, monkeypatch, error, status):
+    with torch.no_grad():
+        off = model(torch.from_numpy(x)).double().numpy() + error
+    monkeypatch.setattr("spikeport.export.onnx_model.run_onnx", lambda path, x: off)
+    (witness,) = verify_onnx(file, "model.onnx", model, torch.from_numpy(x)).witnesses
+    assert witness.status == status
 
 
 def test_damaged_and_missing_files_are_named(file, tmp_path):
