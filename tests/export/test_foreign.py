@@ -103,6 +103,17 @@ def test_snntorch_spikes_survive(beta, threshold, delay, seed):
     np.testing.assert_allclose(prediction, outputs.mean(0))
 
 
+def test_snntorch_does_not_fire_at_its_threshold():
+    leaky = snntorch.Leaky(beta=0.5, threshold=0.75, init_hidden=True, reset_mechanism="zero")
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), leaky).eval()
+    model[0].weight.data.fill_(1)
+    x = torch.tensor([[0.75], [0.5], [0.76]])  # at it in step 1; in step 2, 0.5 + 0.25; above it
+    theirs = owner_forward(model, x.numpy(), 2)[1][:, :, 0]
+    assert theirs.tolist() == [[0, 0, 1], [1, 0, 1]]
+    with torch.no_grad():
+        assert adopt(model, 2)(x)[:, 0].tolist() == theirs.mean(0).tolist()
+
+
 def test_weights_come_along_and_the_model_is_untouched():
     model = enliven(Jelly(neuron.IFNode(), "m"))
     ours = adopt(model, 4)

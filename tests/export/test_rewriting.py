@@ -95,6 +95,16 @@ class Chain(nn.Module):
         return self.end(F.adaptive_avg_pool2d(self.head(self.middle(self.act(self.stem(x)))), 1).flatten(1))
 
 
+class Doubled(nn.Module):
+    def forward(self, x):
+        return F.max_pool2d(x + x, 2)
+
+
+class Copies(nn.Module):
+    def forward(self, x):
+        return x[:, [0, 1, 1, 0]]
+
+
 @pytest.mark.parametrize(
     ("middle", "message"),
     [
@@ -103,7 +113,9 @@ class Chain(nn.Module):
         (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "padding_mode 'reflect'"),
         (nn.MaxPool2d(2, ceil_mode=True), "middle: max-pooling with ceil_mode"),
         (nn.Sequential(nn.Conv2d(4, 4, 1), nn.MaxPool2d(2)), "middle.1: max-pooling of analog values"),
+        (Doubled(), "max-pooling of a sum of spikes is not an OR"),
         (nn.BatchNorm2d(4), "middle: normalises act"),
+        (nn.Sequential(nn.Conv2d(4, 2, 1), Copies(), nn.BatchNorm2d(4)), "same channel of middle.0 appears twice"),
         (nn.BatchNorm2d(4, track_running_stats=False), "without running statistics"),
         (nn.AvgPool2d(3, 1, 1, count_include_pad=False), "middle: average pooling"),
         (nn.AdaptiveAvgPool2d(3), "do not divide evenly"),
