@@ -120,6 +120,13 @@ def test_rates_are_spikes_per_neuron_step_and_sample():
     assert rates.per_layer() == {"0": 0.75, "1": 0.75, "network": 0.75}
 
 
+def test_the_rate_of_a_network_is_that_of_its_neurons_not_of_its_layers():
+    rates = Rates()
+    rates.see("large", torch.zeros(2, 6))
+    rates.see("small", torch.ones(2, 2))
+    assert rates.per_layer() == {"large": 0.0, "small": 1.0, "network": 0.25}
+
+
 def test_distillation_by_hand():
     """Two classes: the softened teacher is (3/4, 1/4), the student (1/2, 1/2)."""
     teacher, student = torch.tensor([[2 * math.log(3), 0.0]]), torch.zeros(1, 2)

@@ -239,6 +239,22 @@ def test_batch_norm_behind_a_concatenation_of_convolutions_folds_into_all_of_the
     assert all(folded)
 
 
+def test_batch_norm_behind_anything_else_of_their_size_does_not_fold():
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.norm = nn.Conv2d(2, 3, 1), nn.Conv2d(2, 1, 1), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.norm(torch.cat([self.a(x), self.b(x)], 1).relu())
+            return y
+
+    torch.manual_seed(0)
+    norm = count_operations(Net(), torch.randn(2, 2, 5, 5)).layers["norm"]
+    assert norm.folds_into == ()
+    assert norm.macs.tolist() == [[100]] * 2
+
+
 def test_a_layer_that_runs_twice_is_counted_twice():
     class Twice(nn.Module):
         def __init__(self) -> None:

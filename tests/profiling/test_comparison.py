@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from networks import RandomNet
+from torch import nn
 
-from spikeport.core import SpikeportError
+from spikeport.core import LIF, SpikeportError, TimeMean
 from spikeport.export.nir_graph import Metadata, build_nir
 from spikeport.export.trace import trace
 from spikeport.profiling.comparison import TRAINING, compare, mean_rate, totals
@@ -79,3 +80,19 @@ def test_witnesses_are_compared_on_the_samples_all_of_them_saw(case):
     expected = sum(int(c.acs[0].sum()) for c in training.layers.values() if c.kind != "LIF" and len(c.acs))
     skips = sum(r.acs[TRAINING] for r in rows if r.kind == "Skip")
     assert totals(rows)[TRAINING]["acs"] - skips == expected
+
+
+def test_the_mean_rate_leaves_the_neurons_of_a_pool_out():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        *(nn.Conv2d(2, 4, 3, padding=1), LIF(v_threshold=0.2, time_steps=3, constant_input=True), nn.MaxPool2d(2)),
+        *(nn.Conv2d(4, 6, 1), LIF(v_threshold=0.2, time_steps=3), nn.Flatten(), nn.Linear(54, 3), TimeMean(3)),
+    ).eval()
+    x = torch.randn(2, 2, 6, 6).clamp(-2, 2)
+    program = compile(build_nir(trace(net, (2, 6, 6)), Metadata(3, input_shape=(2, 6, 6), input_bound=2.0))[0])
+    record = simulate_fixed(program, x.numpy())
+    spikes = {p.source: int(record.spikes[p.name].sum()) for p in program.populations if p.spiking}
+    assert spikes.keys() == {"1", "2", "4"}
+    assert all(spikes.values())
+    rows = compare(count_operations(net, x), program, {"fixed": record})
+    assert mean_rate(rows, "fixed", 3) == pytest.approx((spikes["1"] + spikes["4"]) / (2 * 3 * (4 * 36 + 6 * 9)))

@@ -1,5 +1,7 @@
 """Counts are exact: equal to counting by the definition, and to the paper's columns."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -82,6 +84,12 @@ def test_analog_input_costs_macs_and_only_for_the_images_that_are_analog():
     assert counts.macs[:, 0].tolist() == [0, dense]
     assert counts.macs_effective[:, 0].tolist() == [0, 9 * 2]
     assert counts.analog
+
+
+@pytest.mark.parametrize(("tau", "leaky"), [(1.0, False), (1.5, True), (math.inf, False)])
+def test_membranes_that_keep_nothing_or_all_do_not_leak(tau, leaky):
+    model = nn.Sequential(LIF(tau, time_steps=2, constant_input=True, decay_input=tau < math.inf))
+    assert count_operations(model, torch.ones(1, 3)).layers["0"].leaky == leaky
 
 
 def test_first_convolution_is_counted_once_and_the_others_t_times():

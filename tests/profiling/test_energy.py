@@ -123,11 +123,12 @@ def test_break_even_by_hand():
     assert found.rates[8] == pytest.approx(found.rates[4] / 2)
 
 
-def test_twice_the_steps_scale_as_a_model_with_twice_the_steps_counts():
+@pytest.mark.parametrize("steps", [1, 4])
+def test_twice_the_steps_scale_as_a_model_with_twice_the_steps_counts(steps):
     x = torch.rand(1, 3, 8, 8)
-    four, eight = (count_operations(twins(steps)[0], x) for steps in (4, 8))
-    for name, layer_counts in four.layers.items():
-        scaled, counted = layer_counts.work().scaled(1.0, 2.0), eight.layers[name].work()
+    once, twice = (count_operations(twins(t)[0], x) for t in (steps, 2 * steps))
+    for name, layer_counts in once.layers.items():
+        scaled, counted = layer_counts.work().scaled(1.0, 2.0), twice.layers[name].work()
         for quantity in ("macs", "updates", "bias_adds", "analog_passes"):
             assert getattr(scaled, quantity) == getattr(counted, quantity), (name, quantity)
 
