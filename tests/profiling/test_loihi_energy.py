@@ -16,7 +16,7 @@ from spikeport.profiling.comparison import compare
 from spikeport.profiling.loihi_energy import loihi1_energy, loihi1_mapping, spike_traffic
 from spikeport.targets.loihi.compile import compile
 from spikeport.targets.loihi.fixed import simulate_fixed
-from spikeport.targets.loihi.program import INPUT
+from spikeport.targets.loihi.program import INPUT, LoihiProgram
 
 METADATA = Metadata(3, input_shape=(2, 14, 14), input_bound=1.0)
 
@@ -44,8 +44,16 @@ def test_messages_are_the_axons_of_the_mapping(case):
         assert traffic[population.name].messages * population.neurons == pytest.approx(axons)
 
 
-def test_hops_equal_walking_from_every_neuron_to_every_slice_it_reaches(case):
-    program, _ = case
+def depthwise() -> LoihiProgram:
+    """Slices that end where a group ends, in the middle of their population."""
+    net = RandomNet(["depthwise"] * 3, 8, 14, 3, 5, True).eval()
+    program = compile(build_nir(trace(net, (2, 14, 14)), METADATA)[0])
+    return replace(program, input_max=1, input_scale=1.0)
+
+
+@pytest.mark.parametrize("groups", ["few", "depthwise"])
+def test_messages_and_hops_equal_walking_from_every_neuron_to_every_slice_it_reaches(case, groups):
+    program = depthwise() if groups == "depthwise" else case[0]
     mapping = loihi1_mapping(program)
     place = {}  # (population, channel, pixel) -> core
     for core, held in enumerate(mapping.cores):
@@ -53,7 +61,7 @@ def test_hops_equal_walking_from_every_neuron_to_every_slice_it_reaches(case):
             for channel in range(*piece.channels):
                 for pixel in range(*piece.pixels):
                     place[piece.population, channel, pixel] = core
-    walked = {p.name: np.zeros(2) for p in program.populations}
+    walked = {p.name: np.zeros(3) for p in program.populations}
     for synapse in (s for s in program.synapses if s.pre != INPUT):
         source, kernel = program.shape_of(synapse.pre), synapse.weight.shape[2:]
         size = output_size(source[1:], kernel, synapse.stride, synapse.padding, synapse.dilation)
@@ -74,13 +82,13 @@ def test_hops_equal_walking_from_every_neuron_to_every_slice_it_reaches(case):
                 reached.add((channel, row * source[2] + column, index))
         for channel, pixel, index in reached:
             a, b = place[synapse.pre, channel, pixel] // 4, slices[index][0] // 4
-            walked[synapse.pre] += abs(a % 8 - b % 8), abs(a // 8 - b // 8)
+            walked[synapse.pre] += 1, abs(a % 8 - b % 8), abs(a // 8 - b // 8)
     traffic = spike_traffic(program, mapping)
     for population in program.populations:
         found = traffic[population.name]
         expected = walked[population.name] / population.neurons
-        assert (found.hops_ew, found.hops_ns) == pytest.approx(tuple(expected))
-    assert sum(w.sum() for w in walked.values()) > 0
+        assert (found.messages, found.hops_ew, found.hops_ns) == pytest.approx(tuple(expected))
+    assert sum(w[1:].sum() for w in walked.values()) > 0
 
 
 def test_energy_is_the_sum_of_what_the_target_counted(case):
@@ -96,7 +104,9 @@ def test_energy_is_the_sum_of_what_the_target_counted(case):
     assert energy.total_nj == pytest.approx(expected / 1e3)
     assert energy.cores == len(mapping.cores)
     static = loihi1_energy(program, record, mapping, seconds=1e-3)
-    assert static.total_nj - energy.total_nj == pytest.approx(0.104 * mapping.chips * 1e-3 * 1e9)
+    assert static.total_nj - energy.total_nj == pytest.approx(0.104 * 1e-3 * 1e9)
+    spread = replace(mapping, cores=mapping.cores + mapping.cores[:1] * 256)  # onto three chips
+    assert loihi1_energy(program, record, spread, seconds=1e-3).rows["static"]["static power"] == pytest.approx(312e3)
 
 
 def test_chips_apart_exchange_messages_that_have_no_hops():
