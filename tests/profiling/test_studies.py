@@ -3,11 +3,15 @@
 import csv
 import json
 from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 
+import optuna
 import pytest
 import torch
+from optuna.trial import TrialState
 
-from spikeport.core import SpikeportError, TrainConfig, load_run
+from spikeport.core import SpikeportError, TrainConfig, load_run, train
 from spikeport.core.models import MODELS
 from spikeport.profiling.studies import (
     SCHEDULES,
@@ -18,6 +22,7 @@ from spikeport.profiling.studies import (
     compare_study,
     run_search,
     run_study,
+    running,
     search,
     seeds_study,
 )
@@ -262,6 +267,31 @@ def test_one_failed_training_ends_a_study_with_its_name(tiny, tmp_path):
     study = seeds_study(tiny(lr=1e30, kind="cnn"), 1)
     with pytest.raises(SpikeportError, match="trial small-digits-squeezenet-p-cnn-seed0: .*lower --lr"):
         run_study(study, tmp_path / "study")
+
+
+def test_a_trial_goes_on_from_its_checkpoint(tiny, tmp_path, monkeypatch):
+    told = []
+
+    def dies_after_the_first(row):
+        told.append(row["epoch"])
+        if row["epoch"] == 1:
+            raise RuntimeError("killed")
+
+    monkeypatch.setattr(running, "train", partial(train, on_epoch=dies_after_the_first))
+    monkeypatch.setattr(running, "measure", lambda run: None)
+    with pytest.raises(RuntimeError, match="killed"):
+        running.run_trial(tmp_path, "trial", tiny())
+    running.run_trial(tmp_path, "trial", tiny())
+    assert told == [1, 2]
+
+
+def test_a_trial_that_another_machine_has_asked_for_meanwhile_is_not_trained(tmp_path):
+    study = optuna.create_study()
+    study.ask()
+    before = SimpleNamespace(trials=[], ask=study.ask, tell=study.tell)  # the study as it was when we looked
+    assert search._next(before, tmp_path, 1) is None
+    assert study.trials[1].state == TrialState.FAIL
+    assert not list(tmp_path.iterdir())
 
 
 def test_zero_processes_and_trials_are_refused(tiny, tmp_path):
