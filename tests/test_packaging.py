@@ -1,5 +1,6 @@
 """The package that is installed is the one that lies here, whole, and typed."""
 
+import ast
 import os
 import re
 import shutil
@@ -141,3 +142,49 @@ def test_no_public_name_is_a_package():
 
     packages = {name.removeprefix("spikeport.") for name in PROJECT["tool"]["setuptools"]["packages"]}
     assert not packages & set(spikeport.__all__)
+
+
+#: Folder -> the layers it may import; the command line, at the package's root, may import all of them.
+LEFT = {
+    "core": {"core"},
+    "export": {"core", "export"},
+    "targets": {"core", "export", "targets"},
+    "profiling": {"core", "export", "targets", "profiling"},
+}
+#: Lava's worker runs in another Python, which has no spikeport: only what lies beside it.
+WORKER = ROOT / "targets/loihi/lava/worker"
+#: Targets take NIR and ONNX files; these run a PyTorch model beside its program: training with the chip's arithmetic,
+#: and the comparison with float.
+TAKE_MODELS = {ROOT / "targets/loihi/qat.py", ROOT / "targets/loihi/against_float.py"}
+
+
+def imports(file: Path) -> set[str]:
+    """What a file imports, wherever in it; relative names begin with their dots."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (f"{node.module}." if node.module else "")
+            found |= {module + alias.name for alias in node.names}
+    return found
+
+
+def allowed(name: str, file: Path, layer: str) -> bool:
+    top, _, rest = name.partition(".")
+    if file.parent == WORKER:
+        return top != "spikeport" and not rest.startswith(".")
+    return top not in ("", "spikeport") or rest.split(".")[0] in LEFT[layer]
+
+
+@pytest.mark.parametrize("layer", LEFT)
+def test_a_layer_imports_only_layers_to_its_left(layer):
+    found = [(file, name) for file in (ROOT / layer).rglob("*.py") for name in imports(file)]
+    wrong = [f"{file.relative_to(ROOT)}: {name}" for file, name in found if not allowed(name, file, layer)]
+    assert found
+    assert wrong == []
+
+
+def test_targets_take_no_pytorch_model():
+    tracing = {f for f in (ROOT / "targets").rglob("*.py") if any("export.trace" in name for name in imports(f))}
+    assert tracing == TAKE_MODELS
