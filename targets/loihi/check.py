@@ -196,6 +196,9 @@ def _register_rows(program: LoihiProgram, population: Population, chip: Chip, in
     weights = [s.weight for s in program.into(name) if not (input_mode == "host-current" and s.pre == INPUT)]
     bits = max((max(int(w.max()), -int(w.min()) - 1).bit_length() + 1 for w in weights), default=0)
     yield _row(name, "weight bits", bits, chip.weight_bits, "bits", "quantise it with a smaller scale")
+    if weights:
+        largest = max(int(np.abs(w.astype(np.int64)).max(initial=0)) for w in weights)
+        yield Row(name, "largest weight", largest, None, "steps", True, note=True)
     if population.spiking:
         remedy = "quantise it with a smaller scale, or train it with a smaller threshold"
         yield _row(name, "threshold", population.vth, chip.threshold_max, "x 64", remedy)

@@ -23,6 +23,8 @@ from spikeport.targets.loihi.synapses import Path, follow, start
 INPUT_MODES = ("graded", "host-current")
 #: Graded input: 8 bits with sign, symmetric, so that 0 stays 0 and padding stays exact.
 INPUT_MAX = 127
+#: The fewest steps the largest weight of a layer may keep (4 bits with its sign): below, rounding decides what it says.
+FEWEST_STEPS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,6 +214,7 @@ def _layer(
         metadata.time_steps,
         most,
     )
+    _require_steps(name, [w for w, _ in on_chip], scale, constants, metadata.time_steps)
     source = metadata.layers.get(name, name)
     return Layer(name, source, shapes.pop(), constants, tuple(paths), tuple(weights), bias, scale, most)
 
@@ -400,6 +403,26 @@ def largest_scale(
         if excess <= 1:
             return float(scale)
         scale /= max(excess, 1.0005)
+
+
+def _require_steps(name: str, weights: list[np.ndarray], scale: float, constants: Constants, steps: int) -> None:
+    """Refuses a scale at which the weights vanish in rounding, unless they are whole numbers there."""
+    scaled = [w * scale for w in weights if w.any()]
+    integers = [np.rint(w) for w in scaled]
+    top = max((np.abs(w).max() for w in integers), default=np.inf)
+    exact = all(np.abs(w - i).max() <= 1e-6 * np.abs(w).max() for w, i in zip(scaled, integers, strict=True))
+    if top >= FEWEST_STEPS or exact:
+        return
+    threshold = constants.threshold
+    if threshold is not None and float(np.max(threshold)) * scale > loihi.VTH_MAX / 2:
+        limit, remedy = f"its threshold must stay <= {loihi.VTH_MAX}", "train with a smaller threshold"
+    else:
+        limit = f"bias and currents of {steps} steps must stay <= {loihi.CURRENT_MAX}, whatever the input"
+        remedy = "use fewer time steps, fewer inputs or smaller biases"
+    raise SpikeportError(
+        f"{name}: its largest weight becomes {top:.0f} of {loihi.WEIGHT_MAX}, at least {FEWEST_STEPS} are needed: "
+        f"{limit}; {remedy}"
+    )
 
 
 def reach(

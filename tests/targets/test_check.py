@@ -217,6 +217,12 @@ def test_a_rounded_decay_is_noted() -> None:
     assert note.cells()[2:4] == ("8.14e-05", "")
 
 
+def test_the_largest_weight_of_a_layer_is_noted() -> None:
+    notes = {row.layer: row for row in check_program(program()).rows if row.rule == "largest weight"}
+    assert {layer: note.used for layer, note in notes.items()} == {"hidden": 5, "output": 5}
+    assert all(note.note and note.fits for note in notes.values())
+
+
 def test_what_does_not_compile_is_a_row() -> None:
     found = check_graph(graph(scale=0.0))
     assert not found.fits

@@ -361,3 +361,18 @@ def test_a_relay_of_neurons_with_current_memory_has_none():
     record = simulate_fixed(program, np.eye(3), rasters=3)
     assert 0 < record.rasters["first"].mean() < 1
     np.testing.assert_array_equal(record.rasters["first_relay"], record.rasters["first"])
+
+
+def test_weights_that_many_steps_would_round_away_are_refused():
+    nodes = {
+        "input": nir.Input({"input": np.array([1000])}),
+        "classes": nir.Linear(np.random.default_rng(0).choice([-0.3, 0.3], (2, 1000))),
+        "output": nir.Output({"output": np.array([2])}),
+    }
+    spikes = np.ones((1, 1000))
+    program = lambda steps: compile(  # noqa: E731
+        with_metadata(nir.NIRGraph(nodes, [("input", "classes"), ("classes", "output")]), steps, 1e-3, False), spikes
+    )
+    assert np.abs(program(16).synapses[0].weight).max() == 8
+    with pytest.raises(SpikeportError, match="output: its largest weight becomes 7 of 127, at least 8 .* of 17 steps"):
+        program(17)
