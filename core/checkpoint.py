@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 
@@ -37,6 +38,9 @@ def restore_checkpoint(path: Path, config: TrainConfig, spec: ModelSpec, parts: 
         SpikeportError: a checkpoint that is missing, damaged, or of other settings, classes or images.
     """
     try:
+        with path.open("rb") as file:
+            if not is_zipfile(file):  # of which torch would say little: it takes it for a pickle
+                raise SpikeportError("no whole checkpoint")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise SpikeportError(f"{path}: no checkpoint to resume from; train without --resume") from None

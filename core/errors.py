@@ -17,6 +17,8 @@ class CheckFailed(SpikeportError):
 
 
 def reason(error: Exception) -> str:
-    """The first line of another library's error that says something, or its kind where it says nothing."""
+    """The first sentence of another library's error, or its kind where it says nothing."""
+    if isinstance(error, KeyError) and error.args:
+        return f"{str(error.args[0]).removesuffix(' is not a file in the archive')} is missing"
     lines = (line.strip() for line in str(error).splitlines())
-    return next(filter(None, lines), type(error).__name__)
+    return next(filter(None, lines), type(error).__name__).split(". ")[0]

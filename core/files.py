@@ -3,16 +3,15 @@
 import json
 import os
 import tempfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import is_zipfile
 
 import numpy as np
 
-from spikeport.core.errors import SpikeportError
+from spikeport.core.errors import SpikeportError, reason
 
 
 @contextmanager
@@ -62,6 +61,8 @@ def read_json(path: Path | str) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SpikeportError(f"{path}: no such file") from None
+    except RecursionError:
+        raise SpikeportError(f"{path}: not readable as JSON (nested too deeply); write it again") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise SpikeportError(f"{path}: not readable as JSON ({error}); write it again") from None
 
@@ -73,19 +74,22 @@ def tuples(value: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def reading_archive(path: Path | str, what: str, remedy: str) -> Iterator[Any]:
-    """Yields the .npz file at ``path``; what is raised for a damaged one becomes a SpikeportError.
+    """Yields the .npz file at ``path``; whatever is raised while it is open becomes a SpikeportError that names it.
 
     Args:
         what: what the file should be, as "a spike record".
         remedy: the command that writes it again.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            yield archive
+        with Path(path).open("rb") as file:
+            if not is_zipfile(file):  # which NumPy would take for an array, or for a pickle
+                raise SpikeportError("no whole .npz archive")
+            with np.load(file, allow_pickle=False) as archive:
+                yield archive
     except FileNotFoundError:
         raise SpikeportError(f"{path}: no such file; {remedy}") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile, zlib.error) as error:
-        raise SpikeportError(f"{path}: not {what} ({error}); {remedy}") from None
+    except Exception as error:  # a damaged archive can raise nearly anything
+        raise SpikeportError(f"{path}: not {what} ({reason(error)}); {remedy}") from None
 
 
 def refuse_existing(path: Path | str, overwrite: bool, remedy: str = "pass --overwrite to replace it") -> None:

@@ -11,6 +11,7 @@ checkpoint.pt        the state to resume from
 samples.npz          in a run that travels without its data set: a few test images, uint8, and their labels
 """
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from spikeport.core.settings import check_types
 MODEL_FILE = "model.json"
 WEIGHTS_FILE = "weights.safetensors"
 SAMPLES_FILE = "samples.npz"
+#: What every run's results hold.
+RESULTS = ("test_accuracy", "test_macro_f1")
 
 
 @dataclass(frozen=True)
@@ -131,9 +134,18 @@ def load_run(path: Path | str) -> Run:
     value = read_json(path / MODEL_FILE)
     try:
         data = DataInfo(**value["data"])
-        return Run(path, ModelSpec.from_dict(value["model"]), data, dict(value["results"]))
-    except (TypeError, ValueError, KeyError, SpikeportError) as error:
+        return Run(path, ModelSpec.from_dict(value["model"]), data, _results(value["results"]))
+    except (TypeError, ValueError, KeyError, AttributeError, SpikeportError) as error:
         raise SpikeportError(f"{path / MODEL_FILE}: not the description of a run ({error}); train again") from None
+
+
+def _results(value: Any) -> dict[str, float]:
+    results = dict(value)
+    for name in {*RESULTS, *results}:
+        found = results.get(name)
+        if isinstance(found, bool) or not isinstance(found, (int, float)) or not math.isfinite(found):
+            raise SpikeportError(f"results: {name} is {found!r}; expected a finite number")
+    return results
 
 
 def save_model(path: Path, spec: ModelSpec, data: DataInfo, results: dict[str, float]) -> None:

@@ -11,7 +11,8 @@ from spikeport.core.errors import SpikeportError
 def check_types(settings: Any) -> None:
     """Raises SpikeportError, naming the field, where a value is not of its annotated type or not finite.
 
-    Lists become tuples. Understands str, int, float (an int will do), tuples and unions of these, and classes.
+    Lists become tuples. Understands str, int, float (an int will do), tuples and unions of these, and classes; of a
+    dictionary it checks that it is one.
     """
     hints = get_type_hints(type(settings))
     for field in fields(settings):
@@ -32,7 +33,7 @@ def _is(value: Any, hint: Any) -> bool:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
+    return isinstance(value, get_origin(hint) or hint)
 
 
 def _label(hint: Any) -> str:

@@ -101,6 +101,7 @@ def compare(
     for engine, record in records.items():
         if record.program != digest:
             raise SpikeportError(f"the {engine} record is of another program; simulate again")
+        _require_whole(engine, record, program)
     if training is not None and training.time_steps != program.time_steps:
         raise SpikeportError(
             f"the program runs {program.time_steps} steps, the model {training.time_steps}; export the model again"
@@ -122,6 +123,19 @@ def compare(
         shown.add(row.neurons_layer)
         rows.append(row)
     return rows
+
+
+def _require_whole(engine: str, record: SpikeRecord, program: LoihiProgram) -> None:
+    """Raises SpikeportError where the record lacks a layer of the program, or has other steps or outputs."""
+    wanted = {
+        "time_steps": (record.time_steps, program.time_steps),
+        "outputs": (record.outputs.shape[1], program.population(program.output).neurons),
+        "spikes": (sorted(record.spikes), sorted(p.name for p in program.populations if p.spiking)),
+        "events": (sorted(record.events), sorted(s.name for s in program.synapses)),
+    }
+    for name, (found, expected) in wanted.items():
+        if found != expected:
+            raise SpikeportError(f"the {engine} record is damaged: its {name} are not the program's; simulate again")
 
 
 def common_samples(training: ModelCounts | None, records: dict[str, SpikeRecord]) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 
 from spikeport.core.errors import SpikeportError
 from spikeport.core.files import reading_archive, replacing
+from spikeport.core.settings import check_types
 
 FORMAT = 2
 
@@ -66,16 +67,18 @@ class SpikeRecord:
             arrays.update({f"{kind}/{name}": value for name, value in getattr(self, kind).items()})
         names = ("engine", "time_steps", "program", "wraps", "saturations", "details")
         header = {"format": FORMAT} | {name: getattr(self, name) for name in names}
-        with replacing(path) as temporary:
-            np.savez_compressed(temporary, header=np.array(json.dumps(header)), **arrays)
+        with replacing(path) as temporary, temporary.open("wb") as file:  # given a name, NumPy may add a suffix
+            np.savez_compressed(file, header=np.array(json.dumps(header)), **arrays)
 
     @staticmethod
     def load(path: Path | str) -> "SpikeRecord":
         """Raises SpikeportError where the file is missing, damaged, or not a record."""
         with reading_archive(path, "a spike record", "`spikeport simulate RUN --target loihi` writes it") as archive:
             header = json.loads(str(archive["header"]))
+            if "populations" in header:
+                raise SpikeportError("it is a Loihi program")
             if header.pop("format") != FORMAT:
-                raise SpikeportError(f"{path}: written by another version; simulate again")
+                raise SpikeportError("written by another version")
             kinds: dict[str, Any] = {k: {} for k in ("spikes", "digests", "events", "rasters")}
             plain: dict[str, Any] = {}
             for name in archive.files:
@@ -84,7 +87,43 @@ class SpikeRecord:
                     kinds[kind][item] = archive[name]
                 elif name != "header":
                     plain[name] = archive[name]
-            return SpikeRecord(**header, **plain, **kinds)
+            record = SpikeRecord(**header, **plain, **kinds)
+            _check_fields(record)
+            return record
+
+
+def _check_fields(record: SpikeRecord) -> None:
+    """Raises SpikeportError, naming the field, where a record cannot be what an engine saw."""
+    check_types(record)
+    samples, steps = record.samples, record.time_steps
+    outputs, sums = record.outputs, record.output_sums
+    if steps < 1:
+        raise SpikeportError(f"time_steps is {steps}; expected at least 1")
+    if outputs.ndim != 2 or outputs.dtype.kind != "f" or not np.isfinite(outputs).all():
+        raise SpikeportError(f"outputs is {_kind(outputs)}; expected finite numbers [N, K]")
+    if sums.shape != outputs.shape or sums.dtype.kind != "i":
+        raise SpikeportError(f"output_sums is {_kind(sums)}; expected int64 {list(outputs.shape)}")
+    counts = [(f"{k}/{n}", c) for k in ("spikes", "digests", "events") for n, c in getattr(record, k).items()]
+    for name, count in counts:
+        if count.shape != (samples, steps) or count.dtype.kind not in "iu" or count.min(initial=0) < 0:
+            raise SpikeportError(f"{name} is {_kind(count)}; expected whole numbers [{samples}, {steps}], none below 0")
+    for name, maps in record.rasters.items():
+        if maps.dtype != bool or maps.ndim != 5 or len(maps) > samples or maps.shape[1] != steps:
+            raise SpikeportError(f"rasters/{name} is {_kind(maps)}; expected bool [n, {steps}, C, H, W]")
+    layers = record.spikes.keys()
+    if layers != record.digests.keys() or not record.rasters.keys() <= layers:
+        raise SpikeportError("spikes, digests and rasters are of different layers")
+    for kind in ("wraps", "saturations"):
+        values: dict[str, Any] = getattr(record, kind)
+        if not layers <= values.keys() or any(type(v) is not int or v < 0 for v in values.values()):
+            raise SpikeportError(f"{kind} does not name a count for every layer")
+    labels = np.zeros(samples, int) if record.labels is None else record.labels
+    if labels.shape != (samples,) or labels.dtype.kind not in "iu" or labels.min(initial=0) < 0:
+        raise SpikeportError(f"labels is {_kind(labels)}; expected classes [{samples}], none below 0")
+
+
+def _kind(array: np.ndarray) -> str:
+    return f"{array.dtype} {list(array.shape)}"
 
 
 def joined(parts: list[SpikeRecord]) -> SpikeRecord:

@@ -16,6 +16,7 @@ from torch import Tensor
 from spikeport.core.data.archives import Archive, root_of
 from spikeport.core.data.images import ImageData, labelled
 from spikeport.core.errors import SpikeportError
+from spikeport.core.files import reason
 
 CIFAR10 = Archive(
     "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a", "cifar-10-batches-py"
@@ -88,7 +89,7 @@ def load_batch(path: Path) -> dict[bytes, Any]:
             f"{path}: no such file; --data names the folder of the unpacked archive (`spikeport datasets --help`)"
         ) from None
     except Exception as error:  # a damaged pickle can raise nearly anything
-        raise SpikeportError(f"{path}: damaged or truncated ({error}); unpack the archive again") from None
+        raise SpikeportError(f"{path}: damaged or truncated ({reason(error)}); unpack the archive again") from None
     if not isinstance(value, dict):
         raise SpikeportError(f"{path}: holds a {type(value).__name__}, not a CIFAR dictionary")
     return {key: item.value if isinstance(item, _Array) else item for key, item in value.items()}

@@ -187,16 +187,20 @@ class LoihiProgram:
 
     def save(self, path: Path | str) -> None:
         header, arrays = _split(self)
-        with replacing(path) as temporary:
-            np.savez_compressed(temporary, header=np.array(json.dumps(header)), **arrays)
+        with replacing(path) as temporary, temporary.open("wb") as file:  # given a name, NumPy may add a suffix
+            np.savez_compressed(file, header=np.array(json.dumps(header)), **arrays)
 
     @staticmethod
     def load(path: Path | str) -> "LoihiProgram":
         """Raises SpikeportError where the file is missing, damaged, or not a program."""
+        from spikeport.targets.loihi.fields import check_fields  # which imports this module
+
         with reading_archive(path, "a Loihi program", "`spikeport export RUN --target loihi` writes it") as archive:
             header = json.loads(str(archive["header"]))
+            if "engine" in header:
+                raise SpikeportError("it is a spike record")
             if header.pop("format") != FORMAT:
-                raise SpikeportError(f"{path}: written by another version; export it again")
+                raise SpikeportError("written by another version")
             populations = tuple(
                 Population(**(tuples(p) | _registers(archive, p)), bias_mant=archive[f"bias/{p['name']}"])
                 for p in header.pop("populations")
@@ -207,7 +211,9 @@ class LoihiProgram:
                 )
                 for s in header.pop("synapses")
             )
-            return LoihiProgram(**tuples(header), populations=populations, synapses=synapses)
+            program = LoihiProgram(**tuples(header), populations=populations, synapses=synapses)
+            check_fields(program)
+            return program
 
 
 def _registers(archive: Any, population: dict[str, Any]) -> dict[str, np.ndarray]:

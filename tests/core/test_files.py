@@ -1,11 +1,13 @@
 """A file is replaced whole or not at all."""
 
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from spikeport.core import SpikeportError
-from spikeport.core.files import read_json, refuse_existing, replacing, write_json, write_text
+from spikeport.core.files import read_json, reading_archive, reason, refuse_existing, replacing, write_json, write_text
 
 
 def test_a_file_is_written_with_the_folders_it_needs(tmp_path):
@@ -50,8 +52,45 @@ def test_json_survives_and_damaged_json_is_named(tmp_path):
     (tmp_path / "value.json").write_text("{")
     with pytest.raises(SpikeportError, match="value.json: not readable as JSON"):
         read_json(tmp_path / "value.json")
+    (tmp_path / "value.json").write_text("[" * 100_000)
+    with pytest.raises(SpikeportError, match="value.json: not readable as JSON .nested too deeply"):
+        read_json(tmp_path / "value.json")
     with pytest.raises(SpikeportError, match="none.json: no such file"):
         read_json(tmp_path / "none.json")
+
+
+def read_array(path: Path) -> np.ndarray:
+    with reading_archive(path, "a record", "simulate again") as archive:
+        return np.asarray(archive["a"])
+
+
+def test_any_damage_to_an_archive_is_one_error_that_names_it(tmp_path):
+    np.savez(tmp_path / "a.npz", a=np.zeros(3))
+    whole = (tmp_path / "a.npz").read_bytes()
+    for place in range(0, 8 * len(whole), 5):
+        changed = bytearray(whole)
+        changed[place // 8] ^= 1 << place % 8
+        (tmp_path / "a.npz").write_bytes(changed)
+        with suppress(SpikeportError):
+            read_array(tmp_path / "a.npz")
+    np.save(tmp_path / "a.npy", np.zeros(3))
+    with pytest.raises(SpikeportError, match=r"a\.npy: not a record \(no whole \.npz archive\); simulate again"):
+        read_array(tmp_path / "a.npy")
+    np.savez(tmp_path / "b.npz", b=np.zeros(3))
+    with pytest.raises(SpikeportError, match=r"not a record \(a is missing\)"):
+        read_array(tmp_path / "b.npz")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (EOFError(), "EOFError"),
+        (KeyError("a"), "a is missing"),
+        (ValueError("It is cut. If you trust it ...\nlong"), "It is cut"),
+    ],
+)
+def test_the_reason_of_a_library_is_one_sentence(error, told):
+    assert reason(error) == told
 
 
 def test_existing_output_is_refused_unless_asked(tmp_path):

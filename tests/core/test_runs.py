@@ -27,7 +27,7 @@ def info() -> DataInfo:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A run folder as training leaves it, without the training."""
-    save_model(tmp_path / "run", SPEC, info(), {"test_accuracy": 0.5, "epochs": 3})
+    save_model(tmp_path / "run", SPEC, info(), {"test_accuracy": 0.5, "test_macro_f1": 0.4, "epochs": 3})
     save_weights(SPEC.build(seed=7), tmp_path / "run" / WEIGHTS_FILE)
     return tmp_path / "run"
 
@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
 def test_what_was_saved_is_loaded(folder):
     run = load_run(folder)
     assert (run.path, run.spec, run.data) == (folder, SPEC, info())
-    assert run.results == {"test_accuracy": 0.5, "epochs": 3}
+    assert run.results == {"test_accuracy": 0.5, "test_macro_f1": 0.4, "epochs": 3}
     assert run.kind == "cnn"
 
 
@@ -94,7 +94,7 @@ def test_a_folder_without_a_model_file_is_refused(folder):
 @given(data=st.data())
 def test_a_truncated_model_file_is_refused(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("run")
-    save_model(folder, SPEC, info(), {"test_accuracy": 0.5})
+    save_model(folder, SPEC, info(), {"test_accuracy": 0.5, "test_macro_f1": 0.4})
     whole = (folder / MODEL_FILE).read_text().rstrip()
     (folder / MODEL_FILE).write_text(whole[: data.draw(st.integers(0, len(whole) - 1))])
     with pytest.raises(SpikeportError, match=r"model.json: not readable as JSON"):
@@ -129,6 +129,9 @@ def without(value: dict, *path: str) -> dict:
         lambda value: value | {"data": value["data"] | {"std": [0.0]}},
         lambda value: value | {"data": value["data"] | {"image_shape": 16}},
         lambda value: value | {"results": 3},
+        lambda value: value | {"results": {}},
+        lambda value: value | {"results": value["results"] | {"test_accuracy": "high"}},
+        lambda value: value | {"results": value["results"] | {"epochs": None}},
     ],
 )
 def test_a_model_file_with_other_content_is_refused(folder, damage):

@@ -1,5 +1,7 @@
 """The table: the target's counts land in the row of the layer they come from."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -60,6 +62,15 @@ def test_a_record_of_another_program_is_refused(case):
     training, program, record = case
     record = type(record)(**record.__dict__ | {"program": "other"})
     with pytest.raises(SpikeportError, match="fixed record is of another program"):
+        compare(training, program, {"fixed": record})
+
+
+@pytest.mark.parametrize("kind", ["spikes", "events"])
+def test_a_record_that_lacks_a_layer_is_refused(case, kind):
+    training, program, record = case
+    name, *_ = getattr(record, kind)
+    record = replace(record, **{kind: {n: v for n, v in getattr(record, kind).items() if n != name}})
+    with pytest.raises(SpikeportError, match=f"fixed record is damaged: its {kind} are not the program's"):
         compare(training, program, {"fixed": record})
 
 

@@ -1,5 +1,6 @@
 """The fixed engine against the chip's arithmetic written out neuron by neuron and step by step."""
 
+import json
 import re
 from dataclasses import replace
 from unittest.mock import patch
@@ -210,6 +211,125 @@ def test_files_give_back_what_was_saved(tmp_path_factory, case):
     again = SpikeRecord.load(folder / "fixed.npz")
     assert differences(record, again) == []
     assert again.rasters.keys() == record.rasters.keys()
+
+
+def test_a_file_has_the_name_it_was_given(tmp_path):
+    program = programs_example()
+    program.save(tmp_path / "program")
+    simulate_fixed(program, np.zeros((1, 1, 4, 4))).save(tmp_path / "record.of.mine")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["program", "record.of.mine"]
+    assert LoihiProgram.load(tmp_path / "program").digest() == program.digest()
+    assert SpikeRecord.load(tmp_path / "record.of.mine").samples == 1
+
+
+def refusal(path, kind, change):
+    """The message about a file whose header and arrays were changed; its cause alone."""
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    header = json.loads(str(arrays.pop("header")))
+    change(header, arrays)
+    np.savez(path, header=np.array(json.dumps(header)), **arrays)
+    with pytest.raises(SpikeportError, match=re.escape(f"{path}: not a ")) as caught:
+        kind.load(path)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("where", "field", "value", "message"),
+    [
+        (None, "time_steps", "4", "program: time_steps is '4'; expected a whole number"),
+        (None, "time_steps", 0, "time_steps is 0; expected at least 1"),
+        (None, "input_scale", 0, "input_scale is 0; expected more than 0"),
+        (None, "input_max", 128, "input_max is 128"),
+        (None, "input_mode", "dvs", "input_mode is dvs; expected graded, host-current"),
+        (None, "input_shape", [1, 0, 4], "input_shape is [1, 0, 4]; expected channels, height and width"),
+        (None, "input_shape", [1, 4, 5], "first: its map is [4, 5]; expected [4, 4], that of layer"),
+        (None, "output", "layer", "output is layer; expected a population that does not spike"),
+        (None, "metadata", [], "metadata is ()"),
+        ("populations", "name", "input", "input: name is input; expected one of its own"),
+        ("populations", "dv", "x", "layer: dv is 'x'"),
+        ("populations", "dv", 4096, "layer: dv is 4096; expected 0 to 4095"),
+        ("populations", "bias_exp", 100, "layer: bias_exp is 100; expected 0 to 7"),
+        ("populations", "scale", None, "layer: scale is None"),
+        ("populations", "scale", -1.0, "layer: scale is -1.0; expected more than 0"),
+        ("populations", "depth", 0, "layer: depth is 0"),
+        ("populations", "shape", [2, 4], "layer: shape is [2, 4]"),
+        ("populations", "colour", 1, "unexpected keyword argument 'colour'"),
+        ("synapses", "pre", "layer9", "first: pre is layer9; expected a population before it"),
+        ("synapses", "pre", "output", "first: pre is output; expected a population before it"),
+        ("synapses", "post", "layer9", "first: post is layer9; expected a population"),
+        ("synapses", "stride", [0, 0], "first: stride is (0, 0); expected two numbers, at least 1"),
+        ("synapses", "padding", [1, 1], "first: its map is [6, 6]; expected [4, 4], that of layer"),
+        ("synapses", "groups", 2, "first: groups is 2; expected a divisor of 1 and 2 channels"),
+        ("synapses", "host", True, "first: host is True"),
+    ],
+)
+def test_fields_of_a_program_that_no_engine_can_run_are_named(tmp_path, where, field, value, message):
+    programs_example().save(tmp_path / "p.npz")
+
+    def change(header, arrays):
+        (header[where][0] if where else header)[field] = value
+        if field == "name":
+            arrays["bias/input"] = arrays["bias/layer"]
+
+    assert message in refusal(tmp_path / "p.npz", LoihiProgram, change)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (
+            "weight/first",
+            lambda w: w.astype(float),
+            "first: weight is float64 [2, 1, 1, 1]; expected int8 [2, 1, ",
+        ),
+        ("weight/first", lambda w: w[:1], "first: weight is int8 [1, 1, 1, 1]; expected int8 [2, 1, height, width]"),
+        ("weight/first", lambda w: np.array(["a"]), "first: weight is <U1 [1]"),
+        ("bias/layer", lambda b: b[:1], "layer: bias is int32 [1]; expected int32 [2]"),
+        ("dv/layer", lambda _: np.array([0, 4096]), "layer: dv is [   0 4096]"),
+        ("links/first", lambda _: np.array([3]), "first: links is int64 [1]; expected int64 [1], 0 to 2"),
+    ],
+)
+def test_arrays_of_a_program_that_no_engine_can_run_are_named(tmp_path, name, value, message):
+    programs_example().save(tmp_path / "p.npz")
+    change = lambda _, arrays: arrays.update({name: value(arrays.get(name))})  # noqa: E731
+    assert message in refusal(tmp_path / "p.npz", LoihiProgram, change)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("spikes/layer", lambda a: a - 1, "spikes/layer is int64 [3, 2]; expected whole numbers [3, 2], none below 0"),
+        ("spikes/layer", lambda a: a * np.nan, "spikes/layer is float64 [3, 2]"),
+        ("spikes/layer", lambda a: a[:1], "spikes/layer is int64 [1, 2]"),
+        ("spikes/layer", None, "spikes, digests and rasters are of different layers"),
+        ("events/first", lambda a: a[:, :1], "events/first is int64 [3, 1]"),
+        ("outputs", lambda a: a[:, :0], "output_sums is int64 [3, 1]; expected int64 [3, 0]"),
+        ("outputs", lambda a: a * np.nan, "outputs is float64 [3, 1]; expected finite numbers"),
+        ("outputs", None, "missing 1 required positional argument: 'outputs'"),
+        ("labels", lambda _: np.zeros(2, int), "labels is int64 [2]; expected classes [3]"),
+        ("labels", lambda _: np.full(3, 0.5), "labels is float64 [3]"),
+        ("rasters/layer", lambda a: a[:, :1], "rasters/layer is bool [1, 1, 2, 4, 4]; expected bool [n, 2, C, H, W]"),
+        ("time_steps", 7, "expected whole numbers [3, 7]"),
+        ("time_steps", "2", "time_steps is '2'; expected a whole number"),
+        ("wraps", {}, "wraps does not name a count for every layer"),
+        ("populations", [], "it is a Loihi program"),
+        ("format", 1, "written by another version"),
+    ],
+)
+def test_a_record_that_no_engine_can_have_written_is_refused(tmp_path, name, value, message):
+    program = programs_example()
+    simulate_fixed(program, np.zeros((3, 1, 4, 4)), rasters=1).save(tmp_path / "fixed.npz")
+
+    def change(header, arrays):
+        if callable(value):
+            arrays[name] = value(arrays.get(name))
+        elif value is None:
+            del arrays[name]
+        else:
+            header[name] = value
+
+    assert message in refusal(tmp_path / "fixed.npz", SpikeRecord, change)
 
 
 @pytest.mark.parametrize(
