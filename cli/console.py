@@ -21,6 +21,10 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing o
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
+class Interrupted(Exception):
+    """Ctrl-C; says how to go on."""
+
+
 @contextmanager
 def bar(what: str) -> Iterator[Any]:
     """A progress bar as a callable (done, total); draws nothing where the output is not a terminal."""

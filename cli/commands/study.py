@@ -186,19 +186,26 @@ def conduct(study: "Study", out: Path, resume: bool, processes: int, json: bool)
 
 
 @contextmanager
-def progress(trials: int | None = None) -> Iterator[Callable[[str], None]]:
-    """Told the name of a trial that is finished, draws a bar on a terminal and prints a line elsewhere."""
+def progress(trials: int | None = None) -> Iterator[Callable[..., None]]:
+    """Told the name of a trial that ended, draws a bar on a terminal and prints a line elsewhere.
+
+    Why a trial failed is always printed.
+    """
     done = 0
     with console.bar("trials") as bar:
 
-        def told(name: str) -> None:
+        def told(name: str, failed: str = "") -> None:
             nonlocal done
             done += 1
             bar(done, trials)
-            if not console.err.is_terminal:
-                typer.echo(f"{name}: done", err=True)
+            if failed or not console.err.is_terminal:
+                line = f"{name}: failed: {failed}" if failed else f"{name}: done"
+                console.err.print(line, soft_wrap=True, markup=False, highlight=False)
 
-        yield told
+        try:
+            yield told
+        except KeyboardInterrupt:
+            raise console.Interrupted("the same command with --resume goes on with the study") from None
 
 
 def show(rows: list["Row"], out: Path, json: bool) -> None:
@@ -211,7 +218,8 @@ def show(rows: list["Row"], out: Path, json: bool) -> None:
     heading, body = cells(rows)
     text = len(heading) - len(QUANTITIES)
     console.table(f"Study in {out}", heading, body, text_columns=text)
-    console.say(f"table: {out / 'table.csv'}, {out / 'table.md'}; accuracy against energy: {out / 'pareto.svg'}")
+    frontier = f"; accuracy against energy: {out / 'pareto.svg'}" if any(row.finished for row in rows) else ""
+    console.say(f"table: {out / 'table.csv'}, {out / 'table.md'}{frontier}")
 
 
 def settings(config: Path | None, given: list[str] | None, **flags: Any) -> "TrainConfig":

@@ -49,6 +49,8 @@ class Space:
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise SpikeportError(f"the range {low}:{high} of {name} is empty; give LOW:HIGH with 0 < LOW <= HIGH")
+        if self.tau[0] < 1:
+            raise SpikeportError(f"the range of tau begins at {self.tau[0]}; the time constant is at least 1 step")
         if not self.surrogates:
             raise SpikeportError("no surrogate to choose from; name at least one")
         for name in self.surrogates:
@@ -108,18 +110,18 @@ def run_search(
     trials: int,
     resume: bool = False,
     processes: int = 1,
-    on_trial: Callable[[str], None] = lambda name: None,
+    on_trial: Callable[[str, str], None] = lambda name, failed: None,
 ) -> list[Row]:
     """Runs ``definition`` until its database holds ``trials`` trials; returns the folder's, the best first.
 
     Args:
         folder: the study's. Machines that share a database may each have their own.
         resume: go on with it: interrupted trials first, each from its checkpoint.
-        on_trial: told the name of every trial that ends here.
+        on_trial: told the name of every trial that ends here, and why it failed ("" where it did not).
 
     Raises:
         SpikeportError: unusable settings, a database that cannot be reached or holds another search, a folder of
-            another study.
+            another study; or every trial failed.
     """
     check_processes(processes)
     if trials < 1:
@@ -131,9 +133,13 @@ def run_search(
     open_folder(folder, definition.to_dict(), resume)
     study = _open(definition, folder)
     left = trials - sum(trial.state.is_finished() for trial in study.trials)
-    for name in in_processes(partial(_one, definition, folder), [trials] * max(left, 0), processes, DIED):
-        if name:
-            on_trial(name)
+    for ended in in_processes(partial(_one, definition, folder), [trials] * max(left, 0), processes, DIED):
+        if ended:
+            on_trial(*ended)
+    states = {trial.state for trial in study.trials}
+    if states == {TrialState.FAIL}:
+        last = next((trial.user_attrs["error"] for trial in study.trials[::-1] if "error" in trial.user_attrs), "")
+        raise SpikeportError(f"{folder}: every trial failed, the last with: {last}; search another range, elsewhere")
     return write_search(folder)
 
 
@@ -174,8 +180,8 @@ def _without_password(url: str) -> str:
         return "(not a database URL, as postgresql://user@host/name)"
 
 
-def _one(definition: Search, folder: Path, trials: int) -> str | None:
-    """Trains the next trial of the search, if there is one; returns its name."""
+def _one(definition: Search, folder: Path, trials: int) -> tuple[str, str] | None:
+    """Trains the next trial of the search, if there is one; returns its name, and why it failed or ""."""
     study = _open(definition, folder)
     with trial_lock(folder, "asking", ASKING):
         claimed = _interrupted(definition, study, folder) or _next(study, folder, trials)
@@ -188,11 +194,12 @@ def _one(definition: Search, folder: Path, trials: int) -> str | None:
         try:
             run = run_trial(folder, name, config)
         except SpikeportError as error:  # a learning rate at which the loss diverges is a result, too
-            trial.set_user_attr("error", str(error))
+            failed = str(error).removeprefix(f"trial {name}: ")
+            trial.set_user_attr("error", failed)
             study.tell(trial, state=TrialState.FAIL)
-            return name
+            return name, failed
         study.tell(trial, run.results["validation_accuracy"])
-    return name
+    return name, ""
 
 
 def _interrupted(definition: Search, study: optuna.Study, folder: Path) -> tuple[Trial, Any] | None:

@@ -72,6 +72,7 @@ def test_a_study_that_cannot_be_trained_is_refused_before_it_starts(tmp_path, me
     [
         ("the range 0.01:0.001 of lr is empty", {"lr": (1e-2, 1e-3)}),
         ("the range 0.0:1.0 of v_threshold is empty", {"v_threshold": (0.0, 1.0)}),
+        ("the range of tau begins at 0.5; the time constant is at least 1 step", {"tau": (0.5, 2.0)}),
         ("no surrogate to choose from", {"surrogates": ()}),
         (
             "the search space is empty",
@@ -260,7 +261,16 @@ def test_a_trial_that_diverges_does_not_end_the_search(tiny, tmp_path, monkeypat
         return original(folder, name, config)
 
     monkeypatch.setattr(search, "run_trial", diverges)
-    assert [row.name for row in run_search(Search(tiny(epochs=1), NARROW), tmp_path / "s", 2)] == ["trial-0001"]
+    told: list[tuple[str, str]] = []
+    rows = run_search(Search(tiny(epochs=1), NARROW), tmp_path / "s", 2, on_trial=lambda *trial: told.append(trial))
+    assert [row.name for row in rows] == ["trial-0001"]
+    assert told == [("trial-0000", "the loss became nan"), ("trial-0001", "")]
+
+
+def test_a_search_of_which_every_trial_failed_is_an_error(tiny, tmp_path):
+    with pytest.raises(SpikeportError, match=r"every trial failed, the last with: .*lower --lr"):
+        run_search(Search(tiny(epochs=1), replace(NARROW, lr=(1e29, 1e30))), tmp_path / "s", 2)
+    assert not (tmp_path / "s/pareto.svg").exists()
 
 
 def test_one_failed_training_ends_a_study_with_its_name(tiny, tmp_path):
