@@ -3,6 +3,7 @@
 ``report.json`` is described in docs/energy.md, key by key; ``SCHEMA`` is its version.
 """
 
+import math
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -75,8 +76,10 @@ def report(
 
     Raises:
         SpikeportError: nothing simulated yet, a record of another program or of other samples, a wrong kind, an
-            unknown energy model, a sample that is not there.
+            unknown energy model, a sample that is not there, an inference of no or endless duration.
     """
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise SpikeportError(f"an inference of {seconds} s; give a finite number of seconds above 0")
     single = Path(source) if isinstance(source, (str, Path)) and Path(source).is_file() else None
     run = None if single else (source if isinstance(source, Run) else load_run(source))
     if run is not None and run.kind != "snn":

@@ -82,10 +82,17 @@ def find_target(name: str) -> Target:
     raise SpikeportError(f"unknown target {name!r}; available: {', '.join(target_names())}")
 
 
-def check_labels(labels: np.ndarray | None, samples: int) -> None:
-    """Raises SpikeportError where there is not one class per sample."""
-    if labels is not None and labels.shape != (samples,):
+def check_labels(labels: np.ndarray | None, samples: int, classes: int) -> None:
+    """Raises SpikeportError where there is not one class of the network per sample."""
+    if labels is None:
+        return
+    if labels.shape != (samples,):
         raise SpikeportError(f"labels have shape {list(labels.shape)}; {samples} samples need [{samples}]")
+    if labels.dtype.kind not in "iu":
+        raise SpikeportError(f"labels are {labels.dtype}; classes are whole numbers: save them as int64")
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    if len(wrong):
+        raise SpikeportError(f"label {wrong[0]} names no class; the network has 0 to {classes - 1}")
 
 
 def pick_engine(target: Target, engine: str | None) -> str:

@@ -1,5 +1,6 @@
 """ONNX Runtime: where the CNN twin runs."""
 
+import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -87,7 +88,8 @@ class OnnxTarget:
             raise SpikeportError("zero samples to run; give at least one")
         if x.ndim != len(wanted.shape) or tuple(x.shape[1:]) != tuple(wanted.shape[1:]):
             raise SpikeportError(f"samples have shape {list(x.shape)}, the model takes {list(wanted.shape)}")
-        check_labels(labels, len(x))
+        classes = session.get_outputs()[0].shape[-1]
+        check_labels(labels, len(x), classes if isinstance(classes, int) else sys.maxsize)
         x = np.asarray(x, np.float32)
         predictions, latency = _run(session, x, progress)
         quantised = int8_path(program)

@@ -50,7 +50,7 @@ def simulate(
     options: dict[str, Any] = {"convolution": convolution, "timeout": timeout}
     options |= {"rasters": rasters or None, "processes": processes}
     options = {name: value for name, value in options.items() if value is not None}
-    if engine != "lava" and (convolution or timeout):
+    if engine != "lava" and (convolution is not None or timeout is not None):
         raise SpikeportError("--convolution and --timeout belong to Lava; add --engine lava")
     if processes is not None and (target == "onnx" or engine == "lava"):
         raise SpikeportError("--processes belongs to the fixed engine; leave it out")

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from spikeport.core.data.archives import Archive, root_of
 from spikeport.core.data.images import ImageData, labelled
-from spikeport.core.errors import SpikeportError
-from spikeport.core.files import reason
+from spikeport.core.errors import SpikeportError, reason
 
 CIFAR10 = Archive(
     "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a", "cifar-10-batches-py"

@@ -7,7 +7,7 @@ from typing import Any
 import nir
 import numpy as np
 
-from spikeport.core.errors import CheckFailed
+from spikeport.core.errors import CheckFailed, SpikeportError
 from spikeport.core.progress import Progress, silent
 from spikeport.core.runs import Run
 from spikeport.targets.base import check_labels, pick_engine
@@ -85,7 +85,10 @@ class LoihiTarget:
                 Lava and the fixed engine disagree in any layer, sample or step.
         """
         loaded = LoihiProgram.load(program)
-        check_labels(labels, x.shape[0 if loaded.held or x.ndim < 2 else 1])
+        classes = loaded.population(loaded.output).neurons
+        check_labels(labels, x.shape[0 if loaded.held or x.ndim < 2 else 1], classes)
+        if options.get("rasters", 0) < 0:
+            raise SpikeportError(f"spike maps of {options['rasters']} samples asked for; 0 keeps none")
         if pick_engine(self, engine) == "fixed":
             record = simulate_fixed(loaded, x, labels, progress=progress, **options)
         else:

@@ -19,9 +19,11 @@ from spikeport.profiling.studies import Search, Space, run_search
         (ValueError("\n  second"), "second"),
         (ValueError(), "ValueError"),
         (ValueError(" \n"), "ValueError"),
+        (KeyError("a"), "a is missing"),
+        (ValueError("It is cut. If you trust it ...\nlong"), "It is cut"),
     ],
 )
-def test_the_first_line_that_says_something(error, told):
+def test_the_first_sentence_that_says_something(error, told):
     assert reason(error) == told
 
 

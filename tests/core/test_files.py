@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from spikeport.core import SpikeportError
-from spikeport.core.files import read_json, reading_archive, reason, refuse_existing, replacing, write_json, write_text
+from spikeport.core.files import read_json, reading_archive, refuse_existing, replacing, write_json, write_text
 
 
 def test_a_file_is_written_with_the_folders_it_needs(tmp_path):
@@ -79,18 +79,6 @@ def test_any_damage_to_an_archive_is_one_error_that_names_it(tmp_path):
     np.savez(tmp_path / "b.npz", b=np.zeros(3))
     with pytest.raises(SpikeportError, match=r"not a record \(a is missing\)"):
         read_array(tmp_path / "b.npz")
-
-
-@pytest.mark.parametrize(
-    ("error", "told"),
-    [
-        (EOFError(), "EOFError"),
-        (KeyError("a"), "a is missing"),
-        (ValueError("It is cut. If you trust it ...\nlong"), "It is cut"),
-    ],
-)
-def test_the_reason_of_a_library_is_one_sentence(error, told):
-    assert reason(error) == told
 
 
 def test_existing_output_is_refused_unless_asked(tmp_path):

@@ -21,6 +21,8 @@ CONVOLUTIONS = ("fast", "stock")
 SYNAPSE_SUM_MAX = (1 << 23) - 1
 INPUT_SUM_MAX = (1 << 25) - 1
 BIAS_MANT_MAX = (1 << 15) - 1
+#: Seconds; a year, which sockets hold on every system.
+TIMEOUT_MAX = 365 * 24 * 3600
 
 _lock = threading.Lock()
 _worker: Worker | None = None
@@ -49,6 +51,8 @@ def simulate_lava(
     """
     if convolution not in CONVOLUTIONS:
         raise SpikeportError(f"convolution {convolution!r} is unknown; choose one of {', '.join(CONVOLUTIONS)}")
+    if timeout is not None and not 0 < timeout <= TIMEOUT_MAX:
+        raise SpikeportError(f"a timeout of {timeout:g} s; give more than 0 s, {TIMEOUT_MAX:,} at most")
     _check(program)
     q = program.quantise(x)
     if timeout is None:

@@ -139,7 +139,7 @@ class Worker:
                     return message[wanted]
                 progress(*message["progress"])
         except TimeoutError:
-            what = f"Lava did not finish within {limit:.0f} s"
+            what = f"Lava did not finish within {limit:g} s"
         except BaseException:
             self.discard()
             raise
