@@ -2,10 +2,12 @@
 
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from torch import nn
 
 from spikeport.core import distributed
@@ -75,7 +77,48 @@ def train(
         )
     device = pick_device(config.device)
     distributed.join(device)
-    return _train(config, Path(out), device, resume, overwrite, progress, on_epoch, prepare)
+    with _alone(Path(out)):
+        return _train(config, Path(out), device, resume, overwrite, progress, on_epoch, prepare)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Holds the lock of a run folder. Raises SpikeportError where another process trains into it, or it cannot be."""
+    if not distributed.first_process():
+        yield
+        return
+    parent = next(folder for folder in (out, *out.parents) if folder.exists())
+    if not parent.is_dir():
+        raise SpikeportError(f"{out} cannot be made: {parent} is a file; name another folder")
+    missing = [folder for folder in out.absolute().parents if not folder.exists()]
+    file = _lock_file(out.absolute())
+    lock = FileLock(file, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise SpikeportError(f"{out}: another process trains into it ({file}); wait, or name another folder") from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows keeps what is open
+            file.unlink()
+        lock.release()
+        for folder in missing:
+            with suppress(OSError):  # not empty: the run is there
+                folder.rmdir()
+
+
+def _lock_file(out: Path) -> Path:
+    """Beside the run folder, which is made after the first epoch; in it where its parent is read-only."""
+    beside = out.with_name(f".{out.name}.lock")
+    try:
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        beside.touch()
+    except OSError as error:
+        if not out.is_dir():
+            raise SpikeportError(f"{out} cannot be made ({error.strerror}); name another folder") from None
+        return out / ".lock"
+    return beside
 
 
 def _train(
@@ -134,6 +177,7 @@ def _train(
                 )
             if not math.isfinite(judged.loss):
                 raise SpikeportError(f"the validation loss became {judged.loss} in epoch {epoch}; {at.remedy(config)}")
+            _require_finite(model, f"in epoch {epoch}; {at.remedy(config)}")
             values = (epoch, lr, loss, accuracy, judged.loss, judged.accuracy)
             told.add(dict(zip(METRICS, values, strict=True)), gradients, rates.per_layer())
             if first:
@@ -161,6 +205,13 @@ def _train(
     return load_run(out)
 
 
+def _require_finite(model: nn.Module, when: str) -> None:
+    """Weights and statistics, before they are written: a loss may be finite where they are not."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise SpikeportError(f"{name} holds NaN or infinity {when}")
+
+
 def _save_epoch(out: Path, config: TrainConfig, told: Told, model: nn.Module) -> None:
     """Writes what an epoch leaves behind, but for its checkpoint."""
     epoch = len(told.metrics)
@@ -175,11 +226,9 @@ def _save_epoch(out: Path, config: TrainConfig, told: Told, model: nn.Module) ->
 
 
 def _require_replaceable(out: Path) -> None:
-    """Raises SpikeportError where ``out`` cannot be made, or is something else than a run."""
-    parent = next(folder for folder in (out, *out.parents) if folder.exists())
-    if not parent.is_dir():
-        raise SpikeportError(f"{out} cannot be made: {parent} is a file; name another folder")
-    if parent == out and any(out.iterdir()) and not (out / CONFIG_FILE).exists():
+    """Raises SpikeportError where ``out`` is something else than a run."""
+    held = [path for path in out.iterdir() if path.name != ".lock"] if out.exists() else []
+    if held and not (out / CONFIG_FILE).exists():
         raise SpikeportError(f"{out}: not a run folder (it has no {CONFIG_FILE}), so it is not replaced; name another")
 
 

@@ -251,6 +251,28 @@ def test_a_file_where_a_folder_should_be_is_refused(tiny, tmp_path, out):
     assert content(tmp_path) == {"file": b"text"}
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_folder_has_one_training_at_a_time(tiny, tmp_path, resume):
+    def second(row):
+        with pytest.raises(SpikeportError, match=r"run: another process trains into it \(.*run.lock\); wait, or name"):
+            train(tiny(kind="cnn", epochs=1), tmp_path / "a/run", resume=resume, overwrite=True)
+
+    train(tiny(kind="cnn", epochs=1), tmp_path / "a/run", on_epoch=second)
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["run"]
+    train(tiny(kind="cnn", epochs=1), tmp_path / "a/run", overwrite=True)
+
+
+def test_a_run_folder_that_cannot_be_made_is_refused_before_training(tiny, tmp_path):
+    with pytest.raises(SpikeportError, match=r"^/proc/run cannot be made \(.+\); name another folder"):
+        train(tiny(), "/proc/run")
+
+
+def test_infinite_statistics_are_refused_before_they_are_written(tiny, tmp_path):
+    with pytest.raises(SpikeportError, match=r"bn.running_var holds NaN or infinity in epoch 1; lower --lr"):
+        train(tiny(kind="snn", epochs=1, lr=1e30), tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_loss_that_is_not_finite_ends_training_with_a_remedy(tiny, tmp_path):
     with pytest.raises(SpikeportError, match=r"loss became (nan|inf).*lower --lr"):
         train(tiny(kind="cnn", lr=1e25), tmp_path / "run")
