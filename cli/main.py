@@ -1,14 +1,39 @@
 """The ``spikeport`` command."""
 
+import errno
+import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
+from spikeport import console
 from spikeport.commands import check, demo, export, lava, listing, report, simulate, study, train
 from spikeport.memory import keep_freed_memory
 
+#: What to do where the system refuses a file.
+REMEDIES = {
+    errno.EISDIR: "a file is wanted there; name another",
+    errno.EEXIST: "a folder is wanted there; name another",
+    errno.ENOTDIR: "a folder is wanted there; name another",
+    errno.ENOENT: "check the path",
+    errno.ENOSPC: "make room, or name another disk",
+}
+
+
+class Group(typer.core.TyperGroup):
+    """Typer itself would end a command that is interrupted without a word."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise console.Interrupted("") from None
+
+
 cli = typer.Typer(
+    cls=Group,
     name="spikeport",
     no_args_is_help=True,
     add_completion=False,
@@ -34,13 +59,22 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
+def told(error: OSError) -> str:
+    """What the system refused, where, and what to do."""
+    path = error.filename2 or error.filename
+    if path is None:
+        return str(error)
+    remedy = REMEDIES.get(error.errno or 0, "check its permissions, or name another")
+    return f"{os.fsdecode(path)}: {error.strerror}; {remedy}"
+
+
 def app() -> None:
     """Runs the command; an error of ours ends it in one or two lines, with its exit status."""
     keep_freed_memory()
     try:
         cli()
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
+    except (KeyboardInterrupt, console.Interrupted) as interrupted:
+        typer.echo(f"interrupted; {interrupted}" if str(interrupted) else "interrupted", err=True)
         sys.exit(130)
     except Exception as error:
         # Imported only now: it brings torch with it, and --help should not wait for that.
@@ -49,7 +83,7 @@ def app() -> None:
         # OSError: a full disk, a folder without permission, a file where a folder should be.
         if not isinstance(error, (SpikeportError, OSError)):
             raise
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {told(error) if isinstance(error, OSError) else error}", err=True)
         sys.exit(getattr(error, "exit_status", SpikeportError.exit_status))
 
 

@@ -107,20 +107,30 @@ def train(
     if augment is not None:
         settings["augment"] = tuple(name for name in augment.split(",") if name)
     resolved = TrainConfig(**settings)
-    speaks = first_process()
-    if speaks:
-        console.say("  ".join(("epoch", "loss", "accuracy", "validation accuracy")))
-    with console.bar("training") as progress:
-        run = run_training(
-            resolved,
-            out,
-            resume=resume,
-            overwrite=overwrite,
-            progress=progress,
-            on_epoch=show,
-            prepare=preparation(resolved),
-        )
-    if not speaks:
+    rows: list[dict[str, float]] = []
+
+    def told(row: dict[str, float]) -> None:
+        if not rows:  # by now the settings are known to be good
+            console.say("  ".join(("epoch", "loss", "accuracy", "validation accuracy")))
+        rows.append(row)
+        show(row)
+
+    try:
+        with console.bar("training") as progress:
+            run = run_training(
+                resolved,
+                out,
+                resume=resume,
+                overwrite=overwrite,
+                progress=progress,
+                on_epoch=told,
+                prepare=preparation(resolved),
+            )
+    except KeyboardInterrupt:
+        kept = rows or resume
+        after = "the same command with --resume goes on" if kept else "before the first epoch ended, so nothing is kept"
+        raise console.Interrupted(after) from None
+    if not first_process():
         return
     draw_figures(run.path, resolved.rate_goal)
     results = run.results

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from spikeport.core import ModelSpec, Twin
+from spikeport.core import ModelSpec, Twin, training
 from spikeport.core.runs import WEIGHTS_FILE, save_weights
 
 
@@ -51,6 +51,39 @@ SMALL = ("--dataset", "digits", "--width", 0.0625, "--epochs", 1)
 )
 def test_training_refuses(refused, tmp_path, message, arguments):
     assert message in refused("train", *SMALL, "--out", tmp_path / "run", *arguments)
+
+
+def test_bad_settings_are_refused_before_the_table_begins(spikeport, tmp_path):
+    outcome = spikeport("train", *SMALL, "--keep", 1, "--out", tmp_path / "run")
+    assert (outcome.status, outcome.out) == (2, "")
+
+
+@pytest.mark.parametrize(
+    ("epochs", "told"),
+    [(1, "before the first epoch ended, so nothing is kept"), (2, "the same command with --resume goes on")],
+)
+def test_an_interrupted_training_says_how_to_go_on(spikeport, works, tmp_path, monkeypatch, epochs, told):
+    run_epoch = training.run_epoch
+
+    def interrupted(*arguments):
+        if arguments[-1].epoch == epochs:
+            raise KeyboardInterrupt
+        return run_epoch(*arguments)
+
+    command = ("train", *SMALL[:-1], 2, "--out", tmp_path / "run")
+    monkeypatch.setattr(training, "run_epoch", interrupted)
+    outcome = spikeport(*command)
+    assert (outcome.status, outcome.err) == (130, f"interrupted; {told}\n")
+    assert (tmp_path / "run").exists() == (epochs == 2)
+    monkeypatch.undo()
+    if epochs == 2:
+        works(*command, "--resume")
+
+
+def test_any_interrupted_command_says_so(spikeport, monkeypatch):
+    monkeypatch.setattr("spikeport.targets.simulate", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    outcome = spikeport("simulate", "runs/snn")
+    assert (outcome.status, outcome.err) == (130, "interrupted\n")
 
 
 def test_training_refuses_damaged_cifar_files(refused, tmp_path):
@@ -248,7 +281,14 @@ def test_time_steps_of_a_foreign_file_are_at_least_one(refused, runs, tmp_path):
     [
         ("none.npy: no such file", ("--input", "{x}/none.npy")),
         ("labels have shape [3]; 2 samples need [2]", ("--input", "{x}/x.npy", "--labels", "{x}/y.npy")),
+        ("labels are float64; classes are whole numbers", ("--input", "{x}/x.npy", "--labels", "{x}/half.npy")),
+        ("label -1 names no class; the network has 0 to 9", ("--input", "{x}/x.npy", "--labels", "{x}/below.npy")),
+        ("label 10 names no class", ("--input", "{x}/x.npy", "--labels", "{x}/above.npy")),
         ("labels without samples", ("--labels", "{x}/y.npy")),
+        ("spike maps of -1 samples asked for; 0 keeps none", ("--rasters", -1)),
+        ("a timeout of -1 s; give more than 0 s", ("--engine", "lava", "--timeout", -1)),
+        ("a timeout of nan s; give more than 0 s", ("--engine", "lava", "--timeout", "nan")),
+        ("--convolution and --timeout belong to Lava", ("--timeout", 0)),
         ("--convolution and --timeout belong to Lava", ("--convolution", "stock")),
         ("--convolution and --timeout belong to Lava", ("--timeout", 3)),
         ("--processes belongs to the fixed engine", ("--engine", "lava", "--processes", 2)),
@@ -257,7 +297,8 @@ def test_time_steps_of_a_foreign_file_are_at_least_one(refused, runs, tmp_path):
 )
 def test_options_that_do_not_fit_together_are_refused(refused, runs, tmp_path, message, arguments):
     np.save(tmp_path / "x.npy", np.zeros((2, 1, 16, 16)))
-    np.save(tmp_path / "y.npy", np.zeros(3, int))
+    for name, labels in (("y", np.zeros(3, int)), ("half", [0, 0.5]), ("below", [0, -1]), ("above", [10, 0])):
+        np.save(tmp_path / f"{name}.npy", labels)
     given = [str(a).format(x=tmp_path) for a in arguments]
     assert message in refused("simulate", runs / "snn", "--overwrite", *given)
 
@@ -267,6 +308,27 @@ def test_options_of_loihi_are_not_swallowed_by_onnx(refused, runs, option, name)
     message = refused("simulate", runs / "cnn", "--target", "onnx", "--overwrite", option, 3)
     assert name in message
     assert "leave" in message
+
+
+@pytest.mark.parametrize("seconds", [-1, 0, "nan", "inf"])
+def test_an_inference_takes_some_time(refused, runs, seconds):
+    message = refused("report", runs / "snn", "--inference-time", seconds, "--overwrite")
+    assert "give a finite number of seconds above 0" in message
+
+
+def test_a_program_is_not_taken_for_a_record_nor_a_record_for_a_program(refused, runs):
+    files = runs / "snn/loihi"
+    assert "not a spike record (it is a Loihi program)" in refused("report", files / "program.npz")
+    np.save(runs / "x.npy", np.zeros((1, 1, 16, 16)))
+    arguments = ("--input", runs / "x.npy", "--out", runs / "new.npz")
+    assert "not a Loihi program (it is a spike record)" in refused("simulate", files / "fixed.npz", *arguments)
+    assert "x.npy: not a Loihi program (no whole .npz archive)" in refused("simulate", runs / "x.npy", *arguments)
+
+
+def test_a_folder_is_not_taken_for_a_file(refused, runs):
+    (runs / "folder").mkdir()
+    message = refused("simulate", runs / "snn", "--samples", 1, "--out", runs / "folder", "--overwrite")
+    assert f"{runs / 'folder'}: Is a directory; a file is wanted there; name another" in message
 
 
 def test_a_program_without_samples_asks_for_them(refused, runs):
