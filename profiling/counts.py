@@ -13,9 +13,12 @@ Conventions, all stated again in the report:
 - Max-pooling of spikes is counted as what it becomes on a chip: OR neurons, one synapse per tap. Average pooling is
   not counted: it composes with the synapses behind it, or with the read-out.
 - Memory is accessed by the loops in ``Accesses``: no operand is kept for a second operation.
+- Element-wise arithmetic is not counted. Synapses that are not among the layers known here (another kind of layer, a
+  matrix product in the model's own code) are refused by name: nothing is left out in silence.
 """
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -26,6 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from spikeport.core.errors import SpikeportError
@@ -33,6 +37,7 @@ from spikeport.core.geometry import fan_out, output_size, pair
 from spikeport.core.kernels import cpu
 from spikeport.core.neurons import LIF
 from spikeport.core.progress import Progress, silent
+from spikeport.export.foreign import adopt, is_foreign
 
 #: Images in a batch, and their pixels: fewer cost time, more cost memory.
 BATCH = 64
@@ -40,6 +45,12 @@ BATCH_PIXELS = BATCH * 32 * 32
 SYNAPTIC = (nn.Conv2d, nn.Linear, nn.MaxPool2d)
 BATCH_NORMS = (nn.BatchNorm2d, nn.BatchNorm1d)
 COUNTED = (*SYNAPTIC, *BATCH_NORMS, nn.AvgPool2d, nn.AdaptiveAvgPool2d, LIF)
+#: Names of torch's operators that are synapses or normalise, and of those that are only where the maps are spikes.
+WORK = re.compile(
+    r"conv|(^|_)(add|badd)?b?mm$|(^|_)(add)?mv$|(^|_)v?dot$|matmul|einsum|linear|attention|encoder_layer|lstm|gru|rnn"
+    r"|(batch|layer|group|instance|rms)_norm"
+)
+WORK_ON_SPIKES = re.compile("max_pool")
 
 
 @dataclass(frozen=True)
@@ -230,18 +241,33 @@ class ModelCounts:
         return sum(float(getattr(c, quantity).sum()) for c in self.layers.values()) / self.samples
 
 
-def count_operations(model: nn.Module, x: Tensor, progress: Progress = silent) -> ModelCounts:
+def count_operations(
+    model: nn.Module, x: Tensor, progress: Progress = silent, time_steps: int | None = None
+) -> ModelCounts:
     """Runs float samples [N, C, H, W] through the model (on the CPU, its mode set to evaluation) and counts.
 
+    Args:
+        time_steps: T, for a model of SpikingJelly or snnTorch (see ``export.foreign.adopt``).
+
     Raises:
-        SpikeportError: zero samples, or layers that disagree on the number of steps.
+        SpikeportError: zero samples, layers that disagree on the number of steps, or work that is not counted, by name.
     """
     if len(x) == 0:
         raise SpikeportError("zero samples to count on; give at least one")
+    if is_foreign(model):
+        if time_steps is None:
+            raise SpikeportError(
+                f"{type(model).__name__} is a model of another framework; say over how many time steps "
+                "(count_operations(model, x, time_steps=T))"
+            )
+        model = adopt(model, time_steps)
     spiking = any(isinstance(m, LIF) for m in model.modules())
     steps = {m.time_steps for m in model.modules() if isinstance(m, LIF)} or {1}
     if len(steps) != 1:
         raise SpikeportError(f"the layers disagree on the number of time steps: {sorted(steps)}")
+    if time_steps is not None and steps != {time_steps}:
+        raise SpikeportError(f"time_steps is {time_steps}, the model has {steps.pop()} of its own; leave it out")
+    _require_known(model)
     parts: list[dict[str, LayerCounts]] = []
     model.eval()
     done = 0
@@ -253,6 +279,16 @@ def count_operations(model: nn.Module, x: Tensor, progress: Progress = silent) -
         done += len(batch)
         progress(done, len(x))
     return ModelCounts(len(x), steps.pop(), _join(parts))
+
+
+def _require_known(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        where = f"{name or 'the model'} ({type(module).__name__})"
+        if not isinstance(module, COUNTED) and next(module.parameters(recurse=False), None) is not None:
+            known = ", ".join(kind.__name__ for kind in COUNTED)
+            raise SpikeportError(f"{where}: has parameters, and what it does is not counted; counted are {known}")
+        if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
+            raise SpikeportError(f"{where}: padding_mode {module.padding_mode!r} is not counted; use zeros")
 
 
 def batch_size(x: Tensor) -> int:
@@ -268,6 +304,7 @@ def _counting(model: nn.Module, samples: int, spiking: bool, layers: dict[str, L
     def hook(name: str) -> Any:
         def count(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             with torch._C.DisableTorchFunction():
+                _require_maps(name, module, args[0], output, samples)
                 found = _count(module, args[0], output, samples, seen)
             if isinstance(module, BATCH_NORMS):
                 found.folds_into = _fold(pending, args[0])
@@ -284,9 +321,15 @@ def _counting(model: nn.Module, samples: int, spiking: bool, layers: dict[str, L
 
         return count
 
-    hooks = [m.register_forward_hook(hook(name)) for name, m in model.named_modules() if isinstance(m, COUNTED)]
+    hooks = []
+    for name, module in model.named_modules():
+        counted = isinstance(module, COUNTED)
+        hooks.append(module.register_forward_pre_hook(lambda m, a, n=name, c=counted: seen.running.append((n, c))))
+        if counted:
+            hooks.append(module.register_forward_hook(hook(name)))
+        hooks.append(module.register_forward_hook(lambda m, a, y: seen.running.pop() and None))
     try:
-        with seen:
+        with seen, _Uncounted(seen):
             yield
     finally:
         for handle in hooks:
@@ -315,6 +358,7 @@ class _Seen(TorchFunctionMode):
         super().__init__()
         self.spiking = spiking
         self.fired = False  # whether a LIF layer ran before
+        self.running: list[tuple[str, bool]] = []  # the modules that run now, innermost last; whether each is counted
         self._spikes = WeakIdKeyDictionary()
         self._pixels = WeakIdKeyDictionary()
 
@@ -327,7 +371,9 @@ class _Seen(TorchFunctionMode):
     def _joined(self, whole: Tensor, tensors: Sequence[Tensor], dim: int = 0, **_: Any) -> None:
         if dim == 1 and all(part in self._spikes and self._spikes[part].all() for part in tensors):
             self.fires(whole)
+            self.running.append(("", True))  # what follows is our own work
             self._pixels[whole] = np.sum([self.pixels(part) for part in tensors], axis=0)
+            self.running.pop()
 
     def spikes(self, x: Tensor) -> np.ndarray:
         """Whether each image of ``x`` is spikes, bool [M]. In a CNN none is: it multiplies whatever its maps hold."""
@@ -352,6 +398,36 @@ class _Seen(TorchFunctionMode):
     def fires(self, y: Tensor) -> None:
         """Neurons gave ``y``: spikes by construction."""
         self._spikes[y] = np.ones(len(y), bool)
+
+
+class _Uncounted(TorchDispatchMode):
+    """Refuses synapses outside of the layers that are counted. It sees what every function of torch comes down to."""
+
+    def __init__(self, seen: _Seen) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        where, counted = self.seen.running[-1] if self.seen.running else ("", False)
+        if not counted:
+            name = func._schema.name.partition("::")[2]
+            if WORK.search(name) or (self.seen.spiking and WORK_ON_SPIKES.search(name)):
+                raise SpikeportError(
+                    f"{where or 'the model'}: runs {name} outside of a layer, where it is not counted; use "
+                    "nn.Conv2d, nn.Linear, nn.BatchNorm2d or nn.MaxPool2d"
+                )
+        return func(*args, **(kwargs or {}))
+
+
+def _require_maps(name: str, module: nn.Module, x: Tensor, y: Tensor, samples: int) -> None:
+    """Raises SpikeportError where a layer runs on something else than maps [M, C, H, W], or [M, F] for Linear."""
+    dims = 4 if isinstance(module, (nn.Conv2d, nn.MaxPool2d)) else 2 if isinstance(module, nn.Linear) else x.dim()
+    if x.dim() != dims or len(y) % samples:
+        expected = "[N, C, H, W]" if dims == 4 else "[N, F]"
+        raise SpikeportError(
+            f"{name or 'the model'} ({type(module).__name__}): runs on a tensor of shape {list(x.shape)}; only "
+            f"{expected} of {samples} samples (times T) is counted"
+        )
 
 
 def _count(module: nn.Module, x: Tensor, y: Tensor, samples: int, seen: _Seen) -> LayerCounts:
@@ -417,12 +493,14 @@ def _reach(module: nn.Module, x: Tensor, y: Tensor) -> tuple[np.ndarray, int]:
         return np.array([float(module.out_features)]), y[0].numel() * (module.in_features + (module.bias is not None))
     size = (x.shape[2], x.shape[3])
     if isinstance(module, nn.Conv2d):
-        kernel, stride, dilation = module.kernel_size, module.stride, module.dilation
+        kernel, stride, dilation = pair(module.kernel_size), pair(module.stride), pair(module.dilation)
         if isinstance(module.padding, str):
             same = module.padding == "same"
-            padding = tuple(d * (k - 1) // 2 if same else 0 for k, d in zip(kernel, dilation, strict=True))
+            padding = pair([d * (k - 1) // 2 if same else 0 for k, d in zip(kernel, dilation, strict=True)])
         else:
-            padding = module.padding
+            padding = pair(module.padding)
+        if output_size(size, kernel, stride, padding, dilation) != tuple(y.shape[2:]):
+            raise SpikeportError(f"'same' padding is uneven for kernel {kernel} and not counted; use an odd one")
         outputs_each = module.out_channels // module.groups
         taps = math.prod(kernel) * module.in_channels // module.groups + (module.bias is not None)
         return _fan_out(size, kernel, stride, padding, dilation) * outputs_each, y[0].numel() * taps

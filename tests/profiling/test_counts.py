@@ -5,13 +5,16 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from networks import random_nets
+from spikingjelly.activation_based import layer, neuron
 from torch import nn
+from torch.nn import functional as F
 
 from spikeport.core import LIF, SpikeportError, TimeMean
 from spikeport.core.models import ModelSpec, Twin
+from spikeport.export.foreign import owner_forward
 from spikeport.profiling.counts import count_operations
 from spikeport.profiling.energy import AC_PJ, MAC_PJ, horowitz, model_sizes, paper_count
 
@@ -103,6 +106,7 @@ def test_first_convolution_is_counted_once_and_the_others_t_times():
 @given(random_nets())
 def test_rate_is_the_mean_over_neurons_steps_and_samples(case):
     net, x = case
+    assume(all(stage.op != "maxpool" for stage in net.stages))  # a function there, which is refused
     spikes = []
     for module in net.modules():
         if isinstance(module, LIF):
@@ -157,3 +161,55 @@ def test_max_pooling_with_ceil_mode_is_refused_rather_than_miscounted():
     model = nn.Sequential(LIF(time_steps=1), nn.MaxPool2d(2, ceil_mode=True))
     with pytest.raises(SpikeportError, match="cannot be counted exactly"):
         count_operations(model, torch.zeros(1, 1, 5, 5))
+
+
+class Call(nn.Module):
+    """A forward pass given as a function."""
+
+    def __init__(self, function, **modules):
+        super().__init__()
+        self.function = function
+        for name, module in modules.items():
+            setattr(self, name, module)
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+@pytest.mark.parametrize(
+    ("message", "model"),
+    [
+        (r"0 \(ConvTranspose2d\): has parameters", nn.Sequential(nn.ConvTranspose2d(2, 2, 3))),
+        (r"0 \(GroupNorm\): has parameters", nn.Sequential(nn.GroupNorm(1, 2))),
+        (r"a \(MultiheadAttention\): has parameters", Call(lambda m, x: m.a(x), a=nn.MultiheadAttention(4, 2))),
+        (r"0 \(Conv2d\): padding_mode 'circular'", nn.Sequential(nn.Conv2d(2, 2, 3, 1, 1, padding_mode="circular"))),
+        (r"0 \(Linear\): runs on a tensor of shape \[3, 2, 4, 4\]", nn.Sequential(nn.Linear(4, 5))),
+        ("'same' padding is uneven", nn.Sequential(nn.Conv2d(2, 2, 2, padding="same"))),
+        ("0: runs convolution outside", nn.Sequential(Call(lambda m, x: F.conv2d(x, torch.ones(1, 2, 3, 3))))),
+        ("0: runs mm outside", nn.Sequential(Call(lambda m, x: F.linear(x.flatten(1), torch.ones(1, 32))))),
+        ("the model: runs bmm outside", Call(lambda m, x: x @ x)),
+        ("the model: runs native_group_norm outside", Call(lambda m, x: F.group_norm(x, 2))),
+        (
+            "runs max_pool2d_with_indices outside",
+            Call(lambda m, x: F.max_pool2d(m.l(x), 2), l=LIF(constant_input=True)),
+        ),
+    ],
+)
+def test_work_that_is_not_counted_is_refused_by_name(message, model):
+    with pytest.raises(SpikeportError, match=message):
+        count_operations(model, torch.rand(3, 2, 4, 4))
+
+
+def test_a_model_of_spikingjelly_is_counted_as_what_it_becomes_here():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), neuron.LIFNode(v_threshold=0.2), layer.Flatten(), nn.Linear(144, 5))
+    x = torch.rand(3, 1, 8, 8)
+    with pytest.raises(SpikeportError, match="say over how many time steps"):
+        count_operations(model, x)
+    counts = count_operations(model, x, time_steps=4)
+    fired = owner_forward(model, x.numpy(), 4)[0]["1"]
+    assert counts.layers["0"].macs.tolist() == [[4 * 9 * 36]] * 3
+    assert counts.layers["3"].acs.T.tolist() == (fired.sum((2, 3, 4)) * 5).tolist()
+    assert fired.sum() > 0
+    with pytest.raises(SpikeportError, match="the model has 2 of its own"):
+        count_operations(LIF(time_steps=2, constant_input=True), x, time_steps=4)
