@@ -73,7 +73,7 @@ def trace_module(model: nn.Module, leaves: tuple[type[nn.Module], ...] = ()) -> 
         def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
             return isinstance(m, (LIF, TimeMean, HoldTime, *leaves)) or super().is_leaf_module(m, module_qualified_name)
 
-    model = copy.deepcopy(model)
+    model = copied(model)
     try:
         return fx.GraphModule(model, Tracer().trace(model))
     except SpikeportError:
@@ -82,6 +82,20 @@ def trace_module(model: nn.Module, leaves: tuple[type[nn.Module], ...] = ()) -> 
         raise SpikeportError(
             f"{type(model).__name__} cannot be traced ({reason(error)}); its forward must not depend on the data"
         ) from error
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy of the user's model, so that the model itself stays as it is."""
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # a module may hold anything
+        if "deepcopy protocol" in str(error):
+            raise SpikeportError(
+                f"{type(model).__name__} holds the state of a forward pass with gradients; reset it first: "
+                "spikingjelly.activation_based.functional.reset_net(model) or snntorch.utils.reset(model)"
+            ) from error
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SpikeportError(f"{type(model).__name__} cannot be copied ({reason})") from error
 
 
 class _Names:
@@ -167,7 +181,9 @@ def fold_time(graph: fx.GraphModule, time_steps: int, names: "_Names | None" = N
         if node.op == "placeholder":
             held[node] = True
         elif node.op == "output":
-            (value,) = inputs
+            if len(inputs) != 1:
+                raise SpikeportError("the model returns more than one tensor; only one output is supported")
+            value = inputs[0]
             if held[value]:
                 raise SpikeportError("the output does not depend on any neuron; there is nothing to run over time")
             if not isinstance(modules.get(str(value.target)), TimeMean):

@@ -16,7 +16,7 @@ class CheckFailed(SpikeportError):
     exit_status = 1
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """The first sentence of another library's error, or its kind where it says nothing."""
     if isinstance(error, KeyError) and error.args:
         return f"{str(error.args[0]).removesuffix(' is not a file in the archive')} is missing"

@@ -12,6 +12,8 @@ kernels of ``spikeport.core.kernels`` and, where they cannot run, the PyTorch re
 """
 
 import math
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -124,3 +126,10 @@ def split_time(x: Tensor, time_steps: int) -> Tensor:
     if x.dim() == 0 or x.shape[0] % time_steps:
         raise SpikeportError(f"batch of shape {list(x.shape)} is not a multiple of {time_steps} time steps")
     return x.unflatten(0, (time_steps, x.shape[0] // time_steps))
+
+
+def whole_steps(time_steps: Any) -> int:
+    """T as a number of ours. Raises SpikeportError where it is none."""
+    if isinstance(time_steps, bool) or not isinstance(time_steps, Integral) or time_steps < 1:
+        raise SpikeportError(f"time_steps is {time_steps!r}; a whole number from 1 on is needed")
+    return int(time_steps)

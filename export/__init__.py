@@ -1,20 +1,23 @@
 """From a trained model to files other programs run, each verified on real samples as it is written."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
+from spikeport.core.arrays import as_array
+from spikeport.core.conversion import copied
 from spikeport.core.data import load_dataset
 from spikeport.core.errors import SpikeportError
 from spikeport.core.files import refuse_existing, replacing
+from spikeport.core.functional import whole_steps
 from spikeport.core.neurons import LIF
 from spikeport.core.runs import Run, load_run
 from spikeport.export.foreign import adopt, is_foreign
 from spikeport.export.nir_graph import Metadata, build_nir, read_nir, write_nir
 from spikeport.export.onnx_model import export_onnx, int8_path, quantise
-from spikeport.export.trace import trace
+from spikeport.export.trace import require_finite, trace
 from spikeport.export.verify import Certificate, verify_nir, verify_owner
 
 __all__ = ["Certificate", "Metadata", "is_factory", "read_nir", "to_nir", "to_onnx"]
@@ -38,9 +41,11 @@ def to_nir(
         network: a run (or its folder), or a spiking model: of ours, of SpikingJelly or of snnTorch (one step of
             time, [N, ...] to [N, K]).
         path: the file to write; RUN/nir/model.nir where None.
-        samples: float [N, ...] to verify it on, or [T, N, ...] for a network whose input changes (no LIF with
-            constant_input); a run has its own test images.
+        samples: float [N, ...] to verify it on, an array, tensor or lists, or [T, N, ...] for a network whose input
+            changes (no LIF with constant_input); a run has its own test images.
         time_steps: T, for a model of another framework.
+
+    A model is copied first and stays as it is, its mode too.
 
     Returns:
         The certificate: every reader of the file and where it agrees with the model.
@@ -67,6 +72,10 @@ def to_nir(
     held = any(m.constant_input for m in neurons)
     input_shape = samples.shape[1 if held else 2 :]
     traced = trace(model, input_shape)
+    if time_steps is not None and whole_steps(time_steps) != traced.time_steps:
+        raise SpikeportError(
+            f"time_steps is {time_steps}, the model has {traced.time_steps} of its own; leave --time-steps out"
+        )
     metadata = Metadata(
         time_steps=traced.time_steps,
         input="constant" if traced.constant_input else "sequence",
@@ -129,7 +138,14 @@ def _opened(
     if isinstance(network, nn.Module):
         if path is None or samples is None:
             raise SpikeportError("exporting a model that is no run needs both a path and samples")
-        return network.eval(), _finite(samples), Path(path), None
+        model = copied(network).eval()
+        require_finite(model)
+        return model.cpu(), _finite(samples), Path(path), None
+    if not isinstance(network, Run) and Path(network).is_file():
+        raise SpikeportError(
+            f"{network} is a file; `spikeport export` turns a run folder or pkg.module:factory into nir or onnx, "
+            "and a NIR file (*.nir) into --target loihi"
+        )
     run = network if isinstance(network, Run) else load_run(network)
     if run.kind != kind:
         other = "onnx" if run.kind == "cnn" else "nir (or loihi)"
@@ -140,9 +156,10 @@ def _opened(
     return run.model(), _finite(found), Path(path) if path else run.path / default, run
 
 
-def _finite(samples: np.ndarray) -> np.ndarray:
-    if len(samples) == 0:
+def _finite(samples: Any) -> np.ndarray:
+    array = as_array(samples, "the samples")
+    if array.size == 0:
         raise SpikeportError("zero samples to verify the export on; give at least one")
-    if not bool(torch.isfinite(torch.from_numpy(np.asarray(samples))).all()):
+    if not np.isfinite(array).all():
         raise SpikeportError("the samples hold NaN or infinity")
-    return samples
+    return array

@@ -150,7 +150,8 @@ def add(a: Signal, b: Signal, where: str) -> Signal:
 
 
 def exact(tensor: Tensor) -> Tensor:
-    return tensor.cpu().double()
+    # A float64 parameter would stay itself, and carry gradients where none are wanted.
+    return (tensor if torch.is_grad_enabled() else tensor.detach()).cpu().double()
 
 
 def convolve(

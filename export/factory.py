@@ -25,7 +25,7 @@ def build_model(name: str, weights: Path | None = None) -> nn.Module:
         sys.path.insert(0, str(Path.cwd()))
     try:
         factory = getattr(import_module(module_name), function)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # the user's code may raise anything
         raise SpikeportError(f"{name}: {error}; expected pkg.module:factory, importable from here") from error
     try:
         model = factory()

@@ -14,7 +14,9 @@ from torch import fx, nn
 
 from spikeport.core.conversion import fold_time, replace_modules, trace_module
 from spikeport.core.errors import SpikeportError
+from spikeport.core.functional import whole_steps
 from spikeport.core.neurons import LIF
+from spikeport.export.logs import quiet
 
 #: SpikingJelly's layers that are torch's with a time axis.
 _SAME = (
@@ -45,11 +47,27 @@ def adopt(model: nn.Module, time_steps: int) -> nn.Module:
     Raises:
         SpikeportError: a layer or neuron without exact form, by name and remedy.
     """
+    time_steps = whole_steps(time_steps)
     leaves = tuple({type(m) for m in model.modules() if owner(m) is not None})
     graph = trace_module(model, leaves)
+    _refuse_shared(graph)
+    pairs = {name for name, m in graph.named_modules() if owner(m) == "snntorch" and getattr(m, "output", False)}
     replace_modules(graph, lambda name, module: _ours(name, module, time_steps))
-    _drop_membranes(graph)
+    _drop_membranes(graph, pairs)
     return fold_time(graph, time_steps).eval()
+
+
+def _refuse_shared(graph: fx.GraphModule) -> None:
+    """A neuron that is called twice in a step goes on from its own membrane, which ours does not."""
+    used: set[str] = set()
+    for name in (str(node.target) for node in graph.graph.nodes if node.op == "call_module"):
+        module = graph.get_submodule(name)
+        if (owner(module), type(module).__name__) in NEURONS and name in used:
+            raise SpikeportError(
+                f"{name} ({type(module).__name__}): is used twice in one step and shares its membrane; use a neuron of "
+                "its own at each place"
+            )
+        used.add(name)
 
 
 def _ours(name: str, module: nn.Module, time_steps: int) -> nn.Module | None:
@@ -142,15 +160,13 @@ NEURONS: dict[tuple[str, str], Callable[[str, Any, int], LIF]] = {
 }
 
 
-def _drop_membranes(graph: fx.GraphModule) -> None:
-    """snnTorch's Leaky may return (spikes, membrane); ours returns spikes."""
+def _drop_membranes(graph: fx.GraphModule, pairs: set[str]) -> None:
+    """snnTorch's Leaky may return (spikes, membrane), those named in ``pairs`` do; ours returns spikes."""
     for node in list(graph.graph.nodes):
         source = node.args[0] if node.args else None
         if node.op != "call_function" or getattr(node.target, "__name__", "") != "getitem":
             continue
-        if not isinstance(source, fx.Node) or source.op != "call_module":
-            continue
-        if not isinstance(graph.get_submodule(str(source.target)), LIF):
+        if not isinstance(source, fx.Node) or source.op != "call_module" or str(source.target) not in pairs:
             continue
         if node.args[1] == 0:
             node.replace_all_uses_with(source)
@@ -178,7 +194,8 @@ def owner_forward(model: nn.Module, x: np.ndarray, time_steps: int) -> tuple[dic
         def hook(module: nn.Module, args: Any, y: Any) -> Any:
             # snnTorch's spikes are float32 whatever its membrane is.
             y = tuple(part.double() for part in y) if isinstance(y, tuple) else y.double()
-            seen.setdefault(name, []).append(y[0] if isinstance(y, tuple) else y)
+            # A copy: what follows may add to it in place.
+            seen.setdefault(name, []).append((y[0] if isinstance(y, tuple) else y).clone())
             return y
 
         return hook
@@ -187,9 +204,13 @@ def owner_forward(model: nn.Module, x: np.ndarray, time_steps: int) -> tuple[dic
         if (owner(module), type(module).__name__) in NEURONS:
             module.register_forward_hook(keep(name))
     outputs = []
-    with torch.no_grad():
+    with torch.no_grad(), quiet("torch._library.triton"):
         for _ in range(1 if many else time_steps):
-            y = model(held.expand(time_steps, *held.shape) if many else held)
+            try:
+                y = model(held.expand(time_steps, *held.shape) if many else held)
+            except Exception as error:  # the user's code may raise anything
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise SpikeportError(f"{type(model).__name__} fails in its own framework: {reason}") from error
             outputs.append(y[0] if isinstance(y, tuple) else y)
     join = torch.cat if many else torch.stack
     return {name: join(steps).numpy() for name, steps in seen.items()}, join(outputs).numpy()

@@ -49,9 +49,14 @@ def apply(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     try:
         return rule(node.name, *args, **kwargs)
     except TypeError:
+        given = [_described(a) for a in args] + [f"{key}={_described(a)}" for key, a in kwargs.items()]
         raise SpikeportError(
-            f"{node.name}: {name}() is used in a way that has no exact form: {args} {kwargs}"
+            f"{node.name}: {name}({', '.join(given)}) has no exact form; use a layer or leave it out"
         ) from None
+
+
+def _described(value: Any) -> str:
+    return f"maps {shape(value)[1:]}" if isinstance(value, (Signal, Grouped)) else str(value)
 
 
 def _holds_signal(value: Any) -> bool:
@@ -184,6 +189,15 @@ def _same(where: str, x: Any, *args: Any, **kwargs: Any) -> Any:
     return x
 
 
+def _dropout(where: str, x: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
+    if training and p:
+        raise SpikeportError(
+            f"{where}: drops at random in evaluation too; call it with training=self.training, in evaluation mode, or "
+            "use nn.Dropout"
+        )
+    return x
+
+
 #: function, or name of a method or function -> its rule; every rule takes the place's name first
 RULES: dict[Any, Callable[..., Any]] = {
     torch.cat: _cat,
@@ -198,8 +212,8 @@ RULES: dict[Any, Callable[..., Any]] = {
     "transpose": _transpose,
     "permute": _permute,
     "contiguous": _same,
-    F.dropout: _same,
-    F.dropout2d: _same,
+    F.dropout: _dropout,
+    F.dropout2d: _dropout,
     "chunk": _chunk,
     "split": _split,
     operator.getitem: _getitem,

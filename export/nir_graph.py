@@ -4,6 +4,7 @@ NIR says neither T nor dt, nor how spikes are read out, so these travel as one J
 metadata under ``spikeport``.
 """
 
+import copy
 import json
 import math
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from spikeport.core.errors import SpikeportError, reason
 from spikeport.core.files import replacing, tuples
+from spikeport.core.functional import whole_steps
+from spikeport.core.geometry import pair
 from spikeport.export import expressions as ex
 from spikeport.export.trace import Traced
 
@@ -101,9 +104,11 @@ def build_nir(traced: Traced, metadata: Metadata) -> tuple[nir.NIRGraph, dict[ex
 
     layers = {name: node.source for node, name in names.items() if not isinstance(node, ex.Input)}
     value = asdict(metadata) | {"layers": layers}
-    grouped = any(isinstance(n, nir.Conv2d) and n.groups > 1 for n in nodes.values())
-    # nir's own check rejects every grouped convolution (it compares the input with weight.shape[1]).
-    graph = nir.NIRGraph(nodes, edges, metadata={KEY: json.dumps(value)}, type_check=not grouped)
+    # nir's own check rejects grouped convolutions (it compares the input with weight.shape[1]) and kernels that are not
+    # square (it takes one side for both).
+    convolutions = [n for n in nodes.values() if isinstance(n, nir.Conv2d)]
+    known = all(n.groups == 1 and n.weight.shape[2] == n.weight.shape[3] for n in convolutions)
+    graph = nir.NIRGraph(nodes, edges, metadata={KEY: json.dumps(value)}, type_check=known)
     return graph, names
 
 
@@ -114,7 +119,7 @@ def _aligned_output(output: ex.Signal) -> tuple[ex.Node, ...]:
 
 
 def _unique(node: ex.Node, taken: dict[str, nir.NIRNode]) -> str:
-    base = node.source.replace(".", "_") or "node"
+    base = node.source.replace(".", "_").replace("/", "_") or "node"  # HDF5 takes "/" for a folder
     if isinstance(node, ex.Pool):
         base += "_mean"
     name, number = base, 1
@@ -210,13 +215,32 @@ def with_metadata(graph: nir.NIRGraph, time_steps: int, dt: float = DT, sequence
     inputs = [node for node in graph.nodes.values() if isinstance(node, nir.Input)]
     if len(inputs) != 1:
         raise SpikeportError(f"the NIR graph has {len(inputs)} inputs; exactly one is supported")
-    if time_steps < 1 or not dt > 0:
-        raise SpikeportError(f"time steps {time_steps} and dt {dt} must be positive")
+    time_steps = whole_steps(time_steps)
+    if not (dt > 0 and math.isfinite(dt)):
+        raise SpikeportError(f"dt is {dt}; a positive number of seconds is needed")
     shape = tuple(int(n) for n in np.ravel(inputs[0].input_type["input"]))
     metadata = Metadata(time_steps, dt, "sequence" if sequence else "constant", shape, spike_condition=">")
+    nodes = {name: _padded(name, n) if isinstance(n, nir.Conv2d) else n for name, n in graph.nodes.items()}
     return nir.NIRGraph(
-        graph.nodes, graph.edges, metadata={**graph.metadata, KEY: json.dumps(asdict(metadata))}, type_check=False
+        nodes, graph.edges, metadata={**graph.metadata, KEY: json.dumps(asdict(metadata))}, type_check=False
     )
+
+
+def _padded(name: str, node: nir.Conv2d) -> nir.Conv2d:
+    """The same convolution with its padding in numbers."""
+    if not isinstance(node.padding, (str, bytes)):
+        return node
+    word = node.padding.decode() if isinstance(node.padding, bytes) else str(node.padding)
+    kernel, dilation = node.weight.shape[2:], pair(node.dilation)
+    reach = [d * (k - 1) if word == "same" else 0 for k, d in zip(kernel, dilation, strict=True)]
+    if word not in ("same", "valid") or any(r % 2 for r in reach) or (any(reach) and pair(node.stride) != (1, 1)):
+        raise SpikeportError(
+            f"{name}: padding {word!r} with kernel {kernel} and stride {pair(node.stride)} has no exact form; "
+            "export it with padding in numbers"
+        )
+    node = copy.copy(node)
+    node.padding = (reach[0] // 2, reach[1] // 2)
+    return node
 
 
 def check_neurons(name: str, node: nir.NIRNode, shape: tuple[int, ...]) -> None:

@@ -1,7 +1,5 @@
 """The CNN twin as ONNX, in float32 and in 8-bit integers, verified in ONNX Runtime."""
 
-import contextlib
-import io
 import tempfile
 import warnings
 from importlib.metadata import version
@@ -14,7 +12,10 @@ from torch import nn
 
 from spikeport.core.errors import SpikeportError, reason
 from spikeport.core.files import replacing
-from spikeport.export.logs import quiet
+from spikeport.core.neurons import LIF, TimeMean
+from spikeport.export.foreign import owner
+from spikeport.export.logs import quiet, silence
+from spikeport.export.trace import require_finite
 from spikeport.export.verify import Certificate, Witness, sha256
 
 OPSET = 20
@@ -28,14 +29,17 @@ def export_onnx(model: nn.Module, path: Path, samples: np.ndarray) -> Certificat
     """Writes ``model`` ([N, C, H, W] to [N, K]) with a dynamic batch, after ONNX Runtime has run it on ``samples``.
 
     Raises:
-        SpikeportError: the model cannot be exported.
+        SpikeportError: the model is no CNN, its weights are not finite, or it cannot be exported.
         CheckFailed: ONNX Runtime gives other logits or classes.
     """
-    model = model.eval().cpu()
+    _require_cnn(model)
+    require_finite(model)
     x = torch.from_numpy(np.asarray(samples, np.float32))
+    for count in {1, len(x)}:
+        _logits(model, x[:count])
     with replacing(path) as temporary:
         try:
-            with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), quiet("torch.onnx"):
+            with silence(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 torch.onnx.export(
                     model,
@@ -50,17 +54,53 @@ def export_onnx(model: nn.Module, path: Path, samples: np.ndarray) -> Certificat
                     verbose=False,
                 )
         except Exception as error:  # torch.onnx raises many kinds
-            raise SpikeportError(f"{type(model).__name__} cannot be exported to ONNX: {reason(error)}") from error
+            cause = error.__cause__ or error  # the error itself tells of steps and reports
+            raise SpikeportError(
+                f"{type(model).__name__} cannot be exported to ONNX with a free batch: {reason(cause)}; its forward must "
+                "depend neither on the data nor on the number of samples"
+            ) from error
         certificate = verify_onnx(temporary, path.name, model, x)
         certificate.require()
     certificate.save(path.with_name("certificate.json"))
     return certificate
 
 
+def _require_cnn(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, (LIF, TimeMean)) or owner(module) is not None:
+            raise SpikeportError(
+                f"{name or 'the model'} ({type(module).__name__}): a spiking network has no ONNX form; export it with "
+                "--target nir (or loihi)"
+            )
+
+
+def _logits(model: nn.Module, x: torch.Tensor) -> np.ndarray:
+    """What the model gives for samples [N, ...]. Raises SpikeportError where that is no tensor [N, ...]."""
+    where = f"{type(model).__name__} on {len(x)} samples of shape {list(x.shape[1:])}"
+    try:
+        with torch.no_grad():
+            y = model(x)
+    except Exception as error:  # the user's code may raise anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SpikeportError(f"{where} fails: {reason}; it must take any number of samples of that shape") from error
+    if not isinstance(y, torch.Tensor):
+        raise SpikeportError(f"{where} gives a {type(y).__name__}; only one tensor of logits [N, K] is supported")
+    if y.dim() < 2 or len(y) != len(x):
+        raise SpikeportError(f"{where} gives a tensor of shape {list(y.shape)}; logits are [N, K]")
+    logits: np.ndarray = y.numpy()
+    return logits
+
+
 def verify_onnx(path: Path, name: str, model: nn.Module, x: torch.Tensor) -> Certificate:
-    with torch.no_grad():
-        expected = model(x).numpy()
-    found = run_onnx(path, x.numpy())
+    """Runs the file on all samples, and on one alone: its batch is free."""
+    expected = np.concatenate([_logits(model, x), _logits(model, x[:1])])
+    try:
+        found = np.concatenate([run_onnx(path, x.numpy()), run_onnx(path, x[:1].numpy())])
+    except SpikeportError:
+        raise
+    except Exception as failure:  # onnxruntime raises its own kinds
+        reason = str(failure).splitlines()[0]
+        raise SpikeportError(f"{name}: ONNX Runtime does not run it with any number of samples ({reason})") from failure
     error = float(np.abs(found - expected).max())
     agree = bool((found.argmax(1) == expected.argmax(1)).all())
     witness = Witness(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
+from torch.nn.parameter import is_lazy
 
 from spikeport.core.conversion import HoldTime, trace_module
 from spikeport.core.errors import SpikeportError
@@ -51,11 +52,18 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> Traced:
     """
     if model.training:
         raise SpikeportError("trace: the model is in training mode; call model.eval() first")
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise SpikeportError(f"{name} holds NaN or infinity; an exported network needs finite weights")
+    require_finite(model)
     with torch.no_grad():
         return rewrite(model, trace_module(model).graph, input_shape)
+
+
+def require_finite(model: nn.Module) -> None:
+    """Raises SpikeportError where weights are missing (lazy, meta), NaN or infinite."""
+    for name, tensor in model.state_dict().items():
+        if is_lazy(tensor) or tensor.is_meta:
+            raise SpikeportError(f"{name} has no values yet (lazy or meta); run the model once, or load its weights")
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise SpikeportError(f"{name} holds NaN or infinity; an exported network needs finite weights")
 
 
 def rewrite(model: nn.Module, graph: fx.Graph, input_shape: tuple[int, ...]) -> Traced:
@@ -107,6 +115,10 @@ class _Rewriter:
         steps = {n.time_steps for n in self.neurons} | {self.readout.time_steps}
         if len(steps) != 1:
             raise SpikeportError(f"the layers disagree on the number of time steps: {sorted(steps)}")
+        if not output.flat:
+            raise SpikeportError(
+                f"the model's output has shape {['N', *output.shape]}; it must be [N, K]: end the model with flatten(1)"
+            )
         constant = any(n.constant_input for n in self.neurons)
         return Traced(self.input, output, steps.pop(), constant, tuple(self.observed))
 

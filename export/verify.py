@@ -86,11 +86,12 @@ class Certificate:
         """Raises CheckFailed where a witness disagrees."""
         for witness in self.witnesses:
             if witness.status == "differs":
-                first = f"first at {witness.first_difference}" if witness.first_difference else ""
-                where = "; ".join(filter(None, (first, witness.note)))
+                found = f": {witness.note}"  # no spike, but what the network puts out
+                if witness.differing_spikes:
+                    where = "; ".join(filter(None, (f"first at {witness.first_difference}", witness.note)))
+                    found = f" in {witness.differing_spikes} spikes ({where})"
                 raise CheckFailed(
-                    f"{self.file}: {witness.reader} differs from the model in {witness.differing_spikes} spikes "
-                    f"({where}); the file was not written"
+                    f"{self.file}: {witness.reader} differs from the model{found}; the file was not written"
                 )
 
     def save(self, path: Path) -> None:
@@ -159,7 +160,7 @@ def observe(model: nn.Module, traced: Traced, samples: np.ndarray) -> tuple[list
     wanted = {layer for layer, _ in traced.observed}
 
     def keep(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
-        seen.append(output.unflatten(0, (traced.time_steps, -1)).numpy())
+        seen.append(output.unflatten(0, (traced.time_steps, -1)).numpy().copy())  # what follows may add to it in place
 
     hooks = [m.register_forward_hook(keep) for layer, m in model.named_modules() if layer in wanted]
     x = torch.from_numpy(samples)
@@ -192,7 +193,7 @@ def verify_owner(original: nn.Module, adopted: nn.Module, samples: np.ndarray, t
     ours: dict[str, np.ndarray] = {}
 
     def keep(name: str) -> Callable[..., None]:
-        return lambda module, args, y: ours.__setitem__(name, y.unflatten(0, (steps, -1)).numpy())
+        return lambda module, args, y: ours.__setitem__(name, y.unflatten(0, (steps, -1)).numpy().copy())
 
     for name, module in double.named_modules():
         if name in theirs:
@@ -259,7 +260,7 @@ def explain_flips(
     # node -> per sample, the first step at which something upstream of its output flipped
     upstream: dict[str, np.ndarray] = {}
     for name, _, before in ordered(graph):
-        entering = np.min([upstream[b] for b in before], axis=0) if before else np.array(never)
+        entering = np.min(np.broadcast_arrays(*(upstream[b] for b in before)), axis=0) if before else np.array(never)
         if name not in spikes:
             upstream[name] = entering
             continue

@@ -232,3 +232,56 @@ def test_graphs_within_graphs_and_several_inputs_are_refused():
         with_metadata(theirs(pool=inner), 4)
     with pytest.raises(SpikeportError, match="has 2 inputs"):
         with_metadata(theirs(second=nir.Input({"input": np.array([2])})), 4)
+
+
+class Joined(nn.Module):
+    def __init__(self, join):
+        super().__init__()
+        self.join, self.c, self.d = join, nn.Conv2d(2, 2, 3, padding=1), nn.Conv2d(2, 2, 3, padding=1)
+        self.l, self.m = neuron.LIFNode(v_threshold=0.1), neuron.LIFNode(v_threshold=0.1)
+        self.head = nn.Linear(72, 2)
+
+    def forward(self, x):
+        return self.head(self.join(self, self.l(self.c(x))).flatten(1))
+
+
+def add_in_place(net, a):
+    b = net.m(net.d(a))
+    b += a
+    return b
+
+
+def test_spikes_that_are_added_to_in_place_are_kept(tmp_path):
+    assert to_nir(Joined(add_in_place), tmp_path / "m.nir", samples(), time_steps=3).passed
+
+
+def test_a_shared_neuron_a_sliced_batch_an_unreset_model_and_odd_steps_are_named(tmp_path):
+    used = Joined(lambda net, a: a)
+    used(torch.from_numpy(samples()))
+    for message, model, steps in (
+        (r"l \(LIFNode\): is used twice in one step", Joined(lambda net, a: net.l(net.d(a))), 3),
+        ("indexes 0; only slices of channels", Joined(lambda net, a: a[0]), 3),
+        ("reset it first: spikingjelly", used, 3),
+        ("time_steps is -3", Joined(lambda net, a: a), -3),
+        ("time_steps is 4.0", Joined(lambda net, a: a), 4.0),
+    ):
+        with pytest.raises(SpikeportError, match=message):
+            to_nir(model, tmp_path / "m.nir", samples(), time_steps=steps)
+    functional.reset_net(used)
+    assert to_nir(used, tmp_path / "m.nir", samples(), time_steps=np.int64(3)).passed
+
+
+def test_padding_in_words_is_read_where_it_is_exact():
+    kernel = np.random.default_rng(0).normal(size=(2, 2, 3, 3))
+
+    def graph(**options):
+        conv = nir.Conv2d(**({"input_shape": (6, 6), "weight": kernel, "stride": 1, "padding": "same", "dilation": 1,
+                              "groups": 1, "bias": np.zeros(2)} | options))  # fmt: skip
+        nodes = {"input": nir.Input({"input": np.array([2, 6, 6])}), "c": conv}
+        nodes["output"] = nir.Output({"output": np.array([2, 6, 6])})
+        return with_metadata(nir.NIRGraph(nodes, [("input", "c"), ("c", "output")], type_check=False), 1)
+
+    expected = torch.nn.functional.conv2d(torch.from_numpy(samples()).double(), torch.from_numpy(kernel), padding=1)
+    np.testing.assert_allclose(interpret(graph(), samples()).outputs[0], expected.numpy(), atol=1e-12)
+    with pytest.raises(SpikeportError, match="c: padding 'same' with kernel .* stride .2, 2. has no exact form"):
+        graph(stride=2)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from networks import RandomNet, random_nets
 from torch import nn
 
-from spikeport.core import LIF, CheckFailed, SpikeportError, TimeMean
+from spikeport.core import LIF, CheckFailed, SpikeportError, TimeMean, convert
 from spikeport.core.models import ModelSpec, Twin
 from spikeport.export import readers, to_nir, verify
 from spikeport.export.interpreter import interpret
@@ -177,7 +177,7 @@ def test_a_reader_with_equal_spikes_and_other_class_currents_differs(tmp_path, n
         return readers.Reading(reading.spikes, change(reading.outputs))
 
     monkeypatch.setattr(readers, f"read_{package}", changed)
-    with pytest.raises(CheckFailed, match=rf"{package} .* in 0 spikes \(class currents differ by"):
+    with pytest.raises(CheckFailed, match=rf"{package} .* differs from the model: class currents differ by"):
         to_nir(net, tmp_path / "m.nir", x)
     assert list(tmp_path.iterdir()) == []
 
@@ -222,7 +222,7 @@ def test_class_currents_agree_within_1e_9(tmp_path, net, x, monkeypatch, error, 
     if passes:
         assert to_nir(net, tmp_path / "m.nir", x).passed
         return
-    with pytest.raises(CheckFailed, match=r"differs from the model in 0 spikes .class currents differ by 1\.1e-09"):
+    with pytest.raises(CheckFailed, match=r"differs from the model: class currents differ by 1\.1e-09"):
         to_nir(net, tmp_path / "m.nir", x)
 
 
@@ -303,3 +303,75 @@ def test_samples_must_be_there_finite_and_of_the_right_shape(tmp_path, net, x):
     graph, _ = build_nir(trace(net, (2, 8, 8)), Metadata(3, input_shape=(2, 8, 8)))
     with pytest.raises(SpikeportError, match=r"samples have shape \(2, 8, 7\)"):
         interpret(graph, x[..., :7])
+
+
+def chain(*layers, **options):
+    return convert(nn.Sequential(*layers), time_steps=3, v_threshold=0.1, **options)
+
+
+@pytest.mark.parametrize(("kernel", "padding"), [((2, 3), 0), ((1, 3), (0, 1)), ((3, 2), (1, 0))])
+def test_kernels_that_are_not_square(tmp_path, x, kernel, padding):
+    model = chain(
+        nn.Conv2d(2, 3, kernel, 1, padding), nn.ReLU(), nn.Conv2d(3, 2, kernel), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    certificate = to_nir(model, tmp_path / "m.nir", x)
+    assert [w.status for w in certificate.witnesses] == ["agrees"] * 3
+    assert model.training, "the user's model stays as it is"
+
+
+def test_a_residual_of_currents(tmp_path, x):
+    """What joins a neuron came past other neurons and past none."""
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.relu = nn.Conv2d(2, 2, 3, 1, 1), nn.Conv2d(2, 2, 3, 1, 1), nn.ReLU()
+            self.head = nn.Linear(128, 2)
+
+        def forward(self, x):
+            x = self.a(x)
+            return self.head(self.relu(self.b(self.relu(x)) + x).flatten(1))
+
+    certificate = to_nir(convert(Block(), v_threshold=0.1), tmp_path / "m.nir", x)
+    assert certificate.passed
+    assert certificate.witnesses[2].status.startswith("agrees")
+
+
+def test_float64_models_tensors_lists_and_names_with_a_slash(tmp_path, x):
+    model = nn.Sequential()
+    for name, module in (("a/b", nn.Conv2d(2, 2, 3)), ("r", nn.ReLU()), ("f", nn.Flatten()), ("c", nn.Linear(72, 2))):
+        model.add_module(name, module)
+    twin = convert(model, v_threshold=0.1).double()
+    assert to_nir(twin, tmp_path / "1.nir", torch.from_numpy(x).requires_grad_()).passed
+    assert to_nir(twin, tmp_path / "2.nir", x.tolist()).passed
+    compile(tmp_path / "2.nir", tmp_path / "p.npz", calibration=torch.from_numpy(x))
+    assert simulate(tmp_path / "p.npz", x=x.tolist()).samples == 4
+
+
+def test_what_cannot_be_written_exactly_is_named(tmp_path, x):
+    head = (nn.ReLU(), nn.Flatten(), nn.Linear(72, 2))
+    meta = chain(nn.Conv2d(2, 2, 3), *head).to("meta")
+    drop = chain(nn.Conv2d(2, 2, 3), *head[:2], Call(lambda y: nn.functional.dropout(y)), head[2])
+    mean = chain(nn.Conv2d(2, 2, 3), nn.ReLU(), Call(lambda y: y.mean(1)), nn.Flatten(), nn.Linear(36, 2))
+    for message, model, options in (
+        ("has no values yet", meta, {}),
+        ("end the model with flatten", chain(nn.Conv2d(2, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 6)), {}),
+        ("drops at random in evaluation", drop, {}),
+        (r"mean\(maps \(2, 6, 6\), 1\) has no exact form", mean, {}),
+        ("time_steps is 8, the model has 3 of its own", chain(nn.Conv2d(2, 2, 3), *head), {"time_steps": 8}),
+        ("an array of object", chain(nn.Conv2d(2, 2, 3), *head), {"samples": np.array([None])}),
+    ):
+        with pytest.raises(SpikeportError, match=message):
+            to_nir(model, tmp_path / "m.nir", **({"samples": x} | options))
+    with pytest.raises(SpikeportError, match="returns more than one tensor"):
+        chain(nn.Conv2d(2, 2, 3), nn.ReLU(), Call(lambda y: (y, y + y)))
+    assert list(tmp_path.iterdir()) == []
+
+
+class Call(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)

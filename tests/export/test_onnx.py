@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from spikingjelly.activation_based import layer
+from torch import nn
 
-from spikeport.core import CheckFailed, SpikeportError
+from spikeport.core import LIF, CheckFailed, SpikeportError
 from spikeport.core.models import ModelSpec, Twin
 from spikeport.export import to_onnx
 from spikeport.export.onnx_model import open_onnx, run_onnx, verify_onnx
@@ -39,7 +41,7 @@ def test_certificate_lies_beside_the_file(file):
 
 
 def test_a_file_that_differs_is_an_error_and_leaves_nothing(model, x, tmp_path, monkeypatch):
-    monkeypatch.setattr("spikeport.export.onnx_model.run_onnx", lambda path, x: np.ones((5, 10), np.float32))
+    monkeypatch.setattr("spikeport.export.onnx_model.run_onnx", lambda path, x: np.ones((len(x), 10), np.float32))
     with pytest.raises(CheckFailed, match="onnxruntime .* differs from the model"):
         to_onnx(model, tmp_path / "model.onnx", x)
     assert list(tmp_path.iterdir()) == []
@@ -65,3 +67,36 @@ def test_damaged_and_missing_files_are_named(file, tmp_path):
 def test_existing_files_stay_unless_asked(file, model, x):
     with pytest.raises(SpikeportError, match="already exists"):
         to_onnx(model, file, x)
+
+
+class Odd(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function, self.linear = function, nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.function(self.linear(x))
+
+
+def test_what_has_no_onnx_form_is_named_in_one_error(tmp_path, capfd):
+    broken = nn.Sequential(nn.Linear(8, 2))
+    nn.init.constant_(broken[0].weight, float("nan"))
+    for message, model in (
+        ("1 .LIF.: a spiking network has no ONNX form", nn.Sequential(nn.Linear(8, 2), LIF(constant_input=True))),
+        ("0 .Linear.: a spiking network has no ONNX form", nn.Sequential(layer.Linear(8, 2))),
+        ("0.weight holds NaN", broken),
+        ("gives a dict; only one tensor", Odd(lambda y: {"out": y})),
+        ("must take any number of samples", Odd(lambda y: y.view(3, 2))),
+        (r"gives a tensor of shape \[2, 2\]", Odd(lambda y: y[:2])),
+        ("depend neither on the data", Odd(lambda y: y * 2 if y.sum() > 3 else y)),
+    ):
+        with pytest.raises(SpikeportError, match=message):
+            to_onnx(model, tmp_path / "model.onnx", torch.ones(3, 8))
+    assert capfd.readouterr().err == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_users_model_stays_in_its_mode(tmp_path):
+    model = nn.Sequential(nn.Linear(8, 2))
+    to_onnx(model, tmp_path / "model.onnx", [[1.0] * 8])
+    assert model.training

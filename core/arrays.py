@@ -1,0 +1,22 @@
+"""Numbers a user hands in, in whatever form."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from spikeport.core.errors import SpikeportError
+
+
+def as_array(values: Any, what: str) -> np.ndarray:
+    """An array, a tensor or lists of real numbers as an array. Raises SpikeportError for anything else."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        values = values.float() if values.dtype == torch.bfloat16 else values
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise SpikeportError(f"{what}: no array of real numbers ({error})") from None
+    if array.dtype.kind not in "biuf":
+        raise SpikeportError(f"{what}: an array of {array.dtype}; give real numbers")
+    return array
