@@ -56,8 +56,8 @@ def export_onnx(model: nn.Module, path: Path, samples: np.ndarray) -> Certificat
         except Exception as error:  # torch.onnx raises many kinds
             cause = error.__cause__ or error  # the error itself tells of steps and reports
             raise SpikeportError(
-                f"{type(model).__name__} cannot be exported to ONNX with a free batch: {reason(cause)}; its forward must "
-                "depend neither on the data nor on the number of samples"
+                f"{type(model).__name__} cannot be exported to ONNX with a free batch: {reason(cause)}; its forward "
+                "must depend neither on the data nor on the number of samples"
             ) from error
         certificate = verify_onnx(temporary, path.name, model, x)
         certificate.require()
