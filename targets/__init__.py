@@ -6,12 +6,13 @@ from typing import Any
 import nir
 import numpy as np
 
+from spikeport.core.arrays import as_array
 from spikeport.core.errors import SpikeportError
 from spikeport.core.files import read_json, refuse_existing, write_json
 from spikeport.core.progress import Progress, silent
 from spikeport.core.runs import Run, load_run
 from spikeport.export import read_nir, to_nir
-from spikeport.export.nir_graph import DT, KEY, with_metadata
+from spikeport.export.nir_graph import DT, KEY, metadata_of, with_metadata
 from spikeport.export.verify import sha256
 from spikeport.targets.base import Target, find_target, pick_engine, target_names
 from spikeport.targets.loihi import LoihiTarget
@@ -53,7 +54,7 @@ def compile(
     calibration: np.ndarray | None = None,
     overwrite: bool = False,
     time_steps: int | None = None,
-    dt: float = DT,
+    dt: float | None = None,
     input_mode: str = "graded",
     net: bool = False,
 ) -> Any:
@@ -61,7 +62,7 @@ def compile(
 
     Args:
         calibration: real samples [N, ...]; the range of the input where the file does not say it.
-        time_steps, dt: T and seconds per step, for a NIR file of another framework.
+        time_steps, dt: T and seconds per step (1e-4 where None), for a NIR file of another framework.
         input_mode: how samples enter, "graded" or "host-current"; see ``targets.loihi.program.LoihiProgram``.
         net: write model.net too, for lava-dl; see ``targets.loihi.netx``.
 
@@ -77,9 +78,15 @@ def compile(
     net_file = path.with_name(NET_FILE)
     if net:
         refuse_existing(net_file, overwrite)
+    target = LoihiTarget()
+    target.require(chip, input_mode)  # before a NIR file is written
+    if calibration is not None:
+        calibration = as_array(calibration, "the calibration samples")
     file = nir_file(source, overwrite)
     graph = readable(file, time_steps, dt, calibration)
-    compiled = LoihiTarget().compile(graph, path, calibration, input_mode=input_mode, net=net_file if net else None)
+    if calibration is not None and metadata_of(graph).input_bound is not None:
+        raise SpikeportError(f"{file}: says the range of its input itself; leave the calibration samples out")
+    compiled = target.compile(graph, path, calibration, input_mode=input_mode, net=net_file if net else None)
     if not net:
         net_file.unlink(missing_ok=True)  # of another program
     fit = check_program(compiled, chip, input_mode, graph=graph)
@@ -88,7 +95,7 @@ def compile(
 
 
 def readable(
-    file: Path, time_steps: int | None = None, dt: float = DT, samples: np.ndarray | None = None
+    file: Path, time_steps: int | None = None, dt: float | None = None, samples: np.ndarray | None = None
 ) -> nir.NIRGraph:
     """A NIR file's graph with our metadata. Raises SpikeportError where T is not known.
 
@@ -96,11 +103,16 @@ def readable(
         samples: [N, ...], a network whose input is held, or [T, N, ...], one whose input changes.
     """
     graph = read_nir(file)
-    if KEY not in graph.metadata and time_steps is None:
+    if KEY in graph.metadata:
+        own = metadata_of(graph)
+        for option, given, known in (("--time-steps", time_steps, own.time_steps), ("--dt", dt, own.dt)):
+            if given is not None and given != known:
+                raise SpikeportError(f"{file}: {option} is {given}, the file itself says {known}; leave {option} out")
+    elif time_steps is None:
         raise SpikeportError(f"{file}: does not say over how many steps it runs; add --time-steps T (and --dt)")
     shape = next((n.input_type["input"] for n in graph.nodes.values() if isinstance(n, nir.Input)), ())
     sequence = samples is not None and samples.ndim == np.size(shape) + 2
-    return with_metadata(graph, 1 if time_steps is None else time_steps, dt, sequence)
+    return with_metadata(graph, 1 if time_steps is None else time_steps, DT if dt is None else dt, sequence)
 
 
 def check(
@@ -108,7 +120,7 @@ def check(
     target: str = "loihi",
     chip: str | None = None,
     time_steps: int | None = None,
-    dt: float = DT,
+    dt: float | None = None,
     calibration: np.ndarray | None = None,
     **options: Any,
 ) -> Any:
@@ -174,6 +186,8 @@ def simulate(
         if labels is not None:
             raise SpikeportError("labels without samples; give both, --input X.npy --labels Y.npy")
         x, labels = run.samples(samples)
+    x = as_array(x, "the samples")
+    labels = None if labels is None else as_array(labels, "the labels")
     record = found.simulate(program, x, labels, chosen, progress, run, **options)
     record.save(path)
     return record

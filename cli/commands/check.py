@@ -31,7 +31,7 @@ def check(
         str, typer.Option(help="loihi: graded (Loihi 2), or host-current (both chips: first layer on the host).")
     ] = "graded",
     time_steps: Annotated[int | None, typer.Option(help="T, for a NIR file of another framework.")] = None,
-    dt: Annotated[float, typer.Option(help="Seconds per step of a foreign NIR file.")] = 1e-4,
+    dt: Annotated[float | None, typer.Option(help="Seconds per step of a foreign NIR file (default 1e-4).")] = None,
     calibration: Annotated[
         Path | None, typer.Option(help="Real samples [N, ...] as .npy: range of the input of a foreign NIR file.")
     ] = None,

@@ -1,6 +1,8 @@
 """spikeport export"""
 
 from pathlib import Path
+from shutil import copyfile
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 from zipfile import BadZipFile
 
@@ -36,7 +38,7 @@ def export(
     weights: Annotated[Path | None, typer.Option(help="Weights of a factory's network: .safetensors or .pt.")] = None,
     input_shape: Annotated[str | None, typer.Option(help="Shape of one sample, as 3,32,32; checked.")] = None,
     time_steps: Annotated[int | None, typer.Option(help="T, for SpikingJelly, snnTorch and foreign NIR files.")] = None,
-    dt: Annotated[float, typer.Option(help="Seconds per step of a foreign NIR file.")] = 1e-4,
+    dt: Annotated[float | None, typer.Option(help="Seconds per step of a foreign NIR file (default 1e-4).")] = None,
     calibration: Annotated[
         Path | None, typer.Option(help="Real samples [N, ...] as .npy: range of the input, and to verify on.")
     ] = None,
@@ -53,6 +55,7 @@ def export(
 ) -> None:
     """Export a network; every file is read back and verified on real samples as it is written."""
     from spikeport.core.errors import SpikeportError
+    from spikeport.core.files import refuse_existing, replacing
     from spikeport.export import is_factory, to_nir, to_onnx
     from spikeport.export.factory import build_model
 
@@ -60,10 +63,19 @@ def export(
         raise SpikeportError(f"unknown target {target!r}; available: loihi, nir, onnx")
     if int8 and target != "onnx":
         raise SpikeportError(f"--int8 belongs to --target onnx; --target {target} has integers of its own")
-    if target != "loihi" and (net or input != "graded"):
-        raise SpikeportError("--input and --net belong to --target loihi")
+    if target != "loihi" and (net or chip or input != "graded"):
+        raise SpikeportError("--chip, --input and --net belong to --target loihi")
+    factory = is_factory(source)
+    if not factory and (weights or input_shape):
+        raise SpikeportError(f"--weights and --input-shape belong to pkg.module:factory, not to {source}")
+    if time_steps is not None and (target == "onnx" or Path(source).is_dir()):
+        raise SpikeportError("--time-steps belongs to SpikingJelly, snnTorch and foreign NIR files; leave it out")
+    if dt is not None and (factory or target != "loihi" or Path(source).is_dir()):
+        raise SpikeportError("--dt belongs to foreign NIR files; leave it out")
+    if calibration and target == "loihi" and Path(source).is_dir():
+        raise SpikeportError(f"--calibration: {source} knows the range of its input; leave it out")
     samples = load_array(calibration) if calibration else None
-    if is_factory(source):
+    if factory:
         if samples is None or out is None:
             raise SpikeportError(f"{source}: a network that is no run needs --calibration X.npy and --out DIR")
         if input_shape and integers(input_shape, "--input-shape") != samples.shape[1:]:
@@ -71,20 +83,33 @@ def export(
         folder = out
     else:
         folder = out or Path(source)
-    network = build_model(source, weights) if is_factory(source) else Path(source)
+    network = build_model(source, weights) if factory else Path(source)
     if target == "onnx":
         certificate(to_onnx(network, folder / "onnx/model.onnx", samples, overwrite, int8), folder / "onnx/model.onnx")
         return
     file = folder / "nir/model.nir"
-    if target == "nir" or is_factory(source):
-        certificate(to_nir(network, file, samples, overwrite, time_steps), file)
     if target == "nir":
+        certificate(to_nir(network, file, samples, overwrite, time_steps), file)
         return
-    from spikeport.targets import PROGRAM_FILE, compile, default_folder
+    from spikeport.targets import NET_FILE, PROGRAM_FILE, compile, default_folder
+    from spikeport.targets.loihi import LoihiTarget
 
-    graph = file if is_factory(source) else Path(source)
     path = (out or default_folder(Path(source))) / PROGRAM_FILE
-    program = compile(graph, path, chip, samples, overwrite, time_steps, dt, input, net)
+    if factory:
+        LoihiTarget().require(chip, input)
+        for existing in (file, path, *([path.with_name(NET_FILE)] if net else [])):
+            refuse_existing(existing, overwrite)
+        with TemporaryDirectory() as scratch:  # nothing is written unless it compiles too
+            made = Path(scratch)
+            written = to_nir(network, made / "nir/model.nir", samples, time_steps=time_steps)
+            program = compile(made / "nir/model.nir", made / PROGRAM_FILE, chip, samples, input_mode=input, net=net)
+            path.with_name(NET_FILE).unlink(missing_ok=True)  # of another program
+            for new in (f for f in made.rglob("*") if f.is_file()):
+                with replacing(folder / new.relative_to(made)) as temporary:
+                    copyfile(new, temporary)
+        certificate(written, file)
+    else:
+        program = compile(Path(source), path, chip, samples, overwrite, time_steps, dt, input, net)
     neurons = sum(p.neurons for p in program.populations)
     console.say(
         f"{path}: {len(program.populations)} populations, {neurons:,} neurons, {len(program.synapses)} synapse groups, "

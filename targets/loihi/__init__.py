@@ -30,6 +30,14 @@ class LoihiTarget:
     record = "{engine}.npz"
     help = "Intel Loihi 1 and 2, simulated: our fixed-point engine, or Intel's Lava"
 
+    def require(self, chip: str | None, input_mode: str) -> None:
+        """Raises SpikeportError for a chip or an input mode that ``compile`` does not know."""
+        from spikeport.targets.loihi.chips import find_chip
+        from spikeport.targets.loihi.compile import require_input_mode
+
+        find_chip(chip or "loihi2")
+        require_input_mode(input_mode)
+
     def compile(
         self,
         source: nir.NIRGraph,

@@ -109,11 +109,15 @@ def compile(graph: nir.NIRGraph, calibration: np.ndarray | None = None, input_mo
     )
 
 
+def require_input_mode(input_mode: str) -> None:
+    if input_mode not in INPUT_MODES:
+        raise SpikeportError(f"unknown input {input_mode!r}; available: {', '.join(INPUT_MODES)}")
+
+
 def layers(graph: nir.NIRGraph, calibration: np.ndarray | None = None, input_mode: str = "graded") -> Network:
     """The layers of a graph, their scales chosen. Arguments and errors as ``compile``."""
     metadata = metadata_of(graph)
-    if input_mode not in INPUT_MODES:
-        raise SpikeportError(f"unknown input {input_mode!r}; available: {', '.join(INPUT_MODES)}")
+    require_input_mode(input_mode)
     host = input_mode == "host-current"
     if host and metadata.input != "constant":
         raise SpikeportError(

@@ -144,6 +144,27 @@ def test_options_of_loihi_are_refused_elsewhere(refused, runs, tmp_path, option)
     assert "--input and --net belong to --target loihi" in message
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("export", "snn", "--target", "nir", "--time-steps", 9), "--time-steps belongs to"),
+        (("export", "snn", "--target", "loihi", "--weights", "w.pt"), "--weights and --input-shape belong to"),
+        (("export", "snn", "--target", "loihi", "--input-shape", "1,8,8"), "--weights and --input-shape belong to"),
+        (("export", "snn", "--target", "loihi", "--dt", 0.001), "--dt belongs to foreign NIR files"),
+        (("export", "snn", "--target", "loihi", "--calibration", "x.npy"), "knows the range of its input"),
+        (("export", "cnn", "--target", "onnx", "--chip", "loihi1"), "--chip, --input and --net belong to"),
+        (("check", "snn", "--time-steps", 9), "--time-steps is 9, the file itself says 4"),
+        (("check", "snn/nir/model.nir", "--time-steps", 9), "--time-steps is 9, the file itself says 4"),
+        (("export", "snn/nir/model.nir", "--target", "loihi", "--time-steps", 9), "the file itself says 4"),
+        (("export", "snn/nir/model.nir", "--target", "nir"), "is a file; `spikeport export` turns a run folder"),
+    ],
+)
+def test_options_that_do_not_apply_are_refused(refused, runs, arguments, message):
+    given = [runs / a if str(a).startswith(("snn", "cnn")) else a for a in arguments]
+    new = ("--out", runs / "new") if arguments[0] == "export" else ()
+    assert message in refused(*given, *new)
+
+
 def test_an_unknown_chip_is_refused_with_the_known_ones(refused, runs):
     message = refused("check", runs / "snn", "--chip", "loihi3")
     assert "loihi3" in message

@@ -78,3 +78,19 @@ def test_what_is_wrong_with_a_factory_is_named(folder):
         assert message in done.stderr
         assert "Traceback" not in done.stderr
     assert not (folder / "exported").exists()
+
+
+def test_nothing_is_written_where_the_network_does_not_compile(folder):
+    options = ("--target", "loihi", "--calibration", "x.npy", "--time-steps", "4", "--out", "exported")
+    for source, extra, message in (
+        ("mynets:vgg", ("--input", "foo"), "unknown input 'foo'; available: graded, host-current\n"),
+        ("mynets:vgg", ("--input", "spikes"), "unknown input 'spikes'; available: graded, host-current\n"),
+        ("mynets:vgg", ("--chip", "loihi9"), "unknown chip 'loihi9'"),
+        ("mynets:vgg", ("--net", "--input", "host-current"), "no place for what the host computes"),
+        ("mynets:vgg", ("--dt", "1e-3"), "--dt belongs to foreign NIR files"),
+        (":vgg", (), "expected pkg.module:factory"),
+    ):
+        done = spikeport(folder, "export", source, *options, *extra)
+        assert done.returncode == 2, (source, done.stdout, done.stderr)
+        assert message in done.stderr
+    assert not (folder / "exported").exists()
