@@ -218,7 +218,8 @@ def _layer(
         metadata.time_steps,
         most,
     )
-    _require_steps(name, [w for w, _ in on_chip], scale, constants, metadata.time_steps)
+    biases = bias.detach().numpy()
+    _require_steps(name, [w for w, _ in on_chip], biases, scale, constants, metadata.time_steps)
     source = metadata.layers.get(name, name)
     return Layer(name, source, shapes.pop(), constants, tuple(paths), tuple(weights), bias, scale, most)
 
@@ -409,7 +410,9 @@ def largest_scale(
         scale /= max(excess, 1.0005)
 
 
-def _require_steps(name: str, weights: list[np.ndarray], scale: float, constants: Constants, steps: int) -> None:
+def _require_steps(
+    name: str, weights: list[np.ndarray], bias: np.ndarray, scale: float, constants: Constants, steps: int
+) -> None:
     """Refuses a scale at which the weights vanish in rounding, unless they are whole numbers there."""
     scaled = [w * scale for w in weights if w.any()]
     integers = [np.rint(w) for w in scaled]
@@ -420,9 +423,11 @@ def _require_steps(name: str, weights: list[np.ndarray], scale: float, constants
     threshold = constants.threshold
     if threshold is not None and float(np.max(threshold)) * scale > loihi.VTH_MAX / 2:
         limit, remedy = f"its threshold must stay <= {loihi.VTH_MAX}", "train with a smaller threshold"
+    elif np.abs(bias).max() * scale > (bias_max := loihi.BIAS_MANT_MAX << loihi.BIAS_EXP_MAX >> loihi.SHIFT) / 2:
+        limit, remedy = f"its bias must stay <= {bias_max}", "train with smaller biases"
     else:
         limit = f"bias and currents of {steps} steps must stay <= {loihi.CURRENT_MAX}, whatever the input"
-        remedy = "use fewer time steps, fewer inputs or smaller biases"
+        remedy = "use fewer time steps or fewer inputs"
     raise SpikeportError(
         f"{name}: its largest weight becomes {top:.0f} of {loihi.WEIGHT_MAX}, at least {FEWEST_STEPS} are needed: "
         f"{limit}; {remedy}"

@@ -207,7 +207,7 @@ def test_a_truncated_file_is_refused(tmp_path_factory, data):
     file = tmp_path_factory.getbasetemp() / "truncated"
     file.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
     # cut within a name, a pickle asks for half of it
-    with pytest.raises(SpikeportError, match="truncated: (damaged or truncated|the pickle asks for)"):
+    with pytest.raises(SpikeportError, match=r"truncated: (damaged or truncated \(.+\)|the pickle asks for)"):
         load_batch(file)
 
 

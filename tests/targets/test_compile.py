@@ -376,3 +376,12 @@ def test_weights_that_many_steps_would_round_away_are_refused():
     assert np.abs(program(16).synapses[0].weight).max() == 8
     with pytest.raises(SpikeportError, match="output: its largest weight becomes 7 of 127, at least 8 .* of 17 steps"):
         program(17)
+
+
+def test_weights_that_a_bias_would_round_away_are_refused():
+    net = RandomNet(["conv"], 4, 6, 2, 0, True).eval()
+    with torch.no_grad():
+        net.stem.bn.bias.fill_(-1e4)
+    message = "stem_lif: its largest weight becomes 0 of 127, .* its bias must stay <= 8190; train with smaller biases"
+    with pytest.raises(SpikeportError, match=message):
+        compile(graph_of(net, torch.zeros(2, 2, 6, 6)))
