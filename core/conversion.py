@@ -94,8 +94,7 @@ def copied(model: nn.Module) -> nn.Module:
                 f"{type(model).__name__} holds the state of a forward pass with gradients; reset it first: "
                 "spikingjelly.activation_based.functional.reset_net(model) or snntorch.utils.reset(model)"
             ) from error
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SpikeportError(f"{type(model).__name__} cannot be copied ({reason})") from error
+        raise SpikeportError(f"{type(model).__name__} cannot be copied ({reason(error)})") from error
 
 
 class _Names:

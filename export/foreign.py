@@ -13,7 +13,7 @@ import torch
 from torch import fx, nn
 
 from spikeport.core.conversion import fold_time, replace_modules, trace_module
-from spikeport.core.errors import SpikeportError
+from spikeport.core.errors import SpikeportError, reason
 from spikeport.core.functional import whole_steps
 from spikeport.core.neurons import LIF
 from spikeport.export.logs import quiet
@@ -209,8 +209,7 @@ def owner_forward(model: nn.Module, x: np.ndarray, time_steps: int) -> tuple[dic
             try:
                 y = model(held.expand(time_steps, *held.shape) if many else held)
             except Exception as error:  # the user's code may raise anything
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                raise SpikeportError(f"{type(model).__name__} fails in its own framework: {reason}") from error
+                raise SpikeportError(f"{type(model).__name__} fails in its own framework: {reason(error)}") from error
             outputs.append(y[0] if isinstance(y, tuple) else y)
     join = torch.cat if many else torch.stack
     return {name: join(steps).numpy() for name, steps in seen.items()}, join(outputs).numpy()

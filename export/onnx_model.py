@@ -81,8 +81,9 @@ def _logits(model: nn.Module, x: torch.Tensor) -> np.ndarray:
         with torch.no_grad():
             y = model(x)
     except Exception as error:  # the user's code may raise anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SpikeportError(f"{where} fails: {reason}; it must take any number of samples of that shape") from error
+        raise SpikeportError(
+            f"{where} fails: {reason(error)}; it must take any number of samples of that shape"
+        ) from error
     if not isinstance(y, torch.Tensor):
         raise SpikeportError(f"{where} gives a {type(y).__name__}; only one tensor of logits [N, K] is supported")
     if y.dim() < 2 or len(y) != len(x):
@@ -99,8 +100,9 @@ def verify_onnx(path: Path, name: str, model: nn.Module, x: torch.Tensor) -> Cer
     except SpikeportError:
         raise
     except Exception as failure:  # onnxruntime raises its own kinds
-        reason = str(failure).splitlines()[0]
-        raise SpikeportError(f"{name}: ONNX Runtime does not run it with any number of samples ({reason})") from failure
+        raise SpikeportError(
+            f"{name}: ONNX Runtime does not run it with any number of samples ({reason(failure)})"
+        ) from failure
     error = float(np.abs(found - expected).max())
     agree = bool((found.argmax(1) == expected.argmax(1)).all())
     witness = Witness(

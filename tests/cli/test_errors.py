@@ -292,7 +292,7 @@ def test_time_steps_of_a_foreign_file_are_at_least_one(refused, runs, tmp_path):
     options = ("--target", "loihi", "--calibration", tmp_path / "x.npy", "--out", tmp_path / "new")
     for steps in (0, -1):
         message = refused("export", tmp_path / "foreign.nir", *options, "--time-steps", steps)
-        assert f"time steps {steps} and dt 0.0001 must be positive" in message
+        assert f"time_steps is {steps}; a whole number from 1 on is needed" in message
     np.save(tmp_path / "x.npy", 3.0)
     assert "holds one number" in refused("export", tmp_path / "foreign.nir", *options, "--time-steps", 4)
 

@@ -51,7 +51,7 @@ def test_a_file_that_differs_is_an_error_and_leaves_nothing(model, x, tmp_path, 
 def test_logits_agree_within_1e_4(model, x, file, monkeypatch, error, status):
     with torch.no_grad():
         off = model(torch.from_numpy(x)).double().numpy() + error
-    monkeypatch.setattr("spikeport.export.onnx_model.run_onnx", lambda path, x: off)
+    monkeypatch.setattr("spikeport.export.onnx_model.run_onnx", lambda path, x: off[: len(x)])
     (witness,) = verify_onnx(file, "model.onnx", model, torch.from_numpy(x)).witnesses
     assert witness.status == status
 
