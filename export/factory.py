@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from spikeport.core.errors import SpikeportError
+from spikeport.core.errors import SpikeportError, reason
 from spikeport.core.runs import load_weights
 
 
@@ -44,10 +44,14 @@ def build_model(name: str, weights: Path | None = None) -> nn.Module:
 def _load_state_dict(model: nn.Module, path: Path) -> None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        model.load_state_dict(state)
     except FileNotFoundError:
         raise SpikeportError(f"{path}: no such file") from None
-    except Exception as error:  # torch.load and load_state_dict raise many kinds
+    except Exception as error:  # torch.load raises many kinds
+        raise SpikeportError(
+            f"{path}: not a file of weights ({reason(error)}); write model.state_dict() with torch.save or safetensors"
+        ) from None
+    try:
+        model.load_state_dict(state)
+    except Exception as error:  # as does load_state_dict
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = " ".join(lines[:2])
-        raise SpikeportError(f"{path}: not weights of {type(model).__name__} ({reason})") from None
+        raise SpikeportError(f"{path}: not weights of {type(model).__name__} ({' '.join(lines[:2])})") from None

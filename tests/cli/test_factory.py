@@ -70,6 +70,7 @@ def test_what_is_wrong_with_a_factory_is_named(folder):
         ("nowhere:vgg", (), "expected pkg.module:factory"),
         ("mynets:vgg", ("--weights", "other.pt"), "other.pt: not weights of Sequential"),
         ("mynets:vgg", ("--weights", "none.pt"), "none.pt: no such file"),
+        ("mynets:vgg", ("--weights", "x.npy"), "); write model.state_dict() with torch.save or safetensors"),
         ("mynets:vgg", ("--input-shape", "3,32,32"), "--input-shape 3,32,32 is not the shape of the samples"),
         ("mynets:cnn", (), "no spiking neurons"),
     ):
