@@ -20,3 +20,8 @@ def as_array(values: Any, what: str) -> np.ndarray:
     if array.dtype.kind not in "biuf":
         raise SpikeportError(f"{what}: an array of {array.dtype}; give real numbers")
     return array
+
+
+def kind_of(array: np.ndarray) -> str:
+    """Its type and shape, for an error to name."""
+    return f"{array.dtype} {list(array.shape)}"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from spikeport.core.errors import SpikeportError, reason
+from spikeport.core.functional import next_momentum
 
 
 def pick_device(name: str) -> torch.device:
@@ -108,10 +109,8 @@ class _WholeBatchNorm2d(nn.BatchNorm2d):
         variance = summed(centred.square().sum((0, 2, 3))) / count
         assert self.running_mean is not None
         assert self.running_var is not None
-        assert self.num_batches_tracked is not None
         with torch.no_grad():
-            self.num_batches_tracked.add_(1)
-            momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+            momentum = next_momentum(self)
             self.running_mean.lerp_(mean, momentum)
             self.running_var.lerp_(variance * count / (count - 1), momentum)
         scale = self.weight * (variance + self.eps).rsqrt()

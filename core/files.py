@@ -72,6 +72,12 @@ def tuples(value: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(item) if isinstance(item, list) else item for name, item in value.items()}
 
 
+def write_archive(path: Path | str, header: dict[str, Any], arrays: dict[str, Any]) -> None:
+    """Writes an .npz file with a header of JSON values, under just the name it is given."""
+    with replacing(path) as temporary, temporary.open("wb") as file:  # given a name, NumPy may add a suffix
+        np.savez_compressed(file, header=np.array(json.dumps(header)), **arrays)
+
+
 @contextmanager
 def reading_archive(path: Path | str, what: str, remedy: str) -> Iterator[Any]:
     """Yields the .npz file at ``path``; whatever is raised while it is open becomes a SpikeportError that names it.

@@ -16,7 +16,7 @@ from numbers import Integral
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spikeport.core import kernels
 from spikeport.core.errors import SpikeportError
@@ -133,3 +133,11 @@ def whole_steps(time_steps: Any) -> int:
     if isinstance(time_steps, bool) or not isinstance(time_steps, Integral) or time_steps < 1:
         raise SpikeportError(f"time_steps is {time_steps!r}; a whole number from 1 on is needed")
     return int(time_steps)
+
+
+def next_momentum(norm: nn.BatchNorm2d) -> float:
+    """Counts a batch of training; what share its statistics have in the running ones, as torch has it."""
+    if norm.num_batches_tracked is None:
+        return norm.momentum or 0.0
+    norm.num_batches_tracked.add_(1)
+    return 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum  # None: mean of all

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from spikeport.core import kernels
-from spikeport.core.functional import run_lif, split_time
+from spikeport.core.functional import next_momentum, run_lif, split_time
 from spikeport.core.kernels.batch_norm_lif import batch_norm_lif
 from spikeport.core.surrogates import surrogate_named
 
@@ -47,11 +47,7 @@ class LIF(nn.Module):
         if norm is None:
             spikes, _ = run_lif(x, None, *neuron, held, self.decay_input, membrane=False)
             return spikes.flatten(0, 1)
-        momentum = norm.momentum
-        if norm.training and norm.num_batches_tracked is not None:
-            norm.num_batches_tracked.add_(1)
-            if momentum is None:  # the mean over all batches
-                momentum = 1.0 / float(norm.num_batches_tracked)
+        momentum = next_momentum(norm) if norm.training else 0.0
         statistics = (norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.training, momentum, norm.eps)
         return batch_norm_lif(x, *statistics, *neuron, held, self.decay_input).flatten(0, 1)
 

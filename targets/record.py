@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from spikeport.core.arrays import kind_of
 from spikeport.core.errors import SpikeportError
-from spikeport.core.files import reading_archive, replacing
+from spikeport.core.files import reading_archive, write_archive
 from spikeport.core.settings import check_types
 
 FORMAT = 2
@@ -67,8 +68,7 @@ class SpikeRecord:
             arrays.update({f"{kind}/{name}": value for name, value in getattr(self, kind).items()})
         names = ("engine", "time_steps", "program", "wraps", "saturations", "details")
         header = {"format": FORMAT} | {name: getattr(self, name) for name in names}
-        with replacing(path) as temporary, temporary.open("wb") as file:  # given a name, NumPy may add a suffix
-            np.savez_compressed(file, header=np.array(json.dumps(header)), **arrays)
+        write_archive(path, header, arrays)
 
     @staticmethod
     def load(path: Path | str) -> "SpikeRecord":
@@ -100,16 +100,18 @@ def _check_fields(record: SpikeRecord) -> None:
     if steps < 1:
         raise SpikeportError(f"time_steps is {steps}; expected at least 1")
     if outputs.ndim != 2 or outputs.dtype.kind != "f" or not np.isfinite(outputs).all():
-        raise SpikeportError(f"outputs is {_kind(outputs)}; expected finite numbers [N, K]")
+        raise SpikeportError(f"outputs is {kind_of(outputs)}; expected finite numbers [N, K]")
     if sums.shape != outputs.shape or sums.dtype.kind != "i":
-        raise SpikeportError(f"output_sums is {_kind(sums)}; expected int64 {list(outputs.shape)}")
+        raise SpikeportError(f"output_sums is {kind_of(sums)}; expected int64 {list(outputs.shape)}")
     counts = [(f"{k}/{n}", c) for k in ("spikes", "digests", "events") for n, c in getattr(record, k).items()]
     for name, count in counts:
         if count.shape != (samples, steps) or count.dtype.kind not in "iu" or count.min(initial=0) < 0:
-            raise SpikeportError(f"{name} is {_kind(count)}; expected whole numbers [{samples}, {steps}], none below 0")
+            raise SpikeportError(
+                f"{name} is {kind_of(count)}; expected whole numbers [{samples}, {steps}], none below 0"
+            )
     for name, maps in record.rasters.items():
         if maps.dtype != bool or maps.ndim != 5 or len(maps) > samples or maps.shape[1] != steps:
-            raise SpikeportError(f"rasters/{name} is {_kind(maps)}; expected bool [n, {steps}, C, H, W]")
+            raise SpikeportError(f"rasters/{name} is {kind_of(maps)}; expected bool [n, {steps}, C, H, W]")
     layers = record.spikes.keys()
     if layers != record.digests.keys() or not record.rasters.keys() <= layers:
         raise SpikeportError("spikes, digests and rasters are of different layers")
@@ -119,11 +121,7 @@ def _check_fields(record: SpikeRecord) -> None:
             raise SpikeportError(f"{kind} does not name a count for every layer")
     labels = np.zeros(samples, int) if record.labels is None else record.labels
     if labels.shape != (samples,) or labels.dtype.kind not in "iu" or labels.min(initial=0) < 0:
-        raise SpikeportError(f"labels is {_kind(labels)}; expected classes [{samples}], none below 0")
-
-
-def _kind(array: np.ndarray) -> str:
-    return f"{array.dtype} {list(array.shape)}"
+        raise SpikeportError(f"labels is {kind_of(labels)}; expected classes [{samples}], none below 0")
 
 
 def joined(parts: list[SpikeRecord]) -> SpikeRecord:

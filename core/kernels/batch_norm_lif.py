@@ -20,7 +20,7 @@ def batch_norm_lif(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     training: bool = False,
-    momentum: float | None = 0.1,
+    momentum: float = 0.1,
     eps: float = 1e-5,
     tau: float = 2.0,
     v_threshold: float = 1.0,
@@ -50,7 +50,6 @@ def batch_norm_lif(
     alpha = default_alpha if alpha is None else alpha
     dtype = state_dtype(x.dtype)
     batch_statistics = training or running_mean is None or running_var is None
-    momentum = momentum or 0.0
     if not kernels_usable(x.device.type, x.dtype) or (x.is_cuda and steps > UNROLLED):
         flat = (x if constant else x.flatten(0, 1)).to(dtype)
         y = nn.functional.batch_norm(flat, running_mean, running_var, weight, bias, batch_statistics, momentum, eps)

@@ -4,7 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from spikeport.core.arrays import kind_of
 from spikeport.core.errors import SpikeportError
+from spikeport.core.geometry import output_size, pair
 from spikeport.core.settings import check_types
 from spikeport.targets.loihi.arithmetic import BIAS_EXP_MAX, DECAY_ONE, VTH_NEVER
 from spikeport.targets.loihi.program import INPUT, LoihiProgram, Population, Synapse
@@ -50,14 +52,14 @@ def _population(p: Population) -> None:
         _require(f"{p.name}: {name}", getattr(p, name), legal, f"0 to {largest}, one or one per channel")
     mant = p.bias_mant
     whole = mant.dtype == np.int32 and mant.shape == p.shape[:1]
-    _require(f"{p.name}: bias", _kind(mant), whole, f"int32 [{p.shape[0]}]")
+    _require(f"{p.name}: bias", kind_of(mant), whole, f"int32 [{p.shape[0]}]")
 
 
 def _synapse(s: Synapse, shapes: dict[str, Any], input_mode: str) -> None:
     _types(s.name, s)
     for name, least in (("stride", 1), ("padding", 0), ("dilation", 1)):
-        pair = getattr(s, name)
-        _require(f"{s.name}: {name}", pair, len(pair) == 2 and min(pair) >= least, f"two numbers, at least {least}")
+        value = getattr(s, name)
+        _require(f"{s.name}: {name}", value, len(value) == 2 and min(value) >= least, f"two numbers, at least {least}")
     legal = not s.host or (s.pre == INPUT and input_mode == "host-current")
     _require(f"{s.name}: host", s.host, legal, "false: the host computes what follows the input alone")
     (channels, *size), (out, *wanted) = shapes[s.pre], shapes[s.post]
@@ -65,23 +67,18 @@ def _synapse(s: Synapse, shapes: dict[str, Any], input_mode: str) -> None:
     _require(f"{s.name}: groups", s.groups, per_group > 0, f"a divisor of {channels} and {out} channels")
     dtype = np.float64 if s.host else np.int8
     legal = s.weight.dtype == dtype and s.weight.ndim == 4 and s.weight.shape[:2] == (out, per_group)
-    _require(f"{s.name}: weight", _kind(s.weight), legal, f"{np.dtype(dtype)} [{out}, {per_group}, height, width]")
+    _require(f"{s.name}: weight", kind_of(s.weight), legal, f"{np.dtype(dtype)} [{out}, {per_group}, height, width]")
     _require(f"{s.name}: weight", "NaN or infinity", bool(np.isfinite(s.weight).all()), "finite numbers")
-    geometry = zip(size, s.weight.shape[2:], s.stride, s.padding, s.dilation, strict=True)
-    found = [(n + 2 * pad - spread * (kernel - 1) - 1) // step + 1 for n, kernel, step, pad, spread in geometry]
+    found = list(output_size(pair(size), pair(s.weight.shape[2:]), s.stride, s.padding, s.dilation))
     _require(f"{s.name}: its map", found, min(s.weight.shape) > 0 and found == wanted, f"{wanted}, that of {s.post}")
     if s.links is not None:
         legal = s.links.dtype.kind == "i" and s.links.shape == (channels,)
         legal = legal and s.links.min() >= 0 and s.links.max() <= out // s.groups
-        _require(f"{s.name}: links", _kind(s.links), legal, f"int64 [{channels}], 0 to {out // s.groups}")
+        _require(f"{s.name}: links", kind_of(s.links), legal, f"int64 [{channels}], 0 to {out // s.groups}")
 
 
 def _map(field: str, shape: tuple[int, ...]) -> None:
     _require(field, list(shape), len(shape) == 3 and min(shape) >= 1, "channels, height and width")
-
-
-def _kind(array: np.ndarray) -> str:
-    return f"{array.dtype} {list(array.shape)}"
 
 
 def _types(name: str, item: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from spikeport.core.errors import SpikeportError
-from spikeport.core.files import reading_archive, replacing, tuples
+from spikeport.core.files import reading_archive, tuples, write_archive
 
 FORMAT = 1
 Pair = tuple[int, int]
@@ -187,8 +187,7 @@ class LoihiProgram:
 
     def save(self, path: Path | str) -> None:
         header, arrays = _split(self)
-        with replacing(path) as temporary, temporary.open("wb") as file:  # given a name, NumPy may add a suffix
-            np.savez_compressed(file, header=np.array(json.dumps(header)), **arrays)
+        write_archive(path, header, arrays)
 
     @staticmethod
     def load(path: Path | str) -> "LoihiProgram":
