@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -203,10 +204,12 @@ NORMS = ("BatchNorm1d", "BatchNorm2d")
 
 def _syops(model: nn.Module, x: Tensor, ours: ModelCounts, calls: Any, additions: Any, network: str) -> list[Check]:
     _shim_for_syops()
+    from progress import Infinite
     from syops import get_model_complexity_info
     from syops.ops import LIF_syops_counter_hook
 
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    # Its progress bar writes to the stderr of the moment it was imported, which may be closed by now.
+    with contextlib.redirect_stdout(io.StringIO()), patch.object(Infinite, "file", None):
         (_, acs, macs, _), _ = get_model_complexity_info(
             model,
             tuple(x.shape[1:]),

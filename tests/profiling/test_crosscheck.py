@@ -1,7 +1,9 @@
 """Other tools' figures, taken from the tools themselves, and no operation of them unexplained."""
 
 import builtins
+import io
 
+import progress
 import pytest
 import torch
 from ptflops import get_model_complexity_info
@@ -76,6 +78,15 @@ def test_ptflops_gives_the_papers_cnn():
     )
     assert theirs == ours.macs == 54_754_624
     assert ours.energy_nj / 1e6 == pytest.approx(0.2519, abs=5e-5)  # mJ
+
+
+def test_syops_first_imported_under_a_stderr_that_is_closed_by_now(monkeypatch):
+    """As in a notebook's cell or a captured call: the progress bar keeps the stream it met first."""
+    gone = io.StringIO()
+    gone.close()
+    monkeypatch.setattr(progress.Infinite, "file", gone)
+    assert cross_check(network("squeezenet-p", "snn", 0.0625), images(16), "snn")
+    assert progress.Infinite.file is gone  # other users of the bar keep theirs
 
 
 def test_a_missing_tool_is_named_with_its_remedy(monkeypatch):
