@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from spikeport.core.models import ModelSpec, Twin
-from spikeport.profiling.counts import ModelCounts, Work, count_operations
+from spikeport.profiling.counting import count_operations
+from spikeport.profiling.counts import ModelCounts, Work
 
 #: Energy of one 32-bit floating-point addition and of one multiply-accumulate (3.7 + 0.9), in pJ, 45 nm, 0.9 V.
 #: Source: M. Horowitz, Computing's Energy Problem (and what we can do about it), ISSCC 2014, figure 1.1.9.

@@ -24,7 +24,8 @@ from spikeport.profiling import plots
 from spikeport.profiling.assumptions import ASSUMPTIONS
 from spikeport.profiling.breakeven import break_even
 from spikeport.profiling.comparison import TRAINING, Row, common_samples, compare, first_marked, mean_rate, totals
-from spikeport.profiling.counts import ModelCounts, count_operations
+from spikeport.profiling.counting import count_operations
+from spikeport.profiling.counts import ModelCounts
 from spikeport.profiling.crosscheck import cross_check
 from spikeport.profiling.energy import MODELS, RATE_GOAL, horowitz, paper_count
 from spikeport.profiling.energy_table import energy_table

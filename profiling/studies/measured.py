@@ -6,7 +6,7 @@ import torch
 
 from spikeport.core.files import write_json
 from spikeport.core.runs import Run
-from spikeport.profiling.counts import count_operations
+from spikeport.profiling.counting import count_operations
 from spikeport.profiling.energy import horowitz, paper_count
 from spikeport.profiling.studies.study import MEASURED_FILE
 

@@ -18,7 +18,7 @@ from spikeport.core.files import write_json
 from spikeport.core.runs import load_run
 from spikeport.memory import keep_freed_memory
 from spikeport.profiling import count_operations
-from spikeport.profiling.counts import batch_size
+from spikeport.profiling.counting import batch_size
 
 RUN = Path(__file__).parents[2] / "examples" / "pretrained" / "squeezenet-p-cifar10" / "snn"
 

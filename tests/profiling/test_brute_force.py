@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from spikeport.core import LIF, TimeMean
 from spikeport.core.models import ModelSpec, Twin
-from spikeport.profiling.counts import Accesses, ModelCounts, count_operations
+from spikeport.profiling.counting import count_operations
+from spikeport.profiling.counts import Accesses, ModelCounts
 
 #: Times max_examples of the hypothesis profile: 500 layers in `make test`, 5000 in `make test-long`.
 LAYERS_PER_EXAMPLE = 20

@@ -12,7 +12,7 @@ from spikeport.core import LIF, SpikeportError, TimeMean
 from spikeport.export.nir_graph import Metadata, build_nir
 from spikeport.export.trace import trace
 from spikeport.profiling.comparison import TRAINING, compare, mean_rate, totals
-from spikeport.profiling.counts import count_operations
+from spikeport.profiling.counting import count_operations
 from spikeport.profiling.energy import horowitz
 from spikeport.targets.loihi.compile import compile
 from spikeport.targets.loihi.fixed import simulate_fixed

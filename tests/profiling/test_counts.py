@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from spikeport.core import LIF, SpikeportError, TimeMean
 from spikeport.core.models import ModelSpec, Twin
 from spikeport.export.foreign import owner_forward
-from spikeport.profiling.counts import count_operations
+from spikeport.profiling.counting import count_operations
 from spikeport.profiling.energy import AC_PJ, MAC_PJ, horowitz, model_sizes, paper_count
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from spikeport.core import LIF, SpikeportError, TimeMean
 from spikeport.profiling.breakeven import break_even
-from spikeport.profiling.counts import count_operations
+from spikeport.profiling.counting import count_operations
 from spikeport.profiling.energy import (
     HOROWITZ,
     HOROWITZ_INT8,

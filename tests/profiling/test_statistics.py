@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from spikeport.core import LIF, SpikeportError, TimeMean
-from spikeport.profiling.counts import count_operations
+from spikeport.profiling.counting import count_operations
 from spikeport.profiling.statistics import firing_statistics
 
 

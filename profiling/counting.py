@@ -1,0 +1,338 @@
+"""Exact counts of a PyTorch model: one forward pass, watched. The conventions are in ``counts.py``."""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+from spikeport.core.errors import SpikeportError
+from spikeport.core.geometry import fan_out, output_size, pair
+from spikeport.core.kernels import cpu
+from spikeport.core.neurons import LIF
+from spikeport.core.progress import Progress, silent
+from spikeport.export.foreign import adopt, is_foreign
+from spikeport.profiling.counts import SERIES, LayerCounts, ModelCounts
+
+#: Images in a batch, and their pixels: fewer cost time, more cost memory.
+BATCH = 64
+BATCH_PIXELS = BATCH * 32 * 32
+SYNAPTIC = (nn.Conv2d, nn.Linear, nn.MaxPool2d)
+BATCH_NORMS = (nn.BatchNorm2d, nn.BatchNorm1d)
+COUNTED = (*SYNAPTIC, *BATCH_NORMS, nn.AvgPool2d, nn.AdaptiveAvgPool2d, LIF)
+#: Names of torch's operators that are synapses or normalise, and of those that are only where the maps are spikes.
+WORK = re.compile(
+    r"conv|(^|_)(add|badd)?b?mm$|(^|_)(add)?mv$|(^|_)v?dot$|matmul|einsum|linear|attention|encoder_layer|lstm|gru|rnn"
+    r"|(batch|layer|group|instance|rms)_norm"
+)
+WORK_ON_SPIKES = re.compile("max_pool")
+
+
+def count_operations(
+    model: nn.Module, x: Tensor, progress: Progress = silent, time_steps: int | None = None
+) -> ModelCounts:
+    """Runs float samples [N, C, H, W] through the model (on the CPU, its mode set to evaluation) and counts.
+
+    Args:
+        time_steps: T, for a model of SpikingJelly or snnTorch (see ``export.foreign.adopt``).
+
+    Raises:
+        SpikeportError: zero samples, layers that disagree on the number of steps, or work that is not counted, by name.
+    """
+    if len(x) == 0:
+        raise SpikeportError("zero samples to count on; give at least one")
+    if is_foreign(model):
+        if time_steps is None:
+            raise SpikeportError(
+                f"{type(model).__name__} is a model of another framework; say over how many time steps "
+                "(count_operations(model, x, time_steps=T))"
+            )
+        model = adopt(model, time_steps)
+    spiking = any(isinstance(m, LIF) for m in model.modules())
+    steps = {m.time_steps for m in model.modules() if isinstance(m, LIF)} or {1}
+    if len(steps) != 1:
+        raise SpikeportError(f"the layers disagree on the number of time steps: {sorted(steps)}")
+    if time_steps is not None and steps != {time_steps}:
+        raise SpikeportError(f"time_steps is {time_steps}, the model has {steps.pop()} of its own; leave it out")
+    _require_known(model)
+    parts: list[dict[str, LayerCounts]] = []
+    model.eval()
+    done = 0
+    for batch in x.split(batch_size(x)):
+        layers: dict[str, LayerCounts] = {}
+        with _counting(model, len(batch), spiking, layers), torch.no_grad():
+            model(batch)
+        parts.append(layers)
+        done += len(batch)
+        progress(done, len(x))
+    return ModelCounts(len(x), steps.pop(), _join(parts))
+
+
+def _require_known(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        where = f"{name or 'the model'} ({type(module).__name__})"
+        if not isinstance(module, COUNTED) and next(module.parameters(recurse=False), None) is not None:
+            known = ", ".join(kind.__name__ for kind in COUNTED)
+            raise SpikeportError(f"{where}: has parameters, and what it does is not counted; counted are {known}")
+        if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
+            raise SpikeportError(f"{where}: padding_mode {module.padding_mode!r} is not counted; use zeros")
+
+
+def batch_size(x: Tensor) -> int:
+    """How many of the samples [N, C, H, W] run at once."""
+    return min(BATCH, max(1, BATCH_PIXELS // x[0, 0].numel()))
+
+
+@contextmanager
+def _counting(model: nn.Module, samples: int, spiking: bool, layers: dict[str, LayerCounts]) -> Iterator[None]:
+    seen = _Seen(spiking)
+    pending: list[tuple[str, Tensor]] = []  # the synaptic layers that ran last, and what they gave
+
+    def hook(name: str) -> Any:
+        def count(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            with torch._C.DisableTorchFunction():
+                _require_maps(name, module, args[0], output, samples)
+                found = _count(module, args[0], output, samples, seen)
+            if isinstance(module, BATCH_NORMS):
+                found.folds_into = _fold(pending, args[0])
+                for folded in found.folds_into:
+                    layers[folded].bias = True
+                if not found.folds_into:
+                    found.dense = found.outputs
+                    found.macs = found.macs_effective = np.full((samples, found.passes), found.outputs, np.int64)
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                pending.append((name, output))
+            else:
+                pending.clear()
+            layers[name] = found if name not in layers else _sum(layers[name], found)
+
+        return count
+
+    hooks = []
+    for name, module in model.named_modules():
+        counted = isinstance(module, COUNTED)
+        hooks.append(module.register_forward_pre_hook(lambda m, a, n=name, c=counted: seen.running.append((n, c))))
+        if counted:
+            hooks.append(module.register_forward_hook(hook(name)))
+        hooks.append(module.register_forward_hook(lambda m, a, y: seen.running.pop() and None))
+    try:
+        with seen, _Uncounted(seen):
+            yield
+    finally:
+        for handle in hooks:
+            handle.remove()
+
+
+def _fold(pending: list[tuple[str, Tensor]], x: Tensor) -> tuple[str, ...]:
+    """The layers whose outputs, side by side, are the input of a BatchNorm; none where it is something else."""
+    for k in range(1, len(pending) + 1):
+        names, outputs = zip(*pending[-k:], strict=True)
+        if outputs[-1] is x:
+            return (names[-1],)
+        channels = sum(y.shape[1] for y in outputs)
+        if channels >= x.shape[1]:
+            return names if channels == x.shape[1] and torch.equal(torch.cat(outputs, 1), x) else ()
+    return ()
+
+
+class _Seen(TorchFunctionMode):
+    """What is known of the tensors of a forward pass, each looked at once however many layers take it.
+
+    Concatenations are followed: what is known of their parts need not be looked for again.
+    """
+
+    def __init__(self, spiking: bool) -> None:
+        super().__init__()
+        self.spiking = spiking
+        self.fired = False  # whether a LIF layer ran before
+        self.running: list[tuple[str, bool]] = []  # the modules that run now, innermost last; whether each is counted
+        self._spikes = WeakIdKeyDictionary()
+        self._pixels = WeakIdKeyDictionary()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func is torch.cat:
+            self._joined(out, *args, **(kwargs or {}))
+        return out
+
+    def _joined(self, whole: Tensor, tensors: Sequence[Tensor], dim: int = 0, **_: Any) -> None:
+        if dim == 1 and all(part in self._spikes and self._spikes[part].all() for part in tensors):
+            self.fires(whole)
+            self.running.append(("", True))  # what follows is our own work
+            self._pixels[whole] = np.sum([self.pixels(part) for part in tensors], axis=0)
+            self.running.pop()
+
+    def spikes(self, x: Tensor) -> np.ndarray:
+        """Whether each image of ``x`` is spikes, bool [M]. In a CNN none is: it multiplies whatever its maps hold."""
+        if x not in self._spikes:
+            self._spikes[x] = _spikes_only(x, self.fired) if self.spiking else np.zeros(len(x), bool)
+        return self._spikes[x]
+
+    def pixels(self, x: Tensor) -> np.ndarray:
+        """Sums over the channels, float64 [M, H * W or 1]; exact for whole numbers, whose sums stay far below 2^24."""
+        if x not in self._pixels:
+            self._pixels[x] = _over_channels(x)
+        return self._pixels[x]
+
+    def neurons(self, y: Tensor) -> np.ndarray:
+        """Sums over the images, int64 [C * H * W]; those over the channels are kept for the next who asks."""
+        if not cpu.library() or y.dtype != torch.float32:
+            return (y.new_ones(len(y)) @ y.flatten(1)).long().numpy()
+        over_channels, over_images = cpu.sums(y.reshape(*y.shape[:2], -1).contiguous())
+        self._pixels[y] = over_channels.double().numpy()
+        return over_images.long().numpy()
+
+    def fires(self, y: Tensor) -> None:
+        """Neurons gave ``y``: spikes by construction."""
+        self._spikes[y] = np.ones(len(y), bool)
+
+
+class _Uncounted(TorchDispatchMode):
+    """Refuses synapses outside of the layers that are counted. It sees what every function of torch comes down to."""
+
+    def __init__(self, seen: _Seen) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        where, counted = self.seen.running[-1] if self.seen.running else ("", False)
+        if not counted:
+            name = func._schema.name.partition("::")[2]
+            if WORK.search(name) or (self.seen.spiking and WORK_ON_SPIKES.search(name)):
+                raise SpikeportError(
+                    f"{where or 'the model'}: runs {name} outside of a layer, where it is not counted; use "
+                    "nn.Conv2d, nn.Linear, nn.BatchNorm2d or nn.MaxPool2d"
+                )
+        return func(*args, **(kwargs or {}))
+
+
+def _require_maps(name: str, module: nn.Module, x: Tensor, y: Tensor, samples: int) -> None:
+    """Raises SpikeportError where a layer runs on something else than maps [M, C, H, W], or [M, F] for Linear."""
+    dims = 4 if isinstance(module, (nn.Conv2d, nn.MaxPool2d)) else 2 if isinstance(module, nn.Linear) else x.dim()
+    if x.dim() != dims or len(y) % samples:
+        expected = "[N, C, H, W]" if dims == 4 else "[N, F]"
+        raise SpikeportError(
+            f"{name or 'the model'} ({type(module).__name__}): runs on a tensor of shape {list(x.shape)}; only "
+            f"{expected} of {samples} samples (times T) is counted"
+        )
+
+
+def _count(module: nn.Module, x: Tensor, y: Tensor, samples: int, seen: _Seen) -> LayerCounts:
+    own = list(module.parameters(recurse=False))
+    counts = LayerCounts(
+        kind=type(module).__name__,
+        parameters=sum(p.numel() for p in own),
+        bytes=sum(p.numel() * p.element_size() for p in own),
+        inputs=x[0].numel(),
+        outputs=y[0].numel(),
+        kernel=module.weight[:, 0].numel() if isinstance(module, nn.Conv2d) else 0,
+        passes=len(y) // samples,
+        held=len(y) == samples and not seen.fired,
+        leaky=isinstance(module, LIF) and 1 < module.tau < math.inf,
+        bias=isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None,
+    )
+    if isinstance(module, LIF):
+        seen.fired = True
+        seen.fires(y)
+        counts.neuron_spikes = seen.neurons(y)
+        counts.spikes = _per_sample(seen.pixels(y).sum(1), samples)
+        return counts
+    if isinstance(module, BATCH_NORMS):
+        return counts
+    spikes = seen.spikes(x)
+    counts.analog = not spikes.all()
+    if not isinstance(module, SYNAPTIC):
+        return counts
+    if isinstance(module, nn.MaxPool2d) and counts.analog:
+        return counts  # max-pooling of analog values compares; it neither adds nor multiplies
+    if isinstance(module, nn.MaxPool2d):
+        seen.fires(y)
+        counts.spikes = _per_sample(seen.pixels(y).sum(1), samples)
+    reach, counts.padded = _reach(module, x, y)
+    counts.dense = int(reach.sum()) * x.shape[1]
+    arrived = seen.pixels(x) if spikes.any() else np.zeros((len(x), len(reach)))
+    counts.acs = _per_sample(np.where(spikes, arrived @ reach, 0), samples)
+    counts.spikes_in = _per_sample(np.where(spikes, arrived.sum(1), 0), samples)
+    counts.macs = _per_sample(np.where(spikes, 0, counts.dense), samples)
+    effective = _over_channels((x != 0).to(x.dtype)) @ reach if counts.analog else 0
+    counts.macs_effective = _per_sample(np.where(spikes, 0, effective), samples)
+    return counts
+
+
+def _spikes_only(x: Tensor, sums: bool) -> np.ndarray:
+    """Whether each image of ``x`` holds only 0 and 1 (with ``sums``: only whole numbers from 0 on), bool [M]."""
+    flat = x.flatten(1)
+    # Only 0 and 1 are their own squares. Image by image, what is computed stays in the cache.
+    binary = np.array([np.array_equal(image * image, image) for image in flat.numpy()])
+    return ((flat == flat.trunc()) & (flat >= 0)).all(1).numpy() if sums and not binary.all() else binary
+
+
+def _over_channels(x: Tensor) -> np.ndarray:
+    """Sums over the channels, float64 [M, H * W or 1]."""
+    # As a product with ones: faster than a sum across the rows of a map.
+    sums = x.new_ones(1, x.shape[1]) @ x.reshape(*x.shape[:2], -1)
+    return sums[:, 0].double().numpy()
+
+
+def _reach(module: nn.Module, x: Tensor, y: Tensor) -> tuple[np.ndarray, int]:
+    """Operations that one element of a map takes part in, float64 [H * W] ([1] for Linear), and the padded count."""
+    if isinstance(module, nn.Linear):
+        return np.array([float(module.out_features)]), y[0].numel() * (module.in_features + (module.bias is not None))
+    size = (x.shape[2], x.shape[3])
+    if isinstance(module, nn.Conv2d):
+        kernel, stride, dilation = pair(module.kernel_size), pair(module.stride), pair(module.dilation)
+        if isinstance(module.padding, str):
+            same = module.padding == "same"
+            padding = pair([d * (k - 1) // 2 if same else 0 for k, d in zip(kernel, dilation, strict=True)])
+        else:
+            padding = pair(module.padding)
+        if output_size(size, kernel, stride, padding, dilation) != tuple(y.shape[2:]):
+            raise SpikeportError(f"'same' padding is uneven for kernel {kernel} and not counted; use an odd one")
+        outputs_each = module.out_channels // module.groups
+        taps = math.prod(kernel) * module.in_channels // module.groups + (module.bias is not None)
+        return _fan_out(size, kernel, stride, padding, dilation) * outputs_each, y[0].numel() * taps
+    assert isinstance(module, nn.MaxPool2d)
+    kernel, stride, padding = pair(module.kernel_size), pair(module.stride), pair(module.padding)
+    if output_size(size, kernel, stride, padding) != tuple(y.shape[2:]):
+        raise SpikeportError("max-pooling with ceil_mode or dilation cannot be counted exactly; leave them out")
+    return _fan_out(size, kernel, stride, padding), x[0].numel()
+
+
+@cache
+def _fan_out(*geometry: tuple[int, int]) -> np.ndarray:
+    return fan_out(*geometry).ravel().astype(float)
+
+
+def _per_sample(values: np.ndarray, samples: int) -> np.ndarray:
+    """[passes * N] whole numbers (time-major) to int64 [N, passes]."""
+    return np.ascontiguousarray(values.astype(np.int64).reshape(-1, samples).T)
+
+
+def _sum(a: LayerCounts, b: LayerCounts) -> LayerCounts:
+    """A module that runs twice in one forward pass."""
+    for name in ("dense", "padded"):
+        setattr(a, name, getattr(a, name) + getattr(b, name))
+    for name in SERIES:
+        setattr(a, name, np.concatenate([getattr(a, name), getattr(b, name)], axis=1))
+    if a.neuron_spikes.size:
+        a.neuron_spikes = a.neuron_spikes + b.neuron_spikes
+    a.analog |= b.analog
+    return a
+
+
+def _join(parts: list[dict[str, LayerCounts]]) -> dict[str, LayerCounts]:
+    joined = parts[0]
+    for name, counts in joined.items():
+        for quantity in SERIES:
+            setattr(counts, quantity, np.concatenate([getattr(p[name], quantity) for p in parts]))
+        counts.neuron_spikes = sum((p[name].neuron_spikes for p in parts[1:]), counts.neuron_spikes)
+        counts.analog = any(p[name].analog for p in parts)
+    return joined
