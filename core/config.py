@@ -45,6 +45,8 @@ class TrainConfig:
         rate_weight, rate_goal: weight of a penalty on firing rates off the goal (spikes per neuron and step).
         teacher: a run folder to learn from as well; distill_weight: its share of the loss; temperature: of both.
         augment: of "crop", "flip", "cutout" (``spikeport.core.data.augment``).
+        validation: the share of the training images that is held out (the paper: a fifth). It tells which epoch was the
+            best, whose weights are kept.
         train_images: only so many of the training images (validation included), the first ones of every class.
         start: a run folder whose weights the model starts from; its model must be the same, or the CNN twin.
         target: train with the arithmetic of this target ("loihi"; None: plain training).
@@ -88,6 +90,7 @@ class TrainConfig:
     distill_weight: float = 0.5
     temperature: float = 4.0
     augment: tuple[str, ...] = ()
+    validation: float = 0.2
     train_images: int | None = None
     start: str | None = None
     target: str | None = None
@@ -114,6 +117,8 @@ class TrainConfig:
         for name in ("ema", "label_smoothing", "rate_goal", "distill_weight"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SpikeportError(f"{name} is {getattr(self, name)}; it must lie within 0..1")
+        if not 0 < self.validation < 1:
+            raise SpikeportError(f"validation is {self.validation}; it must lie between 0 and 1")
         if self.target and (self.loss != "cross-entropy" or self.rate_weight or self.compile):
             raise SpikeportError(
                 f"target {self.target!r} trains with cross-entropy and a teacher; leave out another loss, rate_weight "

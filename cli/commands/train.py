@@ -73,6 +73,9 @@ def train(
     distill_weight: Annotated[float | None, typer.Option(help="The teacher's share of the loss. Default: 0.5.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Of the distillation. Default: 4.")] = None,
     augment: Annotated[str | None, typer.Option(help="Some of crop,flip,cutout. Default: none.")] = None,
+    validation: Annotated[
+        float | None, typer.Option(help="Share of the training images held out to judge epochs by. Default: 0.2.")
+    ] = None,
     train_images: Annotated[int | None, typer.Option(help="Use only so many training images.")] = None,
     start: Annotated[
         Path | None,
@@ -146,7 +149,7 @@ def settings_of_run(path: Path) -> dict[str, Any]:
     from spikeport.core.training import CONFIG_FILE
 
     network = ("model", "kind", "keep", "width", "spiking", "time_steps", "tau", "v_threshold", "surrogate")
-    taken = {*network, "dataset", "data", "train_images", "seed"}
+    taken = {*network, "dataset", "data", "train_images", "validation", "seed"}
     return {name: value for name, value in TrainConfig.read(path / CONFIG_FILE).items() if name in taken}
 
 

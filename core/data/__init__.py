@@ -61,12 +61,12 @@ def download_dataset(name: str, folder: Path | None, progress: Progress = silent
 def subset(data: ImageData, count: int | None) -> ImageData:
     """``data`` with only ``count`` of its training images, the first ones of every class in equal numbers.
 
-    The statistics stay those of the whole. Raises SpikeportError where there are not so many, or too few to split.
+    The statistics stay those of the whole. Raises SpikeportError where there are not so many.
     """
     if count is None:
         return data
-    if not 5 <= count <= len(data.train_images):
-        raise SpikeportError(f"train_images is {count}; {data.name} offers 5 to {len(data.train_images)}")
+    if not 1 <= count <= len(data.train_images):
+        raise SpikeportError(f"train_images is {count}; {data.name} offers 1 to {len(data.train_images)}")
     labels = data.train_labels
     in_class = torch.zeros_like(labels)
     for label in labels.unique():
@@ -76,8 +76,17 @@ def subset(data: ImageData, count: int | None) -> ImageData:
     return replace(data, train_images=data.train_images[chosen], train_labels=labels[chosen])
 
 
-def split(count: int, seed: int, validation: float = 0.2) -> tuple[Tensor, Tensor]:
-    """Indices of the training and the validation part of ``count`` images, drawn by ``seed``."""
+def split(count: int, seed: int, validation: float) -> tuple[Tensor, Tensor]:
+    """Indices of the training and the validation part of ``count`` images, drawn by ``seed``.
+
+    Args:
+        validation: the share of the images that is held out.
+
+    Raises:
+        SpikeportError: no image is left for one of the parts.
+    """
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     held_out = round(count * validation)
+    if not 0 < held_out < count:
+        raise SpikeportError(f"validation {validation} of {count} images leaves {held_out} of them; take another share")
     return order[held_out:].sort().values, order[:held_out].sort().values

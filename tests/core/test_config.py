@@ -86,6 +86,8 @@ def test_a_missing_file_is_named(tmp_path):
         ("loss 'hinge' is not one of cross-entropy, gradient-aware, grad-cam", {"loss": "hinge"}),
         ("augment 'mixup' is not one of crop, flip, cutout", {"augment": ("crop", "mixup")}),
         ("train_images is 0; at least 1", {"train_images": 0}),
+        ("validation is 0.0; it must lie between 0 and 1", {"validation": 0.0}),
+        ("validation is 1; it must lie between", {"validation": 1}),
         ("ema is 1.5; it must lie within 0..1", {"ema": 1.5}),
         ("rate_goal is -1; it must lie within", {"rate_goal": -1}),
         ("clip is -1; it must not be negative", {"clip": -1}),
