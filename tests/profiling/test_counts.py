@@ -67,10 +67,10 @@ def test_synaptic_operations_equal_counting_one_by_one(seed, kernel, stride, pad
 
 
 def count_operations_of_folded(model, x, samples):
-    from spikeport.profiling import counts
+    from spikeport.profiling import counting
 
     layers = {}
-    with counts._counting(model, samples, True, layers), torch.no_grad():
+    with counting._counting(model, samples, True, layers), torch.no_grad():
         model(x)
     return layers
 
