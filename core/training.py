@@ -139,7 +139,7 @@ def _train(
         start_from(Path(config.start), spec, model)
     model.to(device, memory_format=LAYOUT)  # type: ignore[call-overload]
     learner = learner_for(config, model, info, device, prepare)
-    training, validation = split(len(data.train_images), config.seed, config.validation)
+    training, validation = split(len(data.train_images), config.validation)
 
     told, first = Told(), distributed.first_process()
     if resume:

@@ -52,7 +52,7 @@ def train(
     surrogate: Annotated[
         str | None, typer.Option(help="atan, sigmoid, fast-sigmoid, piecewise-linear or exponential. Default: atan.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights, split and order. Default: 0.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights and order. Default: 0.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 ... Default: auto.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16. Default: fp32.")] = None,
     compile: Annotated[bool | None, typer.Option("--compile", help="Through torch.compile.")] = None,
@@ -149,7 +149,7 @@ def settings_of_run(path: Path) -> dict[str, Any]:
     from spikeport.core.training import CONFIG_FILE
 
     network = ("model", "kind", "keep", "width", "spiking", "time_steps", "tau", "v_threshold", "surrogate")
-    taken = {*network, "dataset", "data", "train_images", "validation", "seed"}
+    taken = {*network, "dataset", "data", "train_images", "validation"}
     return {name: value for name, value in TrainConfig.read(path / CONFIG_FILE).items() if name in taken}
 
 

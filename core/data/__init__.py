@@ -76,8 +76,11 @@ def subset(data: ImageData, count: int | None) -> ImageData:
     return replace(data, train_images=data.train_images[chosen], train_labels=labels[chosen])
 
 
-def split(count: int, seed: int, validation: float) -> tuple[Tensor, Tensor]:
-    """Indices of the training and the validation part of ``count`` images, drawn by ``seed``.
+def split(count: int, validation: float) -> tuple[Tensor, Tensor]:
+    """Indices of the training and the validation part of ``count`` images.
+
+    The same in every run, whatever its seed, as in the paper: a network that starts from another, or learns from it, is
+    judged by images that neither was trained on. A smaller share is part of a larger one.
 
     Args:
         validation: the share of the images that is held out.
@@ -85,7 +88,7 @@ def split(count: int, seed: int, validation: float) -> tuple[Tensor, Tensor]:
     Raises:
         SpikeportError: no image is left for one of the parts.
     """
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
     held_out = round(count * validation)
     if not 0 < held_out < count:
         raise SpikeportError(f"validation {validation} of {count} images leaves {held_out} of them; take another share")

@@ -71,7 +71,7 @@ def test_a_student_takes_the_step_its_teacher_asks_for(tiny, tmp_path):
     config = tiny(**settings, teacher=str(teacher.path), distill_weight=1.0, temperature=3.0)
     run = train(config, tmp_path / "snn")
     data = small_digits.load()
-    chosen, _ = split(len(data.train_images), config.seed, config.validation)
+    chosen, _ = split(len(data.train_images), config.validation)
     images = data.normalise(data.train_images[chosen]).contiguous(memory_format=torch.channels_last)
     model = config.spec(10, data.image_shape).build(config.seed).to(memory_format=torch.channels_last)
     distillation(model(images), teacher.model()(images).detach(), 3.0).mean().backward()
@@ -100,7 +100,7 @@ def one_step(tiny: Any, out: Path, **settings: Any) -> tuple[dict, dict, dict]:
     config = tiny(kind="cnn", optimizer="sgd", momentum=0.0, lr=1.0, epochs=1, batch_size=1000, **settings)
     run = train(config, out)
     data = small_digits.load()
-    chosen, _ = split(len(data.train_images), config.seed, config.validation)
+    chosen, _ = split(len(data.train_images), config.validation)
     model = config.spec(10, data.image_shape).build(config.seed).to(memory_format=torch.channels_last)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     logits = model(data.normalise(data.train_images[chosen]))

@@ -75,7 +75,7 @@ def test_the_first_step_of_an_optimiser_by_hand(tiny, tmp_path, optimizer):
     config = tiny(kind="cnn", optimizer=optimizer, lr=0.01, weight_decay=0.1, epochs=1, batch_size=1000, validation=0.3)
     run = train(config, tmp_path / "run")
     data = small_digits.load()
-    chosen, _ = split(len(data.train_images), config.seed, config.validation)
+    chosen, _ = split(len(data.train_images), config.validation)
     model = config.spec(10, data.image_shape).build(config.seed)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     logits = model(data.normalise(data.train_images[chosen]))
@@ -95,7 +95,7 @@ def test_momentum_carries_the_first_step_into_the_second(tiny, tmp_path):
     config = tiny(kind="cnn", optimizer="sgd", lr=0.01, momentum=0.8, epochs=2, batch_size=1000)
     run = train(config, tmp_path / "run")
     data = small_digits.load()
-    chosen, _ = split(len(data.train_images), config.seed, config.validation)
+    chosen, _ = split(len(data.train_images), config.validation)
     model = config.spec(10, data.image_shape).build(config.seed).to(memory_format=torch.channels_last)
     velocity = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     for _ in range(2):
