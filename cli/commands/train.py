@@ -2,11 +2,15 @@
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from spikeport import console
+
+if TYPE_CHECKING:
+    from spikeport.core import TrainConfig
+    from spikeport.core.learner import Prepare
 
 EPILOG = """Examples:
 
@@ -95,7 +99,6 @@ def train(
     from spikeport.core import train as run_training
     from spikeport.core.distributed import first_process
     from spikeport.core.figures import draw_figures
-    from spikeport.targets.loihi.qat import preparation
 
     given: dict[str, Any] = dict(locals())
     settings = settings_of_run(start) if start else {}
@@ -127,7 +130,7 @@ def train(
                 overwrite=overwrite,
                 progress=progress,
                 on_epoch=told,
-                prepare=preparation(resolved),
+                prepare=prepare_for(resolved),
             )
     except KeyboardInterrupt:
         kept = rows or resume
@@ -151,6 +154,15 @@ def settings_of_run(path: Path) -> dict[str, Any]:
     network = ("model", "kind", "keep", "width", "spiking", "time_steps", "tau", "v_threshold", "surrogate")
     taken = {*network, "dataset", "data", "train_images", "validation"}
     return {name: value for name, value in TrainConfig.read(path / CONFIG_FILE).items() if name in taken}
+
+
+def prepare_for(config: "TrainConfig") -> "Prepare | None":
+    """What ``train`` wraps a model in; a target is imported only where one is asked for, for it brings the exporter."""
+    if config.target is None:
+        return None
+    from spikeport.targets.loihi.qat import prepare
+
+    return prepare
 
 
 def show(row: dict[str, float]) -> None:

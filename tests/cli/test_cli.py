@@ -254,6 +254,16 @@ def test_help_does_not_wait_for_torch():
     assert "Train a network" in done.stdout
 
 
+def test_training_does_not_wait_for_the_exporter(tmp_path):
+    arguments = ["spikeport", "train", "--dataset", "cifar10", "--data", str(tmp_path), "--out", str(tmp_path / "run")]
+    code = f"import sys; sys.argv = {arguments!r}\nfrom spikeport.main import app\n"
+    code += "try:\n    app()\nfinally:\n    assert 'torch' in sys.modules and 'spikeport.export' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {tmp_path}")
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("arguments", [["frobnicate"], ["train"], ["train", "--epochs", "many"], ["export"]])
 def test_wrong_usage_ends_with_status_2(spikeport, arguments):
     outcome = spikeport(*arguments)
