@@ -87,9 +87,13 @@ class Run:
         """The network with its best weights, in evaluation mode, float32 on the CPU.
 
         Raises:
-            SpikeportError: weights missing, damaged, of another model, or not finite.
+            SpikeportError: a description that cannot be built; weights missing, damaged, of another model, or not
+                finite.
         """
-        model = self.spec.build()
+        try:
+            model = self.spec.build()
+        except SpikeportError as error:
+            raise SpikeportError(f"{self.path / MODEL_FILE}: {error}") from None
         load_weights(model, self.path / WEIGHTS_FILE)
         return model.eval()
 

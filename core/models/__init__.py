@@ -1,7 +1,9 @@
 """The models, each defined once for both twins."""
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,6 +39,10 @@ MODELS: dict[str, Entry] = {
 }
 
 
+#: 4 GiB of float32; the largest model at width 1 has a million.
+MOST_PARAMETERS = 1 << 30
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """Everything needed to build a model again; saved as ``model.json``."""
@@ -56,7 +62,11 @@ class ModelSpec:
                 raise SpikeportError(f"{name} is {getattr(self, name)}; it must be positive")
 
     def build(self, seed: int = 0) -> nn.Module:
-        """The model with weights drawn from ``seed``. Raises SpikeportError for an unknown name or option."""
+        """The model with weights drawn from ``seed``.
+
+        Raises:
+            SpikeportError: an unknown name or option, or more than ``MOST_PARAMETERS``.
+        """
         if self.name not in MODELS:
             raise SpikeportError(f"unknown model {self.name!r}; available: {', '.join(MODELS)}")
         entry = MODELS[self.name]
@@ -65,9 +75,16 @@ class ModelSpec:
             if "keep" not in arguments:
                 raise SpikeportError(f"--keep names Fire modules; {self.name} has none")
             arguments["keep"] = self.keep
+        build = partial(entry.builder, self.twin, self.num_classes, self.in_channels, self.width, **arguments)
+        count = _parameters(build)
+        if count > MOST_PARAMETERS:
+            raise SpikeportError(
+                f"{self.name} of width {self.width:g} with {self.in_channels} input channels and {self.num_classes} "
+                f"classes has {count:.3g} parameters; {MOST_PARAMETERS:.3g} are the most: make it smaller"
+            )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return entry.builder(self.twin, self.num_classes, self.in_channels, self.width, **arguments)
+            return build()
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -81,3 +98,14 @@ class ModelSpec:
             return ModelSpec(**value)
         except (TypeError, ValueError, KeyError) as error:
             raise SpikeportError(f"not a model description: {error}") from None
+
+
+def _parameters(build: Callable[[], nn.Module]) -> float:
+    """How many the model would have, counted without memory for them; infinite where 64 bits do not hold a size."""
+    try:
+        with torch.device("meta"):
+            return sum(p.numel() for p in build().parameters())
+    except (RuntimeError, TypeError, OverflowError) as error:  # torch raises the first two
+        if "verflow" in repr(error):
+            return math.inf
+        raise

@@ -133,6 +133,13 @@ def test_a_bad_specification_is_refused(message, spec):
         ModelSpec(**spec).build()
 
 
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("huge", [{"width": 1e3}, {"width": 1e6}, {"width": 1e300}, {"num_classes": 10**12}])
+def test_a_model_beyond_memory_is_refused_before_it_is_built(name, huge):
+    with pytest.raises(SpikeportError, match=f"^{name} of width .* parameters; .* are the most: make it smaller$"):
+        ModelSpec(name, **huge).build()
+
+
 @pytest.mark.parametrize(
     ("message", "twin"),
     [

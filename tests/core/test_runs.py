@@ -144,7 +144,15 @@ def test_a_model_of_another_version_is_refused_by_name(folder):
     value = json.loads((folder / MODEL_FILE).read_text())
     value["model"]["name"] = "squeezenet-q"
     (folder / MODEL_FILE).write_text(json.dumps(value))
-    with pytest.raises(SpikeportError, match="unknown model 'squeezenet-q'"):
+    with pytest.raises(SpikeportError, match=f"{MODEL_FILE}: unknown model 'squeezenet-q'"):
+        load_run(folder).model()
+
+
+def test_a_model_too_large_to_build_is_refused_by_the_name_of_its_file(folder):
+    value = json.loads((folder / MODEL_FILE).read_text())
+    value["model"]["width"] = 1e6
+    (folder / MODEL_FILE).write_text(json.dumps(value))
+    with pytest.raises(SpikeportError, match=f"{MODEL_FILE}: squeezenet-p of width 1e\\+06 "):
         load_run(folder).model()
 
 
