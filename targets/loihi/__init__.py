@@ -33,7 +33,7 @@ class LoihiTarget:
     def require(self, chip: str | None, input_mode: str) -> None:
         """Raises SpikeportError for a chip or an input mode that ``compile`` does not know."""
         from spikeport.targets.loihi.chips import find_chip
-        from spikeport.targets.loihi.compile import require_input_mode
+        from spikeport.targets.loihi.layers import require_input_mode
 
         find_chip(chip or "loihi2")
         require_input_mode(input_mode)

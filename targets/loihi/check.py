@@ -11,10 +11,10 @@ from spikeport.core.errors import SpikeportError
 from spikeport.export.nir_graph import metadata_of
 from spikeport.targets.loihi import arithmetic as loihi
 from spikeport.targets.loihi.chips import CHIPS, NO_FIGURE, RESOURCES, Chip, find_chip
-from spikeport.targets.loihi.compile import INPUT_MAX, INPUT_MODES, compile
+from spikeport.targets.loihi.compile import compile
 from spikeport.targets.loihi.convolution import worst_currents
 from spikeport.targets.loihi.mapping import Mapping, map_program
-from spikeport.targets.loihi.program import INPUT, LoihiProgram, Population
+from spikeport.targets.loihi.program import INPUT, INPUT_MAX, INPUT_MODES, LoihiProgram, Population
 
 #: How samples enter: signed 8-bit spikes; a bias per neuron that the host computes; ordinary spikes.
 INPUTS = (*INPUT_MODES, "spikes")

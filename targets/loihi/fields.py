@@ -9,7 +9,7 @@ from spikeport.core.errors import SpikeportError
 from spikeport.core.geometry import output_size, pair
 from spikeport.core.settings import check_types
 from spikeport.targets.loihi.arithmetic import BIAS_EXP_MAX, DECAY_ONE, VTH_NEVER
-from spikeport.targets.loihi.program import INPUT, LoihiProgram, Population, Synapse
+from spikeport.targets.loihi.program import INPUT, INPUT_MAX, INPUT_MODES, LoihiProgram, Population, Synapse
 
 #: Registers of a population and their largest values.
 REGISTERS = {"du": DECAY_ONE - 1, "dv": DECAY_ONE - 1, "vth": VTH_NEVER, "bias_exp": BIAS_EXP_MAX}
@@ -20,8 +20,8 @@ def check_fields(program: LoihiProgram) -> None:
     _types("program", program)
     _require("time_steps", program.time_steps, program.time_steps >= 1, "at least 1")
     _require("input_scale", program.input_scale, program.input_scale > 0, "more than 0")
-    _require("input_max", program.input_max, 1 <= program.input_max <= 127, "1 to 127")
-    _require("input_mode", program.input_mode, program.input_mode in ("graded", "host-current"), "graded, host-current")
+    _require("input_max", program.input_max, 1 <= program.input_max <= INPUT_MAX, f"1 to {INPUT_MAX}")
+    _require("input_mode", program.input_mode, program.input_mode in INPUT_MODES, ", ".join(INPUT_MODES))
     _map("input_shape", program.input_shape)
     shapes = {INPUT: program.input_shape}
     for population in program.populations:

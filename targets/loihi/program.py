@@ -19,6 +19,10 @@ Shape = tuple[int, int, int]
 PER_CHANNEL = ("du", "dv", "vth")
 #: The name of the input in ``Synapse.pre``.
 INPUT = "input"
+#: Of ``LoihiProgram.input_mode``.
+INPUT_MODES = ("graded", "host-current")
+#: Graded input: 8 bits with sign, symmetric, so that 0 stays 0 and padding stays exact.
+INPUT_MAX = 127
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +110,8 @@ class LoihiProgram:
         time_steps: T; every sample is held for T steps, then all neurons are reset.
         input_shape: channels, height, width of the graded input.
         input_scale: a graded input q stands for the value q * input_scale.
-        input_max: the largest |q| the scales leave room for, at most 127; 1 for spikes.
-        input_mode: "graded", spikes with a payload; or "host-current", see ``host``.
+        input_max: the largest |q| the scales leave room for, at most ``INPUT_MAX``; 1 for spikes.
+        input_mode: "graded", spikes with a payload; or "host-current", see ``targets.loihi.host``.
         held: an input sample is one tensor, held for T steps; else T tensors, one per step.
         populations: in an order in which every population follows those that feed it.
         output: the integrators; their v / 64 after T steps, over ``scale`` and T, is the mean class current.
@@ -121,7 +125,7 @@ class LoihiProgram:
     synapses: tuple[Synapse, ...]
     output: str
     metadata: dict[str, Any] = field(default_factory=dict)
-    input_max: int = 127
+    input_max: int = INPUT_MAX
     held: bool = True
     input_mode: str = "graded"
 

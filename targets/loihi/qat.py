@@ -26,8 +26,9 @@ from spikeport.export.nir_graph import Metadata, build_nir
 from spikeport.export.trace import rewrite
 from spikeport.targets.loihi import neurons
 from spikeport.targets.loihi.arithmetic import DECAY_ONE, SHIFT
-from spikeport.targets.loihi.compile import Layer, Network, layers, population
+from spikeport.targets.loihi.compile import population
 from spikeport.targets.loihi.convolution import exact_dtype
+from spikeport.targets.loihi.layers import Layer, Network, layers
 from spikeport.targets.loihi.program import INPUT, Population
 from spikeport.targets.loihi.synapses import Path
 

@@ -14,8 +14,7 @@ from torch import Tensor
 from spikeport.core.errors import SpikeportError
 from spikeport.core.geometry import Pair, output_size, pair
 from spikeport.export.expressions import ungrouped
-
-Shape = tuple[int, int, int]
+from spikeport.targets.loihi.program import Shape
 
 
 @dataclass(frozen=True, eq=False)

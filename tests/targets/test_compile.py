@@ -16,11 +16,14 @@ from spikeport.export.interpreter import interpret
 from spikeport.export.nir_graph import Metadata, build_nir, with_metadata
 from spikeport.export.trace import trace
 from spikeport.targets.loihi import arithmetic as loihi
-from spikeport.targets.loihi.compile import Constants, Layer, compile, largest_scale, population, quantise_bias
+from spikeport.targets.loihi.compile import compile, population, quantise_bias
+from spikeport.targets.loihi.constants import Constants
 from spikeport.targets.loihi.convolution import worst_currents
 from spikeport.targets.loihi.fixed import simulate_fixed
+from spikeport.targets.loihi.layers import Layer
 from spikeport.targets.loihi.neurons import run
 from spikeport.targets.loihi.program import INPUT
+from spikeport.targets.loihi.scales import largest_scale
 
 
 def graph_of(net, x, bound=4.0):

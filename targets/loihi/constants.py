@@ -1,0 +1,91 @@
+"""What a NIR neuron does in a step of the chip, in real numbers."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import nir
+import numpy as np
+
+from spikeport.core.errors import SpikeportError
+from spikeport.export.nir_graph import check_neurons
+from spikeport.targets.loihi.program import Shape
+
+#: One number for a map of neurons, or float64 [C] where its channels differ.
+Values = float | np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Constants:
+    """A neuron node per step: what u and v lose, what a current of 1 adds, all measured from the reset.
+
+    Attributes:
+        loss_u, loss_v: shares of u and v lost in a step (loss_u = 1: no current memory).
+        gain: of the synaptic current.
+        offset: what v_leak adds to v.
+    """
+
+    loss_u: Values = 1.0
+    loss_v: Values = 0.0
+    gain: Values = 1.0
+    threshold: Values | None = None
+    offset: Values = 0.0
+
+    @property
+    def on_grid(self) -> bool:
+        """Whether v only ever holds sums of weights and biases: nothing leaks, or nothing stays (tau = 1).
+
+        At tau = 1 that is the network's v. On the chip dv ends at 4095 of 4096, so 1/4096 of v stays, cut off towards
+        zero: nothing of less than 64 weight steps, and less than 32 steps of the most that v can hold.
+        """
+        return bool(np.all(self.loss_u == 1) and np.isin(self.loss_v, (0.0, 1.0)).all())
+
+    def build_up(self, steps: int) -> Values:
+        """What ``steps`` currents of 1 add up to in the membrane."""
+        u: Values = 0.0
+        v: Values = 0.0
+        for _ in range(steps):
+            u = u * (1 - self.loss_u) + 1
+            v = v * (1 - self.loss_v) + u
+        return v
+
+
+def constants_of(name: str, node: Any, shape: Shape, dt: float) -> Constants:
+    """The constants of a neuron node over a map of ``shape``, with steps of ``dt`` seconds.
+
+    Raises:
+        SpikeportError: arrays that do not suit the map or differ within a channel, a value that is not finite, a decay
+            of less than a step, or a threshold that is not above the reset.
+    """
+    flat = np.ndim(node.v_threshold) == 1
+    check_neurons(name, node, (int(np.prod(shape)),) if flat else shape)
+
+    def read(field: str) -> Values:
+        values = np.asarray(getattr(node, field), np.float64)
+        if not np.isfinite(values).all():
+            raise SpikeportError(f"{name}: its {field} is not finite; export it again")
+        if len(np.unique(values)) == 1:
+            return float(values.flat[0])
+        channels = values.reshape(shape[0], -1)
+        if np.ptp(channels, axis=1).any():
+            raise SpikeportError(f"{name}: {field} differs between neurons of a channel; only channels may differ")
+        return channels[:, 0]
+
+    def loss(field: str) -> Values:
+        with np.errstate(divide="ignore"):
+            share = dt / np.asarray(read(field))
+        if not np.all((share > 0) & (share <= 1 + 1e-9)):
+            raise SpikeportError(f"{name}: {field} is {np.min(read(field)) / dt:.4g} steps; at least 1 is needed")
+        return np.minimum(share, 1.0)
+
+    r, reset = read("r"), read("v_reset")
+    threshold = read("v_threshold") - reset
+    if np.any(threshold <= 0):
+        raise SpikeportError(f"{name}: its threshold is not above its reset")
+    if isinstance(node, nir.IF):
+        return Constants(gain=r * dt, threshold=threshold)
+    leak = read("v_leak") - reset
+    if isinstance(node, nir.LIF):
+        lost = loss("tau")
+        return Constants(loss_v=lost, gain=r * lost, threshold=threshold, offset=leak * lost)
+    lost_u, lost = loss("tau_syn"), loss("tau_mem")
+    return Constants(lost_u, lost, read("w_in") * lost_u * r * lost, threshold, leak * lost)

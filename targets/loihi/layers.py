@@ -1,0 +1,168 @@
+"""A NIR graph as layers: populations with the synapses into them and one scale each, not yet rounded."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import nir
+import numpy as np
+import torch
+from torch import Tensor
+
+from spikeport.core.errors import SpikeportError
+from spikeport.export.nir_graph import NEURONS, Metadata, loops, metadata_of, ordered
+from spikeport.targets.loihi.constants import Constants, constants_of
+from spikeport.targets.loihi.program import INPUT, INPUT_MAX, INPUT_MODES, Shape
+from spikeport.targets.loihi.scales import largest_scale, require_steps
+from spikeport.targets.loihi.synapses import Path, follow, start
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A population to be, with the synapses into it, not yet rounded.
+
+    Attributes:
+        name, source, shape: see ``Population``.
+        constants: what the neurons do in a step.
+        paths: how spikes arrive; their weights are the network's own.
+        weights: one per path, float64: the network's times what a current of 1 adds, in the input's integers.
+        bias: float64 [C], in the same unit.
+        scale: S, the integer steps in a current of 1.
+        host: float64 [C], the largest current that the host may add; None where it adds none.
+    """
+
+    name: str
+    source: str
+    shape: Shape
+    constants: Constants
+    paths: tuple[Path, ...]
+    weights: tuple[Tensor, ...]
+    bias: Tensor
+    scale: float
+    host: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A NIR graph in layers: what quantisation-aware training trains and ``compile`` rounds.
+
+    Attributes:
+        metadata: of the graph.
+        input_shape: channels, height, width.
+        input_scale, input_max: see ``LoihiProgram``.
+        layers: every one after those that feed it.
+        output: name of the layer that sums the class currents.
+    """
+
+    metadata: Metadata
+    input_shape: Shape
+    input_scale: float
+    input_max: int
+    layers: tuple[Layer, ...]
+    output: str
+
+
+def require_input_mode(input_mode: str) -> None:
+    """Raises SpikeportError for one that is not of ``INPUT_MODES``."""
+    if input_mode not in INPUT_MODES:
+        raise SpikeportError(f"unknown input {input_mode!r}; available: {', '.join(INPUT_MODES)}")
+
+
+def layers(graph: nir.NIRGraph, calibration: np.ndarray | None = None, input_mode: str = "graded") -> Network:
+    """The layers of a graph, their scales chosen. Arguments and errors as ``compile``."""
+    metadata = metadata_of(graph)
+    require_input_mode(input_mode)
+    host = input_mode == "host-current"
+    if host and metadata.input != "constant":
+        raise SpikeportError(
+            "the host writes biases between samples only, and this input changes within: use `--input graded`"
+        )
+    input_shape = _map_shape(metadata.input_shape)
+    input_scale, input_max = _input_range(metadata, calibration)
+    values: dict[str, list[Path]] = {}
+    found: list[Layer] = []
+    output = ""
+    recurrent = loops(graph)
+    for name, node, before in ordered(graph):
+        paths = [path for b in before for path in values[b]]
+        if isinstance(node, nir.Input):
+            values[name] = [start(INPUT, input_shape)]
+        elif isinstance(node, (*NEURONS, nir.Output)):
+            for chain in recurrent.get(name, []):
+                path = start(name, paths[0].shape)
+                for link in chain:
+                    path = follow(path, link, graph.nodes[link])
+                paths.append(path)
+            found.append(_layer(name, node, paths, metadata, input_scale, input_max, host))
+            values[name] = [start(name, found[-1].shape)]
+            output = name if isinstance(node, nir.Output) else output
+        else:
+            values[name] = [follow(path, name, node, with_bias=k == 0) for k, path in enumerate(paths)]
+    if not output:
+        raise SpikeportError("the NIR graph has no output")
+    return Network(metadata, input_shape, input_scale, input_max, tuple(found), output)
+
+
+def _map_shape(shape: tuple[int, ...]) -> Shape:
+    if len(shape) == 1:
+        return (shape[0], 1, 1)
+    if len(shape) != 3:
+        raise SpikeportError(f"input shape {shape}; expected (C, H, W) or (F,)")
+    return (shape[0], shape[1], shape[2])
+
+
+def _input_range(metadata: Metadata, calibration: np.ndarray | None) -> tuple[float, int]:
+    """What a graded input of 1 stands for, and the largest one. Spikes and small whole numbers enter as they are."""
+    if metadata.input_bound is not None:
+        return metadata.input_bound / INPUT_MAX, INPUT_MAX
+    if calibration is None or len(calibration) == 0:
+        raise SpikeportError("the range of the input is unknown; give real samples with --calibration X.npy")
+    if not np.isfinite(calibration).all():
+        raise SpikeportError("the calibration samples hold NaN or infinity")
+    top = float(np.abs(calibration).max())
+    if top <= INPUT_MAX and not np.any(calibration % 1):
+        return 1.0, max(int(top), 1)
+    return top / INPUT_MAX, INPUT_MAX
+
+
+def _layer(
+    name: str, node: Any, paths: list[Path], metadata: Metadata, input_scale: float, input_max: int, host: bool
+) -> Layer:
+    """Neurons, or the integrators of the output, with the paths into them."""
+    shape = _common_shape(name, paths)
+    constants = constants_of(name, node, shape, metadata.dt) if isinstance(node, NEURONS) else Constants()
+    gain, offset = (torch.as_tensor(value, dtype=torch.float64) for value in (constants.gain, constants.offset))
+    gains = gain.reshape(-1, 1, 1, 1)
+    weights = [path.weight * gains * (input_scale if path.pre == INPUT and not host else 1.0) for path in paths]
+    hosted = [host and path.pre == INPUT for path in paths]
+    currents = torch.stack([path.bias for path in paths]).sum(0)
+    if np.any(constants.loss_u < 1) and currents.any():
+        raise SpikeportError(
+            f"{name}: a bias on synapses into CubaLIF neurons decays with their current, which Loihi's bias does not "
+            "do; train without bias"
+        )
+    bias = currents * gain + offset
+    if not all(bool(values.isfinite().all()) for values in (*weights, bias)):
+        raise SpikeportError(f"{name}: its weights or bias hold NaN or infinity")
+    numbers, biases = [weight.detach().numpy() for weight in weights], bias.detach().numpy()
+    most: np.ndarray | None = None
+    if any(hosted):
+        if np.any(constants.loss_u < 1):
+            raise SpikeportError(f"{name}: its currents decay, which a bias of the host does not; use `--input graded`")
+        sums = [np.abs(w).sum((1, 2, 3)) for w, on_host in zip(numbers, hosted, strict=True) if on_host]
+        most = np.sum(sums, axis=0) * input_scale * input_max
+    on_chip = [w for w, on_host in zip(numbers, hosted, strict=True) if not on_host]
+    ranges = [(-input_max, input_max) if path.pre == INPUT else (0, 1) for path in paths]
+    inputs = [values for values, on_host in zip(ranges, hosted, strict=True) if not on_host]
+    scale = largest_scale(name, on_chip, inputs, biases, constants, metadata.time_steps, most)
+    require_steps(name, on_chip, biases, scale, constants, metadata.time_steps)
+    source = metadata.layers.get(name, name)
+    return Layer(name, source, shape, constants, tuple(paths), tuple(weights), bias, scale, most)
+
+
+def _common_shape(name: str, paths: list[Path]) -> Shape:
+    if not paths:
+        raise SpikeportError(f"{name}: nothing feeds these neurons")
+    shapes = {path.shape for path in paths}
+    if len(shapes) != 1:
+        raise SpikeportError(f"{name}: its inputs have the shapes {sorted(shapes)}; they must agree")
+    return shapes.pop()

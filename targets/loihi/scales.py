@@ -1,0 +1,117 @@
+"""The scale S of a population, shared by all synapses into it, its bias and its threshold.
+
+It is the largest for which every integer fits its register and the worst-case current cannot wrap.
+"""
+
+import numpy as np
+
+from spikeport.core.errors import SpikeportError
+from spikeport.targets.loihi import arithmetic as loihi
+from spikeport.targets.loihi.constants import Constants, Values
+from spikeport.targets.loihi.convolution import worst_currents
+
+#: The fewest steps the largest weight of a layer may keep (4 bits with its sign): below, rounding decides what it says.
+FEWEST_STEPS = 8
+
+
+def largest_scale(
+    name: str,
+    weights: list[np.ndarray],
+    inputs: list[tuple[int, int]],
+    bias: np.ndarray,
+    constants: Constants,
+    steps: int,
+    host: np.ndarray | None = None,
+) -> float:
+    """The largest S for which all of these hold:
+
+    - |w * S| <= 127;
+    - threshold * S <= 131071 (17 bits), and whole where v leaves the grid of the weights: rounding the threshold then
+      costs nothing (of several thresholds in a layer, the lowest);
+    - |bias * S| * 64 <= 4095 << 7 (mantissa 13 bits, exponent at most 7);
+    - ``reach`` <= 131071: u cannot wrap and v cannot saturate, whatever the input.
+
+    Args:
+        weights: per synapse [C, ...]; inputs: the smallest and the largest value that enters each.
+        host: see ``Layer``; it counts like a bias.
+
+    Raises:
+        SpikeportError: all weights are zero, or the threshold ends below 1.
+    """
+    threshold = constants.threshold
+    top = max((float(np.abs(w).max(initial=0.0)) for w in weights), default=0.0)
+    most = 0.0 if host is None else host
+    bias_top = float(np.max(np.abs(bias) + most))
+    if top == 0 and not np.any(most):
+        raise SpikeportError(f"{name}: all of its weights are zero, so it has no scale; remove the layer")
+    scale = loihi.WEIGHT_MAX / top if top else np.inf
+    if threshold is not None:
+        scale = min(scale, loihi.VTH_MAX / float(np.max(threshold)))
+    if bias_top > 0:
+        # Two roundings, of the bias and of the host's current, may add up to one mantissa step.
+        mantissa = loihi.BIAS_MANT_MAX - (host is not None)
+        scale = min(scale, (mantissa << loihi.BIAS_EXP_MAX) / (bias_top * (1 << loihi.SHIFT)))
+    while True:
+        if threshold is not None:
+            lowest = float(np.min(threshold))
+            if lowest * scale < 1:
+                raise SpikeportError(
+                    f"{name}: at the scale its weights allow ({scale:.3g}) the threshold becomes "
+                    f"{lowest * scale:.3g} < 1; train with smaller weights or a larger threshold"
+                )
+            if not constants.on_grid or host is not None:
+                scale = np.floor(lowest * scale * (1 + 1e-12)) / lowest
+        integers = [np.rint(w * scale) for w in weights]
+        excess = reach(integers, inputs, bias * scale, constants, scale, steps, most * scale) / loihi.CURRENT_MAX
+        if excess <= 1:
+            return float(scale)
+        scale /= max(excess, 1.0005)
+
+
+def require_steps(
+    name: str, weights: list[np.ndarray], bias: np.ndarray, scale: float, constants: Constants, steps: int
+) -> None:
+    """Refuses a scale at which the weights vanish in rounding, unless they are whole numbers there."""
+    scaled = [w * scale for w in weights if w.any()]
+    integers = [np.rint(w) for w in scaled]
+    top = max((np.abs(w).max() for w in integers), default=np.inf)
+    exact = all(np.abs(w - i).max() <= 1e-6 * np.abs(w).max() for w, i in zip(scaled, integers, strict=True))
+    if top >= FEWEST_STEPS or exact:
+        return
+    threshold = constants.threshold
+    if threshold is not None and float(np.max(threshold)) * scale > loihi.VTH_MAX / 2:
+        limit, remedy = f"its threshold must stay <= {loihi.VTH_MAX}", "train with a smaller threshold"
+    elif np.abs(bias).max() * scale > (bias_max := loihi.BIAS_MANT_MAX << loihi.BIAS_EXP_MAX >> loihi.SHIFT) / 2:
+        limit, remedy = f"its bias must stay <= {bias_max}", "train with smaller biases"
+    else:
+        limit = f"bias and currents of {steps} steps must stay <= {loihi.CURRENT_MAX}, whatever the input"
+        remedy = "use fewer time steps or fewer inputs"
+    raise SpikeportError(
+        f"{name}: its largest weight becomes {top:.0f} of {loihi.WEIGHT_MAX}, at least {FEWEST_STEPS} are needed: "
+        f"{limit}; {remedy}"
+    )
+
+
+def reach(
+    weights: list[np.ndarray],
+    inputs: list[tuple[int, int]],
+    bias: np.ndarray,
+    constants: Constants,
+    scale: float,
+    steps: int,
+    host: Values = 0.0,
+) -> float:
+    """The largest magnitude that u or v can have in ``steps`` steps, whatever the input, in weight units.
+
+    Upwards, v starts each step at most at the threshold, for above it is reset; downwards it builds up.
+    """
+    worst = [worst_currents(w, low, high) for w, (low, high) in zip(weights, inputs, strict=True)]
+    up, down = np.sum(worst, axis=0) if worst else np.zeros((2, len(bias)))
+    build_up = constants.build_up(steps)
+    rounding = 1 if np.ndim(host) == 0 else 1 << loihi.BIAS_EXP_MAX >> loihi.SHIFT
+    rising, falling = up + host + bias + rounding, down + host - bias + rounding
+    if constants.threshold is not None and np.all(constants.loss_u == 1):
+        rising = rising + (1 - constants.loss_v) * constants.threshold * scale
+    else:
+        rising = build_up * rising
+    return float(np.max([up, down, rising, build_up * falling]))
