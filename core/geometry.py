@@ -20,11 +20,16 @@ def output_size(size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation:
     return height, width
 
 
+def taps(out: int, kernel: int, stride: int, padding: int, dilation: int) -> np.ndarray:
+    """Along one axis: the input that each tap of each output meets, int64 [out, kernel]; outside the map on padding."""
+    return np.arange(out)[:, None] * stride + np.arange(kernel) * dilation - padding
+
+
 def fan_out(size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair = (1, 1)) -> np.ndarray:
     """How many output positions each input position reaches, int64 [H, W]; taps on padding do not count."""
     outputs = output_size(size, kernel, stride, padding, dilation)
     axes = []
-    for n, k, s, p, d, out in zip(size, kernel, stride, padding, dilation, outputs, strict=True):
-        taps = np.arange(out)[:, None] * s + np.arange(k) * d - p
-        axes.append(np.bincount(taps[(taps >= 0) & (taps < n)], minlength=n))
+    for n, out, *axis in zip(size, outputs, kernel, stride, padding, dilation, strict=True):
+        met = taps(out, *axis)
+        axes.append(np.bincount(met[(met >= 0) & (met < n)], minlength=n))
     return np.outer(*axes)

@@ -11,12 +11,12 @@ from functools import cache
 import numpy as np
 
 from spikeport.core.errors import SpikeportError
-from spikeport.core.geometry import fan_out, output_size
+from spikeport.core.geometry import Pair, fan_out, output_size, taps
 from spikeport.profiling.energy import HOROWITZ
 from spikeport.targets.loihi.check import check_program
 from spikeport.targets.loihi.chips import LOIHI_1
 from spikeport.targets.loihi.mapping import Mapping
-from spikeport.targets.loihi.program import INPUT, LoihiProgram, Pair, Synapse
+from spikeport.targets.loihi.program import INPUT, LoihiProgram, Synapse
 from spikeport.targets.record import SpikeRecord
 
 #: pJ per synaptic operation (a minimum), per neuron update with and without activity, per spike within a tile, and per
@@ -129,8 +129,7 @@ def host_macs(program: LoihiProgram) -> int:
     found = 0
     for synapse in program.synapses:
         if synapse.host:
-            kernel = (synapse.weight.shape[2], synapse.weight.shape[3])
-            reach = fan_out(program.input_shape[1:], kernel, synapse.stride, synapse.padding, synapse.dilation)
+            reach = fan_out(program.input_shape[1:], *synapse.geometry)
             found += int(reach.sum()) * int(synapse.outputs_reached.sum())
     return found
 
@@ -170,10 +169,9 @@ def _hops(source: int, target: int) -> tuple[int, int, int]:
 def _reached(program: LoihiProgram, synapse: Synapse) -> Callable[[Pair], np.ndarray]:
     """For a range of the target's pixels: how many of the source's first n pixels lead there, int64 [H * W + 1]."""
     source = program.shape_of(synapse.pre)[1:]
-    kernel = (synapse.weight.shape[2], synapse.weight.shape[3])
-    geometry = (kernel, synapse.stride, synapse.padding, synapse.dilation)
-    size = output_size(source, *geometry)
-    rows, columns = (_touches(n, out, *axis) for n, out, *axis in zip(source, size, *geometry, strict=True))
+    size = output_size(source, *synapse.geometry)
+    axes = zip(source, size, *synapse.geometry, strict=True)
+    rows, columns = (_touches(n, taps(out, *axis)) for n, out, *axis in axes)
 
     @cache
     def reached(pixels: Pair) -> np.ndarray:
@@ -185,8 +183,7 @@ def _reached(program: LoihiProgram, synapse: Synapse) -> Callable[[Pair], np.nda
     return reached
 
 
-def _touches(size: int, out: int, kernel: int, stride: int, padding: int, dilation: int) -> np.ndarray:
-    """Along one axis: whether an output's window holds an input, float64 [out, size]."""
-    taps = np.arange(out)[:, None] * stride + np.arange(kernel) * dilation - padding
-    touches: np.ndarray = (taps[:, :, None] == np.arange(size)).any(1).astype(np.float64)
+def _touches(size: int, met: np.ndarray) -> np.ndarray:
+    """Whether one of an output's ``taps`` meets an input, float64 [out, size]."""
+    touches: np.ndarray = (met[:, :, None] == np.arange(size)).any(1).astype(np.float64)
     return touches

@@ -42,9 +42,7 @@ class Activity:
 
     def events(self, synapse: Synapse) -> np.ndarray:
         """Synaptic events per map, int64 [M]: weights read and added, padding excluded."""
-        kernel = (synapse.weight.shape[2], synapse.weight.shape[3])
-        size = (self.values.shape[2], self.values.shape[3])
-        reached = _reached(size, kernel, synapse.stride, synapse.padding, synapse.dilation)
+        reached = _reached((self.values.shape[2], self.values.shape[3]), *synapse.geometry)
         if synapse.links is None:
             weighted = self.channels * (len(synapse.weight) // synapse.groups)
         else:

@@ -130,14 +130,12 @@ def check_program(
     program: LoihiProgram,
     chip: str = "loihi2",
     input_mode: str = "graded",
-    shared: bool | None = None,
     chips: int | None = None,
     graph: nir.NIRGraph | None = None,
 ) -> Compatibility:
     """Checks a program against every limit of a chip and maps it onto cores.
 
     Args:
-        shared: see ``map_program``.
         chips: how many chips there are; those of the largest system Intel has shown where None.
         graph: what it was compiled from; then rows note how far decays were rounded.
 
@@ -149,7 +147,7 @@ def check_program(
         input_mode = "host-current"
     if input_mode not in INPUTS:
         raise SpikeportError(f"unknown input {input_mode!r}; available: {', '.join(INPUTS)}")
-    mapping = map_program(program, found, shared, host_input=input_mode == "host-current")
+    mapping = map_program(program, found, host_input=input_mode == "host-current")
     rows = list(_input_rows(program, found, input_mode))
     for population in program.populations:
         rows += _register_rows(program, population, found, input_mode)
@@ -165,8 +163,6 @@ def check_graph(
     graph: nir.NIRGraph,
     chip: str = "loihi2",
     input_mode: str = "graded",
-    shared: bool | None = None,
-    chips: int | None = None,
     calibration: np.ndarray | None = None,
 ) -> Compatibility:
     """Checks a NIR graph: what does not compile becomes a row; what does is checked as a program.
@@ -180,7 +176,7 @@ def check_graph(
         layer = str(error).split(": ")[0]
         layer = layer if layer in graph.nodes else "network"
         return Compatibility(found, input_mode, (Row(layer, "compiles", None, None, "", False, str(error)),), None)
-    return check_program(program, chip, input_mode, shared, chips, graph)
+    return check_program(program, chip, input_mode, graph=graph)
 
 
 def _input_rows(program: LoihiProgram, chip: Chip, input_mode: str) -> Iterator[Row]:

@@ -69,7 +69,7 @@ def _synapse(s: Synapse, shapes: dict[str, Any], input_mode: str) -> None:
     legal = s.weight.dtype == dtype and s.weight.ndim == 4 and s.weight.shape[:2] == (out, per_group)
     _require(f"{s.name}: weight", kind_of(s.weight), legal, f"{np.dtype(dtype)} [{out}, {per_group}, height, width]")
     _require(f"{s.name}: weight", "NaN or infinity", bool(np.isfinite(s.weight).all()), "finite numbers")
-    found = list(output_size(pair(size), pair(s.weight.shape[2:]), s.stride, s.padding, s.dilation))
+    found = list(output_size(pair(size), *s.geometry))
     _require(f"{s.name}: its map", found, min(s.weight.shape) > 0 and found == wanted, f"{wanted}, that of {s.post}")
     if s.links is not None:
         legal = s.links.dtype.kind == "i" and s.links.shape == (channels,)

@@ -10,9 +10,9 @@ import numpy as np
 
 from spikeport.core.errors import SpikeportError
 from spikeport.core.files import reading_archive, tuples, write_archive
+from spikeport.core.geometry import Pair
 
 FORMAT = 1
-Pair = tuple[int, int]
 Shape = tuple[int, int, int]
 
 #: What a population may hold as an array, one integer per channel.
@@ -92,6 +92,11 @@ class Synapse:
     groups: int = 1
     links: np.ndarray | None = None
     host: bool = False
+
+    @property
+    def geometry(self) -> tuple[Pair, Pair, Pair, Pair]:
+        """Kernel, stride, padding and dilation, as ``core.geometry`` takes them."""
+        return (self.weight.shape[2], self.weight.shape[3]), self.stride, self.padding, self.dilation
 
     @property
     def outputs_reached(self) -> np.ndarray:

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spikeport.core.geometry import output_size
-from spikeport.targets.loihi import mapping as mapper
 from spikeport.targets.loihi.chips import CHIPS, LOIHI_1, LOIHI_2, NO_FIGURE, Chip, Usage
-from spikeport.targets.loihi.mapping import Mapping, Slice, map_program
+from spikeport.targets.loihi.mapping import Mapping, map_program
+from spikeport.targets.loihi.packing import Slice, first_fit
 from spikeport.targets.loihi.program import INPUT, LoihiProgram, Population, Shape, Synapse
 
 #: A core with only as many limits as a test sets.
@@ -209,7 +209,7 @@ def test_every_slice_lies_on_the_first_core_with_room(sizes: list[tuple[int, int
                 break
         else:
             held.append([piece])
-    found = mapper._first_fit(slices, np.full(4, float(room)))
+    found = first_fit(slices, np.full(4, float(room)))
     assert {frozenset(s.population for s in core.slices) for core in found} == {
         frozenset(s.population for s in core) for core in held
     }
