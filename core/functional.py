@@ -15,12 +15,10 @@ import math
 from numbers import Integral
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from spikeport.core import kernels
 from spikeport.core.errors import SpikeportError
-from spikeport.core.surrogates import surrogate_named
 
 
 def lif(
@@ -57,56 +55,32 @@ def lif(
     Raises:
         SpikeportError: wrong dtype, rank, T, tau, threshold or state.
     """
-    return run_lif(
-        x, state, tau, v_threshold, v_reset, surrogate, alpha, detach_reset, time_steps, decay_input, membrane=True
-    )
+    neuron = kernels.Neuron(tau, v_threshold, v_reset, surrogate, alpha, detach_reset, decay_input)
+    return run_lif(x, state, neuron, time_steps, membrane=True)
 
 
 def run_lif(
-    x: Tensor,
-    state: Tensor | None,
-    tau: float,
-    v_threshold: float,
-    v_reset: float,
-    surrogate: str,
-    alpha: float | None,
-    detach_reset: bool,
-    time_steps: int | None,
-    decay_input: bool,
-    membrane: bool,
+    x: Tensor, state: Tensor | None, neuron: kernels.Neuron, time_steps: int | None, membrane: bool
 ) -> tuple[Tensor, Tensor]:
     """``lif``; without ``membrane`` the kernels do not write the last membrane, and what stands for it is empty."""
     constant = time_steps is not None
-    steps = check_lif(x, state, tau, v_threshold, v_reset, time_steps, decay_input)
-    _, default_alpha = surrogate_named(surrogate)
-    alpha = default_alpha if alpha is None else alpha
+    steps = check_lif(x, state, neuron, time_steps)
     if not kernels.kernels_usable(x.device.type, x.dtype):
-        return kernels.lif_reference(
-            x, state, steps, constant, tau, v_threshold, v_reset, surrogate, alpha, detach_reset, decay_input
-        )
-    neuron = kernels.neuron_parameters(tau, v_threshold, v_reset, alpha, decay_input)
-    setting = kernels.Setting(steps, constant, neuron, kernels.SURROGATE_CODES[surrogate], detach_reset)
+        return kernels.lif_reference(x, state, neuron, steps, constant)
     if state is not None:
-        state = state.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
-    return kernels.lif(x, state, setting, membrane)
+        state = state.to(kernels.state_dtype(x.dtype))
+    return kernels.lif(x, state, neuron.setting(steps, constant), membrane)
 
 
-def check_lif(
-    x: Tensor,
-    state: Tensor | None,
-    tau: float,
-    v_threshold: float,
-    v_reset: float,
-    time_steps: int | None,
-    decay_input: bool = True,
-) -> int:
+def check_lif(x: Tensor, state: Tensor | None, neuron: kernels.Neuron, time_steps: int | None) -> int:
     """The number of time steps, or a SpikeportError that names the argument at fault."""
     if not x.is_floating_point():
         raise SpikeportError(f"lif: x is {x.dtype}; currents are floating point, convert it with x.float()")
-    if not (tau >= 1 and (tau < math.inf or not decay_input)):
+    tau = neuron.tau
+    if not (tau >= 1 and (tau < math.inf or not neuron.decay_input)):
         raise SpikeportError(f"lif: tau is {tau}; the time constant is at least 1 step (infinite: decay_input=False)")
-    if not v_threshold > v_reset:
-        raise SpikeportError(f"lif: v_threshold {v_threshold} is not above v_reset {v_reset}")
+    if not neuron.v_threshold > neuron.v_reset:
+        raise SpikeportError(f"lif: v_threshold {neuron.v_threshold} is not above v_reset {neuron.v_reset}")
     constant = time_steps is not None
     if x.dim() < (1 if constant else 2):
         raise SpikeportError(f"lif: x has shape {list(x.shape)}; expected {'[N, ...]' if constant else '[T, N, ...]'}")

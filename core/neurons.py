@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from spikeport.core import kernels
 from spikeport.core.functional import next_momentum, run_lif, split_time
+from spikeport.core.kernels import Neuron
 from spikeport.core.kernels.batch_norm_lif import batch_norm_lif
 from spikeport.core.surrogates import surrogate_named
 
@@ -43,18 +43,29 @@ class LIF(nn.Module):
         if not self.constant_input:
             x = split_time(x, self.time_steps)
         held = self.time_steps if self.constant_input else None
-        neuron = (self.tau, self.v_threshold, self.v_reset, self.surrogate, self.alpha, self.detach_reset)
         if norm is None:
-            spikes, _ = run_lif(x, None, *neuron, held, self.decay_input, membrane=False)
+            spikes, _ = run_lif(x, None, self.neuron, held, membrane=False)
             return spikes.flatten(0, 1)
         momentum = next_momentum(norm) if norm.training else 0.0
         statistics = (norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.training, momentum, norm.eps)
-        return batch_norm_lif(x, *statistics, *neuron, held, self.decay_input).flatten(0, 1)
+        return batch_norm_lif(x, *statistics, self.neuron, held).flatten(0, 1)
+
+    @property
+    def neuron(self) -> Neuron:
+        return Neuron(
+            self.tau,
+            self.v_threshold,
+            self.v_reset,
+            self.surrogate,
+            self.alpha,
+            self.detach_reset,
+            self.decay_input,
+        )
 
     @property
     def gain(self) -> float:
         """What a current of 1 adds to the membrane in one step."""
-        return kernels.input_gain(self.tau, self.decay_input)
+        return self.neuron.gain
 
     def extra_repr(self) -> str:
         return (

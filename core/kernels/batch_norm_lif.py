@@ -5,31 +5,23 @@ from torch import Tensor, nn
 
 from spikeport.core.errors import SpikeportError
 from spikeport.core.functional import check_lif, run_lif
-from spikeport.core.kernels import SURROGATE_CODES, Setting, kernels_usable, neuron_parameters
+from spikeport.core.kernels import Neuron, kernels_usable, state_dtype
 from spikeport.core.kernels.cuda_launches import UNROLLED
 from spikeport.core.kernels.norm_ops import batch_norm_lif as fused
 from spikeport.core.kernels.norm_ops import channel_moments
-from spikeport.core.kernels.parameters import state_dtype
-from spikeport.core.surrogates import surrogate_named
 
 
 def batch_norm_lif(
     x: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-    tau: float = 2.0,
-    v_threshold: float = 1.0,
-    v_reset: float = 0.0,
-    surrogate: str = "atan",
-    alpha: float | None = None,
-    detach_reset: bool = False,
-    time_steps: int | None = None,
-    decay_input: bool = True,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    neuron: Neuron,
+    time_steps: int | None,
 ) -> Tensor:
     """``lif`` of the batch-normalised x: spikes [T, N, C, ...] in x's dtype; the normalised x stays float32.
 
@@ -38,24 +30,20 @@ def batch_norm_lif(
         running_mean, running_var: [C], updated in place when training (with the unbiased variance), used otherwise.
         weight, bias: [C]; 1 and 0 where None.
         training, momentum, eps: as in ``torch.nn.functional.batch_norm``; the mean runs over T, N and pixels.
-        tau, v_threshold, v_reset, surrogate, alpha, detach_reset, decay_input: as in ``spikeport.core.functional.lif``.
 
     Raises:
         SpikeportError: arguments ``lif`` refuses, tensors that are not [C], one value per channel in training.
     """
     constant = time_steps is not None
-    steps = check_lif(x, None, tau, v_threshold, v_reset, time_steps, decay_input)
+    steps = check_lif(x, None, neuron, time_steps)
     _check(x, constant, running_mean, running_var, weight, bias, training)
-    _, default_alpha = surrogate_named(surrogate)
-    alpha = default_alpha if alpha is None else alpha
     dtype = state_dtype(x.dtype)
     batch_statistics = training or running_mean is None or running_var is None
     if not kernels_usable(x.device.type, x.dtype) or (x.is_cuda and steps > UNROLLED):
         flat = (x if constant else x.flatten(0, 1)).to(dtype)
         y = nn.functional.batch_norm(flat, running_mean, running_var, weight, bias, batch_statistics, momentum, eps)
         y = y if constant else y.view_as(x)
-        options = (tau, v_threshold, v_reset, surrogate, alpha, detach_reset, time_steps, decay_input)
-        spikes, _ = run_lif(y, None, *options, membrane=False)
+        spikes, _ = run_lif(y, None, neuron, time_steps, membrane=False)
         return spikes.to(x.dtype)
 
     if training or running_mean is None or running_var is None:
@@ -67,10 +55,8 @@ def batch_norm_lif(
                 running_var.lerp_((variance * (count / (count - 1))).to(running_var.dtype), momentum)
     else:
         mean, variance = running_mean.to(dtype), running_var.to(dtype)
-    neuron = neuron_parameters(tau, v_threshold, v_reset, alpha, decay_input)
-    setting = Setting(steps, constant, neuron, SURROGATE_CODES[surrogate], detach_reset)
     weight, bias = (None if t is None else t.to(dtype) for t in (weight, bias))
-    return fused(x, weight, bias, mean, variance, eps, batch_statistics, setting)
+    return fused(x, weight, bias, mean, variance, eps, batch_statistics, neuron.setting(steps, constant))
 
 
 def _check(

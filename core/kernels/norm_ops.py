@@ -23,7 +23,7 @@ _LIBRARY.define(
     f"batch_norm_lif_backward(Tensor x, {_FACTORS}, Tensor grad_spikes, float eps, bool batch_statistics, {SCHEMA}) "
     "-> (Tensor, Tensor, Tensor)"
 )
-N_NUMBERS = 2 + len(Setting._fields)
+N_NUMBERS = 2 + ops.N_SETTING
 
 
 def channel_moments(x: Tensor, constant: bool) -> tuple[Tensor, Tensor]:
@@ -89,10 +89,10 @@ def _norm_lif(x: Tensor, *arguments: Any) -> Tensor:
 
 
 def _parse(arguments: tuple[Any, ...]) -> tuple[dict[str, Tensor | None], Setting, float, bool]:
-    *tensors, eps, batch_statistics = arguments[: -len(Setting._fields)]
-    names = ("weight", "bias", "mean", "variance", "grad_spikes")
-    factors = {name: None if t is None else t.contiguous() for name, t in zip(names[:4], tensors[:4], strict=True)}
-    return factors, Setting(*arguments[-len(Setting._fields) :]), eps, batch_statistics
+    *tensors, eps, batch_statistics = arguments[: -ops.N_SETTING]
+    names = ("weight", "bias", "mean", "variance")
+    factors = {name: None if t is None else t.contiguous() for name, t in zip(names, tensors[:4], strict=True)}
+    return factors, Setting(*arguments[-ops.N_SETTING :]), eps, batch_statistics
 
 
 def _run(
@@ -110,7 +110,7 @@ def _run(
 
 
 def _fake_norm_lif(x: Tensor, *arguments: Any) -> Tensor:
-    setting = Setting(*arguments[-len(Setting._fields) :])
+    setting = Setting(*arguments[-ops.N_SETTING :])
     x, layout = with_dense_steps(x, setting.constant)
     return layout.over(setting.steps).new(x.dtype, x.device)
 
@@ -136,7 +136,7 @@ def _new_gradients(x: Tensor, layout: Layout, setting: Setting) -> tuple[Tensor,
 
 
 def _fake_norm_lif_backward(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    setting = Setting(*arguments[-len(Setting._fields) :])
+    setting = Setting(*arguments[-ops.N_SETTING :])
     x, layout = with_dense_steps(x, setting.constant)
     return _new_gradients(x, layout, setting)
 

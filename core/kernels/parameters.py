@@ -1,9 +1,12 @@
-"""The numbers of a LIF layer as the kernels take them."""
+"""What a LIF neuron does, and the numbers of a layer of them as the kernels take them."""
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+
+from spikeport.core.surrogates import surrogate_named
 
 #: name -> code in lif_step.h
 SURROGATE_CODES = {"atan": 0, "sigmoid": 1, "fast-sigmoid": 2, "piecewise-linear": 3, "exponential": 4}
@@ -18,7 +21,7 @@ class Setting(NamedTuple):
     Attributes:
         steps: T.
         constant: the input is [N, ...], held for T steps; else [T, N, ...].
-        neuron: decay 1 - 1/tau, gain (``input_gain``), threshold, reset potential, steepness of the surrogate.
+        neuron: see ``Neuron.constants``.
         surrogate: a code of ``SURROGATE_CODES``.
         detach_reset: no gradient passes through the reset.
         smooth: a step of finite slope whose derivative is the surrogate, float64 on the CPU only: for checks by
@@ -37,16 +40,37 @@ class Setting(NamedTuple):
 SCHEMA = "int steps, bool constant, float[] neuron, int surrogate, bool detach_reset, bool smooth"
 
 
-def neuron_parameters(
-    tau: float, v_threshold: float, v_reset: float, alpha: float, decay_input: bool = True
-) -> list[float]:
-    """Setting.neuron."""
-    return [1 - 1 / tau, input_gain(tau, decay_input), v_threshold - v_reset, v_reset, alpha]
+@dataclass(frozen=True)
+class Neuron:
+    """The parameters of a LIF neuron, which ``spikeport.core.functional.lif`` describes."""
 
+    tau: float = 2.0
+    v_threshold: float = 1.0
+    v_reset: float = 0.0
+    surrogate: str = "atan"
+    alpha: float | None = None
+    detach_reset: bool = False
+    decay_input: bool = True
 
-def input_gain(tau: float, decay_input: bool) -> float:
-    """What a current of 1 adds to the membrane in one step."""
-    return 1 / tau if decay_input else 1.0
+    @property
+    def gain(self) -> float:
+        """What a current of 1 adds to the membrane in one step."""
+        return 1 / self.tau if self.decay_input else 1.0
+
+    @property
+    def steepness(self) -> float:
+        """Of the surrogate: alpha, or its default. Raises SpikeportError for an unknown surrogate."""
+        _, default = surrogate_named(self.surrogate)
+        return default if self.alpha is None else self.alpha
+
+    @property
+    def constants(self) -> list[float]:
+        """Decay, gain, threshold above the reset, reset potential, steepness of the surrogate."""
+        return [1 - 1 / self.tau, self.gain, self.v_threshold - self.v_reset, self.v_reset, self.steepness]
+
+    def setting(self, steps: int, constant: bool) -> Setting:
+        """A layer of these neurons over T ``steps``."""
+        return Setting(steps, constant, self.constants, SURROGATE_CODES[self.surrogate], self.detach_reset)
 
 
 def neuron_constants(neuron: list[float]) -> list[float]:

@@ -167,8 +167,8 @@ def _slope(layer: Layer, neuron: LIF | None) -> tuple[Callable[[Tensor], Tensor]
     unit = layer.scale * (1 << SHIFT)
     threshold: Any = layer.constants.threshold  # one number: neurons of a model do not differ
     if neuron is not None:
-        derivative, default = surrogate_named(neuron.surrogate)
-        alpha = default if neuron.alpha is None else neuron.alpha
+        derivative, _ = surrogate_named(neuron.surrogate)
+        alpha = neuron.neuron.steepness
         return lambda v: derivative(v / unit - threshold, alpha) / unit, neuron.detach_reset
     one = unit * 2 * (threshold or 1.0)
     window = layer.weights[0][0].numel()

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from spikeport.core import kernels, lif
 from spikeport.core.kernels import cpu
-from spikeport.core.surrogates import SURROGATES
 
 Layer = Callable[..., tuple[Tensor, Tensor]]
 
@@ -18,11 +17,8 @@ def _reference(
     x: Tensor, state: Tensor | None = None, *, time_steps: int | None = None, **options: Any
 ) -> tuple[Tensor, Tensor]:
     """``lif`` by ``lif_reference``."""
-    surrogate = options.get("surrogate", "atan")
-    arguments = {"tau": 2.0, "v_threshold": 1.0, "v_reset": 0.0, "surrogate": surrogate, "detach_reset": False}
-    arguments |= {"alpha": SURROGATES[surrogate][1], **options}
     steps = x.shape[0] if time_steps is None else time_steps
-    return kernels.lif_reference(x, state, steps, time_steps is not None, **arguments)
+    return kernels.lif_reference(x, state, kernels.Neuron(**options), steps, time_steps is not None)
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from in_one import InOne
 from torch import nn
 
 from spikeport.core import LIF, SpikeportError
-from spikeport.core.kernels import cpu
+from spikeport.core.kernels import Neuron, cpu
 from spikeport.core.kernels.batch_norm_lif import batch_norm_lif
 from spikeport.core.surrogates import SURROGATES
 
@@ -208,10 +208,12 @@ def test_without_the_kernels_the_two_layers_run(monkeypatch, distance):
         (torch.zeros(1, 1, 3, 1), {"training": True}, "no two values per channel"),
         (torch.zeros(4, 0, 3, 2), {"training": True}, "no two values per channel"),
         (torch.zeros(4, 2, 3, 2, dtype=torch.int32), {}, "floating point"),
-        (torch.zeros(4, 2, 3, 2), {"tau": 0.9}, "tau is 0.9"),
+        (torch.zeros(4, 2, 3, 2), {"neuron": Neuron(tau=0.9)}, "tau is 0.9"),
     ],
 )
 def test_bad_input_is_refused(x, options, message):
-    arguments = {"running_mean": None, "running_var": None} | options
+    arguments = dict.fromkeys(("running_mean", "running_var", "weight", "bias", "time_steps")) | options
+    training = arguments.pop("training", False)
+    neuron = arguments.pop("neuron", Neuron())
     with pytest.raises(SpikeportError, match=message):
-        batch_norm_lif(x, **arguments)
+        batch_norm_lif(x, training=training, momentum=0.1, eps=1e-5, neuron=neuron, **arguments)

@@ -77,7 +77,7 @@ def lif_cases():
 
 def _cases(steps, shape, dtype, constant, full, surrogate):
     state = torch.float64 if dtype == torch.float64 else torch.float32
-    neuron = kernels.neuron_parameters(1.7, 0.9, -0.1, 1.5)
+    neuron = kernels.Neuron(1.7, 0.9, -0.1, alpha=1.5).constants
     setting = kernels.Setting(steps, constant, neuron, surrogate, detach_reset=steps == 3)
     sequence = (steps, *shape)
     given = shape if constant else sequence
@@ -114,8 +114,7 @@ def norm_cases():
             if last:
                 dimension = x.dim() - 3
                 x = x.movedim(dimension, -1).contiguous().movedim(-1, dimension)
-            neuron = kernels.neuron_parameters(2.0, 1.0, 0.0, 2.0)
-            yield x, kernels.Setting(steps, constant, neuron, 0, detach_reset=batch), batch
+            yield x, kernels.Neuron(detach_reset=batch).setting(steps, constant), batch
 
 
 def norm_tensors(x, setting, batch):
@@ -180,7 +179,7 @@ def test_norm_lif_is_the_cpu_kernels(emulator, kernel, distance):
 
 
 def test_a_launch_reads_16_bytes_where_it_may():
-    setting = kernels.Setting(4, False, kernels.neuron_parameters(2.0, 1.0, 0.0, 2.0), 0)
+    setting = kernels.Neuron().setting(4, False)
 
     def width(x, **tensors):
         (launch,) = lif_launches(0, x, setting, {"spikes": torch.empty_like(x), **tensors})
@@ -196,7 +195,7 @@ def test_a_launch_reads_16_bytes_where_it_may():
 
 def test_every_neuron_has_a_thread():
     for neurons in (1, 255, 256, 257, 1024, 4096, 4100):
-        setting = kernels.Setting(2, False, kernels.neuron_parameters(2.0, 1.0, 0.0, 2.0), 0)
+        setting = kernels.Neuron().setting(2, False)
         x = torch.zeros(2, neurons)
         (launch,) = lif_launches(0, x, setting, {"spikes": torch.empty_like(x)})
         width = int(launch.expression.split(", ")[1])

@@ -143,8 +143,7 @@ def test_finite_differences_of_a_smoothed_step(surrogate, constant):
     """The kernels with a step of finite slope whose derivative is the surrogate: gradients by definition."""
     torch.manual_seed(0)
     steps, neurons = 5, 4
-    neuron = kernels.neuron_parameters(1.6, 0.8, -0.1, SURROGATES[surrogate][1])
-    setting = kernels.Setting(steps, constant, neuron, kernels.SURROGATE_CODES[surrogate], smooth=True)
+    setting = kernels.Neuron(1.6, 0.8, -0.1, surrogate).setting(steps, constant)._replace(smooth=True)
     x = torch.randn(*(() if constant else (steps,)), neurons, dtype=torch.float64, requires_grad=True)
     state = torch.randn(neurons, dtype=torch.float64, requires_grad=True)
     layer = lambda x, state: kernels.lif(x, state, setting, True)  # noqa: E731

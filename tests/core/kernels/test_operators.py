@@ -6,7 +6,7 @@ from torch import nn
 
 from spikeport.core import LIF, SpikeportError, kernels, lif
 
-SETTING = kernels.Setting(4, False, kernels.neuron_parameters(2.0, 1.0, 0.0, 2.0), 0)
+SETTING = kernels.Neuron().setting(4, False)
 
 
 class Block(nn.Module):

@@ -48,7 +48,7 @@ def test_a_forked_child_runs_and_agrees(kernel, threads):
         from spikeport.core.kernels import cpu
 
         spikes = torch.empty_like(x)
-        setting = kernels.Setting(4, False, kernels.neuron_parameters(2.0, 1.0, 0.0, 2.0), 0)
+        setting = kernels.Neuron().setting(4, False)
         cpu.lif(0, x, setting, spikes=spikes)
         os._exit(0 if (spikes.numpy() == expected).all() else 1)
     _, status = os.waitpid(child, 0)
