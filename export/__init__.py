@@ -18,9 +18,12 @@ from spikeport.export.foreign import adopt, is_foreign
 from spikeport.export.nir_graph import Metadata, build_nir, read_nir, write_nir
 from spikeport.export.onnx_model import export_onnx, int8_path, quantise
 from spikeport.export.trace import require_finite, trace
-from spikeport.export.verify import Certificate, verify_nir, verify_owner
+from spikeport.export.verify import CERTIFICATE_FILE, Certificate, verify_nir, verify_owner
 
-__all__ = ["Certificate", "Metadata", "is_factory", "read_nir", "to_nir", "to_onnx"]
+__all__ = ["CERTIFICATE_FILE", "NIR_FILE", "ONNX_FILE", "Certificate", "is_factory", "read_nir", "to_nir", "to_onnx"]
+
+#: Where a run folder keeps them.
+NIR_FILE, ONNX_FILE = "nir/model.nir", "onnx/model.onnx"
 
 #: Real samples an exported file is verified on.
 SAMPLES = 64
@@ -54,7 +57,7 @@ def to_nir(
         SpikeportError: a CNN, a layer without exact spiking form, missing samples, or an existing file.
         CheckFailed: the file read back does not give the model's spikes; nothing is written.
     """
-    model, samples, path, run = _opened(network, path, samples, "snn", "nir/model.nir")
+    model, samples, path, run = _opened(network, path, samples, "snn", NIR_FILE)
     refuse_existing(path, overwrite)
     original = model
     if is_foreign(model):
@@ -93,7 +96,7 @@ def to_nir(
         if original is not model:
             certificate = certificate.with_witness(verify_owner(original, model, samples, traced))
         certificate.require()
-    certificate.save(path.with_name("certificate.json"))
+    certificate.save(path.with_name(CERTIFICATE_FILE))
     return certificate
 
 
@@ -112,7 +115,7 @@ def to_onnx(
         int8: write the 8-bit form beside it (``model.int8.onnx``) too, calibrated on training images of the run, or,
             where there are none, on ``samples``.
     """
-    model, samples, path, run = _opened(network, path, samples, "cnn", "onnx/model.onnx")
+    model, samples, path, run = _opened(network, path, samples, "cnn", ONNX_FILE)
     refuse_existing(path, overwrite)
     certificate = export_onnx(model, path, samples)
     int8_path(path).unlink(missing_ok=True)  # of an earlier export

@@ -16,7 +16,7 @@ from spikeport.core.neurons import LIF, TimeMean
 from spikeport.export.foreign import owner
 from spikeport.export.logs import quiet, silence
 from spikeport.export.trace import require_finite
-from spikeport.export.verify import Certificate, Witness, sha256
+from spikeport.export.verify import CERTIFICATE_FILE, Certificate, Witness, sha256
 
 OPSET = 20
 #: Largest difference of a logit between torch and ONNX Runtime, both float32.
@@ -61,7 +61,7 @@ def export_onnx(model: nn.Module, path: Path, samples: np.ndarray) -> Certificat
             ) from error
         certificate = verify_onnx(temporary, path.name, model, x)
         certificate.require()
-    certificate.save(path.with_name("certificate.json"))
+    certificate.save(path.with_name(CERTIFICATE_FILE))
     return certificate
 
 

@@ -28,6 +28,8 @@ from spikeport.export.interpreter import Trajectory, interpret
 from spikeport.export.nir_graph import metadata_of, ordered, read_nir
 from spikeport.export.trace import Traced
 
+#: Beside every exported file.
+CERTIFICATE_FILE = "certificate.json"
 #: A membrane within TIE * max(1, |h|) of the threshold may fall either way in float32.
 TIE = 1e-5
 #: One float32 step, relative: between the model's threshold and the file's.
@@ -66,7 +68,7 @@ class Witness:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What was measured about an exported file; saved beside it as ``certificate.json``."""
+    """What was measured about an exported file; saved beside it as ``CERTIFICATE_FILE``."""
 
     file: str
     sha256: str

@@ -20,6 +20,7 @@ from spikeport.core.functional import split_time
 from spikeport.core.neurons import LIF
 from spikeport.core.progress import Progress, silent
 from spikeport.core.runs import Run, load_run
+from spikeport.export import CERTIFICATE_FILE, NIR_FILE, ONNX_FILE
 from spikeport.profiling import plots
 from spikeport.profiling.assumptions import ASSUMPTIONS
 from spikeport.profiling.breakeven import break_even
@@ -31,12 +32,12 @@ from spikeport.profiling.energy import MODELS, RATE_GOAL, horowitz, paper_count
 from spikeport.profiling.energy_table import energy_table
 from spikeport.profiling.page import layers_csv, render
 from spikeport.profiling.statistics import firing_statistics
-from spikeport.targets.loihi.program import LoihiProgram
+from spikeport.targets import COMPATIBILITY_FILE
+from spikeport.targets.loihi import LoihiProgram, LoihiTarget
 from spikeport.targets.onnx import OnnxRecord, OnnxTarget
 from spikeport.targets.record import SpikeRecord, differences
 
 SCHEMA = 2
-ENGINES = ("fixed", "lava")
 PACKAGES = (
     *("spikeport", "torch", "numpy", "nir", "onnx", "onnxruntime", "spikingjelly", "snntorch"),
     *("syops", "ptflops", "neurobench"),
@@ -85,9 +86,10 @@ def report(
     run = None if single else (source if isinstance(source, Run) else load_run(source))
     if run is not None and run.kind != "snn":
         raise SpikeportError(f"{run.path} is a CNN; give the SNN's run, and this one with --against")
-    folder = single.parent if single else run.path / "loihi"  # type: ignore[union-attr]
-    program, records = _records(folder, single)
-    target = Path(out) if out else (folder / "report" if run is None else run.path / "report")
+    home = run.path if run else Path(source).parent  # type: ignore[arg-type]
+    program_file = home / LoihiTarget.file if run else home / Path(LoihiTarget.file).name
+    program, records = _records(program_file, single)
+    target = Path(out) if out else home / "report"
     refuse_existing(target / "index.html", overwrite)
 
     training = _count_training(run, records, progress) if run else None
@@ -116,7 +118,7 @@ def report(
         "statistics": {name: layer.to_dict() for name, layer in statistics.items()},
         "paper": _paper(training, cnn),
         "cross_check": _cross_check(run, cnn_run) if check else None,
-        "fit": _optional_json(folder / "compatibility.json"),
+        "fit": _optional_json(program_file.with_name(COMPATIBILITY_FILE)),
         "certificates": _certificates(run, cnn_run),
         "assumptions": list(ASSUMPTIONS),
         "versions": _versions(),
@@ -142,14 +144,17 @@ def report(
     return Report(target / "index.html", content, rows)
 
 
-def _records(folder: Path, single: Path | None) -> tuple[LoihiProgram, dict[str, SpikeRecord]]:
-    files = [single] if single else [folder / f"{engine}.npz" for engine in ENGINES]
+def _records(program: Path, single: Path | None) -> tuple[LoihiProgram, dict[str, SpikeRecord]]:
+    """The program and the records beside it, or the one that is named."""
+    names = [LoihiTarget.record.format(engine=engine) for engine in LoihiTarget.engines]
+    files = [single] if single else [program.with_name(name) for name in names]
     found = [SpikeRecord.load(file) for file in files if file.exists()]
     if not found:
         raise SpikeportError(
-            f"{folder}: nothing simulated yet; `spikeport simulate {folder.parent} --target loihi` does it"
+            f"{program.parent}: nothing simulated yet; `spikeport simulate {program.parent.parent} --target loihi` "
+            "does it"
         )
-    return LoihiProgram.load(folder / "program.npz"), {record.engine: record for record in found}
+    return LoihiProgram.load(program), {record.engine: record for record in found}
 
 
 def _count_training(run: Run, records: dict[str, SpikeRecord], progress: Progress) -> ModelCounts:
@@ -234,7 +239,7 @@ def _engines(records: dict[str, SpikeRecord]) -> dict[str, Any]:
         }
         for name, r in records.items()
     }
-    if all(engine in records for engine in ENGINES):
+    if all(engine in records for engine in LoihiTarget.engines):
         found = differences(records["fixed"], records["lava"])
         engines["agreement"] = {
             "samples": min(r.samples for r in records.values()),
@@ -309,9 +314,9 @@ def _optional_json(path: Path) -> Any:
 def _certificates(*runs: Run | None) -> dict[str, Any]:
     found = {}
     for run in runs:
-        for kind in ("nir", "onnx"):
-            if run is not None and (run.path / kind / "certificate.json").exists():
-                found[kind] = read_json(run.path / kind / "certificate.json")
+        for kind, exported in (("nir", NIR_FILE), ("onnx", ONNX_FILE)):
+            if run is not None and (file := (run.path / exported).with_name(CERTIFICATE_FILE)).exists():
+                found[kind] = read_json(file)
     return found
 
 

@@ -11,21 +11,19 @@ from spikeport.core.errors import SpikeportError
 from spikeport.core.files import read_json, refuse_existing, write_json
 from spikeport.core.progress import Progress, silent
 from spikeport.core.runs import Run, load_run
-from spikeport.export import read_nir, to_nir
+from spikeport.export import CERTIFICATE_FILE, NIR_FILE, read_nir, to_nir
 from spikeport.export.nir_graph import DT, KEY, metadata_of, with_metadata
 from spikeport.export.verify import sha256
 from spikeport.targets.base import Target, find_target, pick_engine, target_names
 from spikeport.targets.loihi import LoihiTarget
 from spikeport.targets.loihi.check import check_program
-from spikeport.targets.loihi.chips import find_chip
 from spikeport.targets.record import SpikeRecord, differences
 
 __all__ = ["SpikeRecord", "Target", "check", "compile", "differences", "find_target", "simulate", "target_names"]
 
-NIR_FILE = "nir/model.nir"
 PROGRAM_FILE = LoihiTarget.file
-#: Beside the program: the same network for lava-dl.
-NET_FILE = "model.net"
+#: Beside the program: the same network for lava-dl; whether it fits a chip.
+NET_FILE, COMPATIBILITY_FILE = "model.net", "compatibility.json"
 
 
 def nir_file(source: Path | str, overwrite: bool = False) -> Path:
@@ -38,7 +36,7 @@ def nir_file(source: Path | str, overwrite: bool = False) -> Path:
         file = source / NIR_FILE
         if overwrite or not file.exists():
             to_nir(run, overwrite=overwrite)
-        certificate = read_json(file.with_name("certificate.json"))
+        certificate = read_json(file.with_name(CERTIFICATE_FILE))
         if not isinstance(certificate, dict) or certificate.get("sha256") != sha256(file):
             raise SpikeportError(f"{file}: not the file its certificate was made for; export it again with --overwrite")
         return file
@@ -72,14 +70,13 @@ def compile(
     Raises:
         SpikeportError: a layer Loihi cannot hold, by name, limit and remedy; or an existing program.
     """
-    chip = find_chip(chip or "loihi2").name  # an unknown one is refused before anything is written
+    target = LoihiTarget()
+    target.require(chip, input_mode)  # before a NIR file is written
     path = Path(program) if program else default_folder(source) / PROGRAM_FILE
     refuse_existing(path, overwrite)
     net_file = path.with_name(NET_FILE)
     if net:
         refuse_existing(net_file, overwrite)
-    target = LoihiTarget()
-    target.require(chip, input_mode)  # before a NIR file is written
     if calibration is not None:
         calibration = as_array(calibration, "the calibration samples")
     file = nir_file(source, overwrite)
@@ -90,7 +87,7 @@ def compile(
     if not net:
         net_file.unlink(missing_ok=True)  # of another program
     fit = check_program(compiled, chip, input_mode, graph=graph)
-    write_json(path.with_name("compatibility.json"), fit.to_dict())
+    write_json(path.with_name(COMPATIBILITY_FILE), fit.to_dict())
     return compiled
 
 

@@ -13,6 +13,7 @@ from spikeport.core.errors import SpikeportError
 from spikeport.core.files import read_json, tuples, write_json
 from spikeport.core.progress import Progress, silent
 from spikeport.core.runs import Run
+from spikeport.export import ONNX_FILE
 from spikeport.export.onnx_model import int8_path, open_onnx
 from spikeport.targets.base import check_labels, pick_engine
 
@@ -59,7 +60,7 @@ class OnnxTarget:
     name = "onnx"
     kind = "cnn"
     engines: tuple[str, ...] = ("onnxruntime",)
-    file = "onnx/model.onnx"
+    file = ONNX_FILE
     record = "record.json"
     help = "ONNX Runtime on the CPU: accuracy and latency of the CNN twin"
 

@@ -41,6 +41,8 @@ def demo(
     """Everything once, on the embedded digits: train both twins, export, verify, simulate in Lava, report."""
     from spikeport import compile, report, simulate, to_nir, to_onnx
     from spikeport.core.files import refuse_existing
+    from spikeport.export import NIR_FILE, ONNX_FILE
+    from spikeport.targets import PROGRAM_FILE
     from spikeport.targets.loihi.lava import environment
 
     begin = time.perf_counter()
@@ -56,10 +58,10 @@ def demo(
         train_twins(out, overwrite)
     samples = CARRIED_SAMPLES if source else FIXED_SAMPLES
     step("export both, verified on real images")
-    certificate(to_onnx(cnn, int8=True), cnn / "onnx/model.onnx")
-    certificate(to_nir(snn), snn / "nir/model.nir")
+    certificate(to_onnx(cnn, int8=True), cnn / ONNX_FILE)
+    certificate(to_nir(snn), snn / NIR_FILE)
     program = compile(snn)
-    console.say(f"{snn / 'loihi/program.npz'}: {sum(p.neurons for p in program.populations):,} neurons")
+    console.say(f"{snn / PROGRAM_FILE}: {sum(p.neurons for p in program.populations):,} neurons")
     step("simulate: ONNX Runtime, the fixed-point engine, Intel's Lava")
     onnx = simulate(cnn, "onnx", samples=samples)
     console.say(f"onnx: accuracy {onnx.accuracy:.4f} on {onnx.samples} images, {onnx.latency_ms:.2f} ms per image")

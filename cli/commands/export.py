@@ -56,7 +56,7 @@ def export(
     """Export a network; every file is read back and verified on real samples as it is written."""
     from spikeport.core.errors import SpikeportError
     from spikeport.core.files import refuse_existing, replacing
-    from spikeport.export import is_factory, to_nir, to_onnx
+    from spikeport.export import NIR_FILE, ONNX_FILE, is_factory, to_nir, to_onnx
     from spikeport.export.factory import build_model
 
     if target not in ("loihi", "nir", "onnx"):
@@ -85,9 +85,9 @@ def export(
         folder = out or Path(source)
     network = build_model(source, weights) if factory else Path(source)
     if target == "onnx":
-        certificate(to_onnx(network, folder / "onnx/model.onnx", samples, overwrite, int8), folder / "onnx/model.onnx")
+        certificate(to_onnx(network, folder / ONNX_FILE, samples, overwrite, int8), folder / ONNX_FILE)
         return
-    file = folder / "nir/model.nir"
+    file = folder / NIR_FILE
     if target == "nir":
         certificate(to_nir(network, file, samples, overwrite, time_steps), file)
         return
@@ -101,8 +101,8 @@ def export(
             refuse_existing(existing, overwrite)
         with TemporaryDirectory() as scratch:  # nothing is written unless it compiles too
             made = Path(scratch)
-            written = to_nir(network, made / "nir/model.nir", samples, time_steps=time_steps)
-            program = compile(made / "nir/model.nir", made / PROGRAM_FILE, chip, samples, input_mode=input, net=net)
+            written = to_nir(network, made / NIR_FILE, samples, time_steps=time_steps)
+            program = compile(made / NIR_FILE, made / PROGRAM_FILE, chip, samples, input_mode=input, net=net)
             path.with_name(NET_FILE).unlink(missing_ok=True)  # of another program
             for new in (f for f in made.rglob("*") if f.is_file()):
                 with replacing(folder / new.relative_to(made)) as temporary:

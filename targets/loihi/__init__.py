@@ -12,7 +12,11 @@ from spikeport.core.progress import Progress, silent
 from spikeport.core.runs import Run
 from spikeport.targets.base import check_labels, pick_engine
 from spikeport.targets.loihi.against_float import against_float
+from spikeport.targets.loihi.check import check_graph
+from spikeport.targets.loihi.chips import find_chip
+from spikeport.targets.loihi.compile import compile
 from spikeport.targets.loihi.fixed import simulate_fixed
+from spikeport.targets.loihi.layers import require_input_mode
 from spikeport.targets.loihi.netx import for_netx, write_net
 from spikeport.targets.loihi.program import LoihiProgram
 from spikeport.targets.record import SpikeRecord, differences
@@ -32,10 +36,7 @@ class LoihiTarget:
 
     def require(self, chip: str | None, input_mode: str) -> None:
         """Raises SpikeportError for a chip or an input mode that ``compile`` does not know."""
-        from spikeport.targets.loihi.chips import find_chip
-        from spikeport.targets.loihi.layers import require_input_mode
-
-        find_chip(chip or "loihi2")
+        find_chip(chip)
         require_input_mode(input_mode)
 
     def compile(
@@ -52,8 +53,6 @@ class LoihiTarget:
             input_mode: "graded" or "host-current", see ``LoihiProgram``.
             net: the file to write for lava-dl too, for which biases become whole weight steps.
         """
-        from spikeport.targets.loihi.compile import compile
-
         compiled = compile(source, calibration, input_mode)
         if net:
             compiled = for_netx(compiled)
@@ -69,9 +68,7 @@ class LoihiTarget:
         calibration: np.ndarray | None = None,
         input_mode: str = "graded",
     ) -> Any:
-        from spikeport.targets.loihi.check import check_graph
-
-        return check_graph(source, chip or "loihi2", input_mode, calibration=calibration)
+        return check_graph(source, chip, input_mode, calibration=calibration)
 
     def simulate(
         self,

@@ -128,7 +128,7 @@ class Compatibility:
 
 def check_program(
     program: LoihiProgram,
-    chip: str = "loihi2",
+    chip: str | None = None,
     input_mode: str = "graded",
     chips: int | None = None,
     graph: nir.NIRGraph | None = None,
@@ -161,7 +161,7 @@ def check_program(
 
 def check_graph(
     graph: nir.NIRGraph,
-    chip: str = "loihi2",
+    chip: str | None = None,
     input_mode: str = "graded",
     calibration: np.ndarray | None = None,
 ) -> Compatibility:

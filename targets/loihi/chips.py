@@ -221,8 +221,10 @@ LOIHI_2 = Chip(
 CHIPS = {chip.name: chip for chip in (LOIHI_1, LOIHI_2)}
 
 
-def find_chip(name: str) -> Chip:
-    """Raises SpikeportError for an unknown name."""
+def find_chip(name: str | None = None) -> Chip:
+    """The chip of that name, Loihi 2 where None. Raises SpikeportError for an unknown name."""
+    if name is None:
+        return LOIHI_2
     if name not in CHIPS:
         raise SpikeportError(f"unknown chip {name!r}; available: {', '.join(CHIPS)}")
     return CHIPS[name]
