@@ -1,5 +1,7 @@
 """Where an exported network runs: Loihi (simulated) and ONNX Runtime."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +28,43 @@ PROGRAM_FILE = LoihiTarget.file
 NET_FILE, COMPATIBILITY_FILE = "model.net", "compatibility.json"
 
 
-def nir_file(source: Path | str, overwrite: bool = False) -> Path:
-    """The NIR file of a run (exported now if it was not, or again with ``overwrite``), or the file itself."""
+@contextmanager
+def nir_file(source: Path | str, overwrite: bool = False) -> Iterator[Path]:
+    """The NIR file of a run (exported now if it was not, or again with ``overwrite``), or the file itself.
+
+    A file that was not there before goes again where what is done with it fails.
+    """
     source = Path(source)
-    if source.is_dir():
-        run = load_run(source)
-        if run.kind == "cnn":
-            raise SpikeportError(f"{source} is a CNN; `spikeport export {source} --target onnx` exports it")
-        file = source / NIR_FILE
-        if overwrite or not file.exists():
-            to_nir(run, overwrite=overwrite)
-        certificate = read_json(file.with_name(CERTIFICATE_FILE))
-        if not isinstance(certificate, dict) or certificate.get("sha256") != sha256(file):
-            raise SpikeportError(f"{file}: not the file its certificate was made for; export it again with --overwrite")
-        return file
-    if source.suffix != ".nir" or not source.is_file():
-        raise SpikeportError(f"{source}: neither a run folder nor a NIR file (*.nir)")
-    return source
+    if not source.is_dir():
+        if source.suffix != ".nir" or not source.is_file():
+            raise SpikeportError(f"{source}: neither a run folder nor a NIR file (*.nir)")
+        yield source
+        return
+    run = load_run(source)
+    if run.kind == "cnn":
+        raise SpikeportError(f"{source} is a CNN; `spikeport export {source} --target onnx` exports it")
+    file = source / NIR_FILE
+    certificate = file.with_name(CERTIFICATE_FILE)
+    new = not file.exists()
+    if new or overwrite:
+        to_nir(run, overwrite=overwrite)
+    _require_certified(file, certificate)
+    try:
+        yield file
+    except BaseException:
+        if new:
+            file.unlink()
+            certificate.unlink()
+            with suppress(OSError):  # not empty: something else is there
+                file.parent.rmdir()
+        raise
+
+
+def _require_certified(file: Path, certificate: Path) -> None:
+    """Raises SpikeportError where a certificate is not of this file."""
+    held = read_json(certificate)
+    if not isinstance(held, dict) or held.get("sha256") != sha256(file):
+        raise SpikeportError(f"{file}: not the file its certificate was made for; export it again with --overwrite")
 
 
 def compile(
@@ -79,11 +101,11 @@ def compile(
         refuse_existing(net_file, overwrite)
     if calibration is not None:
         calibration = as_array(calibration, "the calibration samples")
-    file = nir_file(source, overwrite)
-    graph = readable(file, time_steps, dt, calibration)
-    if calibration is not None and metadata_of(graph).input_bound is not None:
-        raise SpikeportError(f"{file}: says the range of its input itself; leave the calibration samples out")
-    compiled = target.compile(graph, path, calibration, input_mode=input_mode, net=net_file if net else None)
+    with nir_file(source, overwrite) as file:
+        graph = readable(file, time_steps, dt, calibration)
+        if calibration is not None and metadata_of(graph).input_bound is not None:
+            raise SpikeportError(f"{file}: says the range of its input itself; leave the calibration samples out")
+        compiled = target.compile(graph, path, calibration, input_mode=input_mode, net=net_file if net else None)
     if not net:
         net_file.unlink(missing_ok=True)  # of another program
     fit = check_program(compiled, chip, input_mode, graph=graph)
@@ -128,7 +150,8 @@ def check(
         options: the target's own (Loihi: ``input_mode``, see ``compile``).
     """
     found: Any = find_target(target)
-    return found.check(readable(nir_file(source), time_steps, dt, calibration), chip, calibration, **options)
+    with nir_file(source) as file:
+        return found.check(readable(file, time_steps, dt, calibration), chip, calibration, **options)
 
 
 def default_folder(source: Path | str) -> Path:

@@ -138,6 +138,11 @@ def test_branches_have_no_net_file(refused, runs, tmp_path):
     assert "a .net file holds a chain of layers only" in message
 
 
+def test_a_network_that_is_refused_leaves_no_file_in_its_run(refused, fresh):
+    message = refused("export", fresh / "snn", "--target", "loihi", "--net")
+    assert "a .net file holds a chain of layers only" in message
+
+
 @pytest.mark.parametrize("option", [("--net",), ("--input", "host-current")])
 def test_options_of_loihi_are_refused_elsewhere(refused, runs, tmp_path, option):
     message = refused("export", runs / "snn", "--target", "nir", "--out", tmp_path / "new", *option)
