@@ -13,8 +13,10 @@ from spikeport.commands.train import integers
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import nn
 
     from spikeport.export import Certificate
+    from spikeport.targets.loihi import LoihiProgram
 
 EPILOG = """Examples:
 
@@ -55,7 +57,6 @@ def export(
 ) -> None:
     """Export a network; every file is read back and verified on real samples as it is written."""
     from spikeport.core.errors import SpikeportError
-    from spikeport.core.files import refuse_existing, replacing
     from spikeport.export import NIR_FILE, ONNX_FILE, is_factory, to_nir, to_onnx
     from spikeport.export.factory import build_model
 
@@ -91,30 +92,50 @@ def export(
     if target == "nir":
         certificate(to_nir(network, file, samples, overwrite, time_steps), file)
         return
-    from spikeport.targets import NET_FILE, PROGRAM_FILE, compile, default_folder
-    from spikeport.targets.loihi import LoihiTarget
+    from spikeport.targets import PROGRAM_FILE, compile, default_folder
 
     path = (out or default_folder(Path(source))) / PROGRAM_FILE
-    if factory:
-        LoihiTarget().require(chip, input)
-        for existing in (file, path, *([path.with_name(NET_FILE)] if net else [])):
-            refuse_existing(existing, overwrite)
-        with TemporaryDirectory() as scratch:  # nothing is written unless it compiles too
-            made = Path(scratch)
-            written = to_nir(network, made / NIR_FILE, samples, time_steps=time_steps)
-            program = compile(made / NIR_FILE, made / PROGRAM_FILE, chip, samples, input_mode=input, net=net)
-            path.with_name(NET_FILE).unlink(missing_ok=True)  # of another program
-            for new in (f for f in made.rglob("*") if f.is_file()):
-                with replacing(folder / new.relative_to(made)) as temporary:
-                    copyfile(new, temporary)
-        certificate(written, file)
+    if isinstance(network, Path):
+        program = compile(network, path, chip, samples, overwrite, time_steps, dt, input, net)
     else:
-        program = compile(Path(source), path, chip, samples, overwrite, time_steps, dt, input, net)
+        written, program = compile_model(network, folder, samples, time_steps, chip, input, net, overwrite)
+        certificate(written, file)
     neurons = sum(p.neurons for p in program.populations)
     console.say(
         f"{path}: {len(program.populations)} populations, {neurons:,} neurons, {len(program.synapses)} synapse groups, "
         f"{program.time_steps} steps"
     )
+
+
+def compile_model(
+    model: "nn.Module",
+    folder: Path,
+    samples: "np.ndarray | None",
+    time_steps: int | None,
+    chip: str | None,
+    input_mode: str,
+    net: bool,
+    overwrite: bool,
+) -> "tuple[Certificate, LoihiProgram]":
+    """The NIR file and the program of a model that is no run; neither is written unless both can be."""
+    from spikeport.core.files import refuse_existing, replacing
+    from spikeport.export import NIR_FILE, to_nir
+    from spikeport.targets import NET_FILE, PROGRAM_FILE, compile
+    from spikeport.targets.loihi import LoihiTarget
+
+    LoihiTarget().require(chip, input_mode)
+    net_file = (folder / PROGRAM_FILE).with_name(NET_FILE)
+    for existing in (folder / NIR_FILE, folder / PROGRAM_FILE, *([net_file] if net else [])):
+        refuse_existing(existing, overwrite)
+    with TemporaryDirectory() as scratch:
+        made = Path(scratch)
+        written = to_nir(model, made / NIR_FILE, samples, time_steps=time_steps)
+        program = compile(made / NIR_FILE, made / PROGRAM_FILE, chip, samples, input_mode=input_mode, net=net)
+        net_file.unlink(missing_ok=True)  # of another program
+        for new in (f for f in made.rglob("*") if f.is_file()):
+            with replacing(folder / new.relative_to(made)) as temporary:
+                copyfile(new, temporary)
+    return written, program
 
 
 def certificate(written: "Certificate", path: Path) -> None:
