@@ -2,24 +2,23 @@
 
 import math
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
-from torch import nn
+from torch import Tensor, nn
 
 from spikeport.core import distributed
 from spikeport.core.checkpoint import restore_checkpoint, save_checkpoint
 from spikeport.core.config import TrainConfig
-from spikeport.core.data import load_dataset, split, subset
+from spikeport.core.data import ImageData, load_dataset, split, subset
 from spikeport.core.data.batches import batches, prefetched
 from spikeport.core.distributed import pick_device
 from spikeport.core.errors import SpikeportError
 from spikeport.core.evaluation import Evaluation, evaluate
 from spikeport.core.files import refuse_existing
-from spikeport.core.learner import LAYOUT, Place, Prepare, generator_of, learner_for, run_epoch
+from spikeport.core.learner import LAYOUT, Learner, Place, Prepare, generator_of, learner_for, run_epoch
+from spikeport.core.locks import alone
 from spikeport.core.optimisation import averaged, learning_rate
 from spikeport.core.progress import Progress, silent
 from spikeport.core.rates import Rates, watched
@@ -35,8 +34,6 @@ from spikeport.core.runs import (
     save_weights,
     start_from,
 )
-
-__all__ = ["Evaluation", "evaluate", "pick_device", "train"]
 
 CHECKPOINT_FILE = "checkpoint.pt"
 CONFIG_FILE = "config.toml"
@@ -77,48 +74,8 @@ def train(
         )
     device = pick_device(config.device)
     distributed.join(device)
-    with _alone(Path(out)):
+    with alone(Path(out)):
         return _train(config, Path(out), device, resume, overwrite, progress, on_epoch, prepare)
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Holds the lock of a run folder. Raises SpikeportError where another process trains into it, or it cannot be."""
-    if not distributed.first_process():
-        yield
-        return
-    parent = next(folder for folder in (out, *out.parents) if folder.exists())
-    if not parent.is_dir():
-        raise SpikeportError(f"{out} cannot be made: {parent} is a file; name another folder")
-    missing = [folder for folder in out.absolute().parents if not folder.exists()]
-    file = _lock_file(out.absolute())
-    lock = FileLock(file, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise SpikeportError(f"{out}: another process trains into it ({file}); wait, or name another folder") from None
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # Windows keeps what is open
-            file.unlink()
-        lock.release()
-        for folder in missing:
-            with suppress(OSError):  # not empty: the run is there
-                folder.rmdir()
-
-
-def _lock_file(out: Path) -> Path:
-    """Beside the run folder, which is made after the first epoch; in it where its parent is read-only."""
-    beside = out.with_name(f".{out.name}.lock")
-    try:
-        beside.parent.mkdir(parents=True, exist_ok=True)
-        beside.touch()
-    except OSError as error:
-        if not out.is_dir():
-            raise SpikeportError(f"{out} cannot be made ({error.strerror}); name another folder") from None
-        return out / ".lock"
-    return beside
 
 
 def _train(
@@ -153,33 +110,16 @@ def _train(
     count = -(-len(training) // config.batch_size)
     while not _finished(told, config):
         epoch = len(told.metrics) + 1
+        at = Place(epoch, (epoch - 1) * count, out / CHECKPOINT_FILE)
         lr = learning_rate(config, epoch)
         for group in learner.optimizer.param_groups:
             group["lr"] = lr
-        generator = generator_of(config.seed, epoch)
-        order = training[torch.randperm(len(training), generator=generator)]
-        parts = batches(
-            data, order, config.batch_size, config.augment, generator, distributed.share, device.type == "cuda"
-        )
-        done = (epoch - 1) * count
-        tell = lambda k: progress(done + k, config.epochs * count) if first else None  # noqa: B023, E731
-        at = Place(epoch, done, out / CHECKPOINT_FILE)
-        loss, accuracy, gradients = run_epoch(learner, prefetched(parts), data, config, device, tell, at)
-        rates = Rates()
+        tell = lambda k: progress(at.steps_before + k, config.epochs * count) if first else None  # noqa: B023, E731
+        loss, accuracy, gradients = _train_epoch(learner, data, training, config, device, tell, at)
         with averaged(model, learner.average):
-            with watched(model, rates.see):
-                judged = evaluate(
-                    learner.network,
-                    data,
-                    data.train_images[validation],
-                    data.train_labels[validation],
-                    config.precision,
-                )
-            if not math.isfinite(judged.loss):
-                raise SpikeportError(f"the validation loss became {judged.loss} in epoch {epoch}; {at.remedy(config)}")
-            _require_finite(model, f"in epoch {epoch}; {at.remedy(config)}")
+            judged, rates = _judged(learner, data, validation, config, at)
             values = (epoch, lr, loss, accuracy, judged.loss, judged.accuracy)
-            told.add(dict(zip(METRICS, values, strict=True)), gradients, rates.per_layer())
+            told.add(dict(zip(METRICS, values, strict=True)), gradients, rates)
             if first:
                 _save_epoch(out, config, told, model)
         if first:
@@ -191,18 +131,57 @@ def _train(
 
     load_weights(model, out / WEIGHTS_FILE)
     final = evaluate(learner.network, data, data.test_images, data.test_labels, config.precision)
+    if first:
+        save_model(out, spec, info, _results(final, told))
+    distributed.wait()
+    return load_run(out)
+
+
+def _train_epoch(
+    learner: Learner,
+    data: ImageData,
+    training: Tensor,
+    config: TrainConfig,
+    device: torch.device,
+    tell: Callable[[int], None],
+    at: Place,
+) -> tuple[float, float, dict[str, float]]:
+    """``run_epoch`` over the images ``training``; seed and epoch alone say in which order, and how augmented."""
+    generator = generator_of(config.seed, at.epoch)
+    order = training[torch.randperm(len(training), generator=generator)]
+    pinned = device.type == "cuda"
+    parts = batches(data, order, config.batch_size, config.augment, generator, distributed.share, pinned)
+    return run_epoch(learner, prefetched(parts), data, config, device, tell, at)
+
+
+def _judged(
+    learner: Learner, data: ImageData, validation: Tensor, config: TrainConfig, at: Place
+) -> tuple[Evaluation, dict[str, float]]:
+    """The network on the images ``validation``, and its firing rates there.
+
+    Raises:
+        SpikeportError: a loss, weights or statistics that are not finite.
+    """
+    rates = Rates()
+    with watched(learner.model, rates.see):
+        images, labels = data.train_images[validation], data.train_labels[validation]
+        judged = evaluate(learner.network, data, images, labels, config.precision)
+    if not math.isfinite(judged.loss):
+        raise SpikeportError(f"the validation loss became {judged.loss} in epoch {at.epoch}; {at.remedy(config)}")
+    _require_finite(learner.model, f"in epoch {at.epoch}; {at.remedy(config)}")
+    return judged, rates.per_layer()
+
+
+def _results(final: Evaluation, told: Told) -> dict[str, float]:
+    """What model.json says of a training."""
     best = told.best()
-    results = {
+    return {
         "test_accuracy": final.accuracy,
         "test_macro_f1": final.macro_f1,
         "validation_accuracy": told.metrics[best - 1]["validation_accuracy"],
         "best_epoch": best,
         "epochs": len(told.metrics),
     }
-    if first:
-        save_model(out, spec, info, results)
-    distributed.wait()
-    return load_run(out)
 
 
 def _require_finite(model: nn.Module, when: str) -> None:

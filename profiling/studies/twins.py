@@ -10,9 +10,9 @@ from torch import Tensor
 
 from spikeport.core.data import ImageData, load_dataset
 from spikeport.core.errors import SpikeportError
+from spikeport.core.evaluation import evaluate
 from spikeport.core.files import write_text
 from spikeport.core.runs import Run
-from spikeport.core.training import evaluate
 from spikeport.profiling.studies.pareto import save
 from spikeport.profiling.studies.table import markdown
 

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from spikeport.core import SpikeportError, neurons, train, training
 from spikeport.core.data import ImageData, split
+from spikeport.core.evaluation import evaluate
 from spikeport.core.records import METRICS_FILE
 from spikeport.core.runs import WEIGHTS_FILE
-from spikeport.core.training import CHECKPOINT_FILE, CONFIG_FILE, evaluate
+from spikeport.core.training import CHECKPOINT_FILE, CONFIG_FILE
 
 
 def rows(run: Path) -> list[dict[str, float]]:
