@@ -11,28 +11,28 @@ import io
 import sys
 import types
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
 from spikeport.core.errors import SpikeportError
 from spikeport.core.neurons import LIF
-from spikeport.profiling.counting import count_operations
-from spikeport.profiling.counts import LayerCounts, ModelCounts
+from spikeport.profiling.counts import LayerCounts
+from spikeport.profiling.observed import Case, observe
 
 #: Images the tools count on: their sums in float32 stay exact.
 SAMPLES = 2
 #: A difference below this many operations is the rounding of a float64 sum.
 ROUNDING = 1e-3
+#: Kinds of layers.
+SYNAPTIC = ("Conv2d", "Linear")
+POOLS = ("MaxPool2d", "AvgPool2d", "AdaptiveAvgPool2d")
+NORMS = ("BatchNorm1d", "BatchNorm2d")
 
 PADDING = "taps on padding"
 BIAS = "bias additions"
@@ -73,34 +73,6 @@ class Check:
         return asdict(self) | {"unexplained": self.unexplained}
 
 
-@dataclass(frozen=True)
-class Call:
-    """What one run of one layer met: a batch of ``rows`` images (time folded in) of ``inputs`` elements each.
-
-    Attributes:
-        taps: weights of one image's outputs, those on padding included.
-        biases: additions of a bias of one image.
-        binary: all values are 0 or 1.
-        ternary: all values are -1, 0 or 1.
-        two_valued: at most two values, all in 0..1 (what syops calls spikes).
-        total: sum of the values; ``rate32``: their mean as float32 gives it.
-        skipped: operations of non-zero inputs on zero weights.
-    """
-
-    kind: str
-    rows: int
-    inputs: int
-    outputs: int
-    taps: int
-    biases: int
-    binary: bool
-    ternary: bool
-    two_valued: bool
-    total: float
-    rate32: float
-    skipped: int
-
-
 def cross_check(model: nn.Module, x: Tensor, network: str) -> list[Check]:
     """Runs every tool that counts this kind of network on the first ``SAMPLES`` of float samples [N, C, H, W].
 
@@ -110,12 +82,10 @@ def cross_check(model: nn.Module, x: Tensor, network: str) -> list[Check]:
     Raises:
         SpikeportError: a tool is not installed.
     """
-    x = x[:SAMPLES]
-    ours = count_operations(model, x)
-    calls, additions = _observe(model, x)
+    case = observe(model, x[:SAMPLES], network)
     tools = [_syops, _neurobench, _spikingjelly] if network == "snn" else [_ptflops, _neurobench, _spikingjelly]
     try:
-        return [check for tool in tools for check in tool(copy.deepcopy(model), x, ours, calls, additions, network)]
+        return [check for tool in tools for check in tool(copy.deepcopy(model), case)]
     except ImportError as error:
         raise SpikeportError(
             f"the cross-check needs {error.name}: `pip install 'spikeport[counters,peers]'`, then `pip install "
@@ -123,92 +93,7 @@ def cross_check(model: nn.Module, x: Tensor, network: str) -> list[Check]:
         ) from None
 
 
-def _observe(model: nn.Module, x: Tensor) -> tuple[dict[str, list[Call]], list[int]]:
-    """Layer -> what its runs met; and what SpikingJelly's AC counter sees in additions and means outside layers."""
-    calls: dict[str, list[Call]] = {}
-
-    def hook(name: str) -> Any:
-        def note(module: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> None:
-            calls.setdefault(name, []).append(_call(module, args[0], y))
-
-        return note
-
-    handles = [m.register_forward_hook(hook(n)) for n, m in model.named_modules() if not any(m.children())]
-    additions = _Additions()
-    for module in model.modules():
-        if isinstance(module, LIF):
-            handles.append(module.register_forward_pre_hook(lambda *_: setattr(additions, "in_neurons", True)))
-            handles.append(module.register_forward_hook(lambda *_: setattr(additions, "in_neurons", False)))
-    with torch.no_grad(), additions:
-        model(x)
-    for handle in handles:
-        handle.remove()
-    return calls, additions.found
-
-
-def _call(module: nn.Module, x: Tensor, y: Tensor) -> Call:
-    distinct = x.unique()
-    skipped = 0
-    if isinstance(module, (nn.Conv2d, nn.Linear)) and (module.weight == 0).any():
-        active, zeros = (x != 0).double(), (module.weight == 0).double()
-        met = F.linear(active, zeros) if isinstance(module, nn.Linear) else module._conv_forward(active, zeros, None)
-        skipped = int(met.sum().round())
-    return Call(
-        kind=type(module).__name__,
-        rows=len(x),
-        inputs=x[0].numel(),
-        outputs=y[0].numel(),
-        taps=y[0].numel() * module.weight[0].numel() if isinstance(module, (nn.Conv2d, nn.Linear)) else 0,
-        biases=y[0].numel() if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None else 0,
-        binary=bool(((x == 0) | (x == 1)).all()),
-        ternary=bool(((x == 0) | (x.abs() == 1)).all()),
-        two_valued=len(distinct) <= 2 and bool(distinct.max() <= 1) and bool(distinct.min() >= 0),
-        total=float(x.double().sum()),
-        rate32=float(x.sum() / x.numel()),
-        skipped=skipped,
-    )
-
-
-class _Additions(TorchDispatchMode):
-    """Element-wise additions and means of a forward pass, those of the neurons left out: operations of each."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[int] = []
-        self.in_neurons = False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        name = "" if self.in_neurons else str(func)
-        if name in ("aten.add.Tensor", "aten.add_.Tensor"):
-            operands = [a for a in args[:2] if isinstance(a, Tensor)]
-            binary = all(bool(((a == 0) | (a == 1)).all()) for a in operands)
-            self.found.append(sum(int((a != 0).sum()) for a in operands) if binary else out.numel())
-        elif name == "aten.mean.dim":
-            self.found.append(args[0].numel() - out.numel())
-        elif name == "aten.avg_pool2d.default":
-            self.found.append(out.numel() * (int(np.prod(args[1])) - 1))
-        return out
-
-
-def _layers(ours: ModelCounts, calls: dict[str, list[Call]], *kinds: str) -> Iterator[tuple[LayerCounts, list[Call]]]:
-    """Our counts and the runs of the layers of these kinds."""
-    for name, layer in ours.layers.items():
-        if layer.kind in kinds:
-            yield layer, calls[name]
-
-
-def _sum(ours: ModelCounts, quantity: str, *kinds: str) -> int:
-    """Sum over all images and steps of the layers of these kinds (of all where none is named)."""
-    return sum(int(getattr(c, quantity).sum()) for c in ours.layers.values() if not kinds or c.kind in kinds)
-
-
-SYNAPTIC = ("Conv2d", "Linear")
-POOLS = ("MaxPool2d", "AvgPool2d", "AdaptiveAvgPool2d")
-NORMS = ("BatchNorm1d", "BatchNorm2d")
-
-
-def _syops(model: nn.Module, x: Tensor, ours: ModelCounts, calls: Any, additions: Any, network: str) -> list[Check]:
+def _syops(model: nn.Module, case: Case) -> list[Check]:
     _shim_for_syops()
     from progress import Infinite
     from syops import get_model_complexity_info
@@ -218,15 +103,15 @@ def _syops(model: nn.Module, x: Tensor, ours: ModelCounts, calls: Any, additions
     with contextlib.redirect_stdout(io.StringIO()), patch.object(Infinite, "file", None):
         (_, acs, macs, _), _ = get_model_complexity_info(
             model,
-            tuple(x.shape[1:]),
-            [(x, torch.zeros(len(x)))],
+            tuple(case.x.shape[1:]),
+            [(case.x, torch.zeros(len(case.x)))],
             print_per_layer_stat=False,
             as_strings=False,
             custom_modules_hooks={LIF: LIF_syops_counter_hook},
         )
     ac: dict[str, float] = defaultdict(float)
     mac: dict[str, float] = defaultdict(float)
-    for layer, runs in _layers(ours, calls, *SYNAPTIC):
+    for layer, runs in case.layers(*SYNAPTIC):
         for run in runs:
             taps = run.taps * run.rows
             biases = run.biases * (run.rows if layer.kind == "Conv2d" else 1)  # a linear layer: once per batch
@@ -241,10 +126,10 @@ def _syops(model: nn.Module, x: Tensor, ours: ModelCounts, calls: Any, additions
         spikes = all(run.two_valued for run in runs)
         ac[MEAN_RATE if spikes else WHOLE_BATCH] -= int(layer.acs.sum())
         if not spikes:
-            mac[PADDING] -= _dense(ours, layer)
-            mac[WHOLE_BATCH] += _dense(ours, layer)
+            mac[PADDING] -= case.dense(layer)
+            mac[WHOLE_BATCH] += case.dense(layer)
         mac[WHOLE_BATCH] -= int(layer.macs.sum())
-    for layer, runs in _layers(ours, calls, *POOLS):
+    for layer, runs in case.layers(*POOLS):
         for run in runs:
             if run.two_valued:
                 ac[POOLING] += run.rows * run.inputs * run.rate32
@@ -252,24 +137,19 @@ def _syops(model: nn.Module, x: Tensor, ours: ModelCounts, calls: Any, additions
                 mac[POOLING] += run.rows * run.inputs
         ac[POOLING] -= int(layer.acs.sum())
         mac[POOLING] -= int(layer.macs.sum())
-    for layer, runs in _layers(ours, calls, *NORMS):
+    for layer, runs in case.layers(*NORMS):
         for run in runs:
             if run.two_valued:
                 ac[BATCH_NORM] += 2 * run.rows * run.inputs * run.rate32
             else:
                 mac[BATCH_NORM] += 2 * run.rows * run.inputs
         mac[BATCH_NORM] -= int(layer.macs.sum())
-    ac[NEURONS] += sum(run.rows * run.inputs for _, runs in _layers(ours, calls, "LIF") for run in runs)
+    ac[NEURONS] += sum(run.rows * run.inputs for _, runs in case.layers("LIF") for run in runs)
     tool = f"syops {version('syops')}"
     return [
-        Check(tool, network, "ACs", acs * len(x), _sum(ours, "acs"), dict(ac)),
-        Check(tool, network, "MACs", macs * len(x), _sum(ours, "macs"), dict(mac)),
+        Check(tool, case.network, "ACs", acs * len(case.x), case.sum("acs"), dict(ac)),
+        Check(tool, case.network, "MACs", macs * len(case.x), case.sum("macs"), dict(mac)),
     ]
-
-
-def _dense(ours: ModelCounts, layer: LayerCounts) -> int:
-    """Dense operations on all images, over all steps."""
-    return layer.dense * layer.passes * ours.samples
 
 
 def _shim_for_syops() -> None:
@@ -287,20 +167,20 @@ def _shim_for_syops() -> None:
     sys.modules |= {name: package, f"{name}.neuron": neurons}
 
 
-def _ptflops(model: nn.Module, x: Tensor, ours: ModelCounts, calls: Any, additions: Any, network: str) -> list[Check]:
+def _ptflops(model: nn.Module, case: Case) -> list[Check]:
     from ptflops import get_model_complexity_info
 
     with contextlib.redirect_stdout(io.StringIO()):
         theirs, _ = get_model_complexity_info(
-            model, tuple(x.shape[1:]), print_per_layer_stat=False, as_strings=False, backend="pytorch"
+            model, tuple(case.x.shape[1:]), print_per_layer_stat=False, as_strings=False, backend="pytorch"
         )
     mac: dict[str, float] = defaultdict(float)
-    for layer, runs in _layers(ours, calls, *SYNAPTIC):
+    for layer, runs in case.layers(*SYNAPTIC):
         mac[PADDING] += sum(run.taps for run in runs) - layer.dense
         mac[BIAS] += sum(run.biases for run in runs)
-    for layer, runs in _layers(ours, calls, *NORMS):
+    for layer, runs in case.layers(*NORMS):
         mac[BATCH_NORM] += sum(2 * run.inputs for run in runs) - int(layer.macs[:1].sum())
-    for runs in calls.values():
+    for runs in case.calls.values():
         if runs[0].kind == "ReLU":
             mac["ReLU, one operation per element, counted twice (as module and as function)"] += sum(
                 2 * run.inputs for run in runs
@@ -312,29 +192,27 @@ def _ptflops(model: nn.Module, x: Tensor, ours: ModelCounts, calls: Any, additio
     return [
         Check(
             f"ptflops {version('ptflops')}",
-            network,
+            case.network,
             "MACs of one image",
             float(theirs),
-            _sum(ours, "macs") // ours.samples,
+            case.sum("macs") // case.ours.samples,
             dict(mac),
         )
     ]
 
 
-def _neurobench(
-    model: nn.Module, x: Tensor, ours: ModelCounts, calls: Any, additions: Any, network: str
-) -> list[Check]:
+def _neurobench(model: nn.Module, case: Case) -> list[Check]:
     from neurobench.benchmarks import Benchmark
     from neurobench.metrics.workload import SynapticOperations
     from neurobench.models import TorchModel
 
-    loader = DataLoader(TensorDataset(x, torch.zeros(len(x))), batch_size=len(x))
+    loader = DataLoader(TensorDataset(case.x, torch.zeros(len(case.x))), batch_size=len(case.x))
     with contextlib.redirect_stderr(io.StringIO()):
         benchmark = Benchmark(TorchModel(model), loader, [], [], [[], [SynapticOperations]])
         found = benchmark.run(quiet=True)["SynapticOperations"]
     ac: dict[str, float] = defaultdict(float)
     mac: dict[str, float] = defaultdict(float)
-    for layer, runs in _layers(ours, calls, *SYNAPTIC):
+    for layer, runs in case.layers(*SYNAPTIC):
         spikes = all(run.ternary for run in runs)
         skipped = sum(run.skipped for run in runs)
         (ac if spikes else mac)[ZERO_WEIGHTS] -= skipped
@@ -344,30 +222,28 @@ def _neurobench(
         elif not spikes:
             ac[WHOLE_BATCH] -= int(layer.acs.sum())
             mac[WHOLE_BATCH] += int(layer.acs.sum())
-    ac[OR_NEURONS] -= _sum(ours, "acs", "MaxPool2d")
-    mac[BATCH_NORM] -= _sum(ours, "macs_effective", *NORMS)
-    tool, n = f"NeuroBench {version('neurobench')}", len(x)
-    dense = sum(_dense(ours, layer) for layer, _ in _layers(ours, calls, *SYNAPTIC))
+    ac[OR_NEURONS] -= case.sum("acs", "MaxPool2d")
+    mac[BATCH_NORM] -= case.sum("macs_effective", *NORMS)
+    tool, n = f"NeuroBench {version('neurobench')}", len(case.x)
+    dense = sum(case.dense(layer) for layer, _ in case.layers(*SYNAPTIC))
     return [
-        Check(tool, network, "Effective_ACs", found["Effective_ACs"] * n, _sum(ours, "acs"), dict(ac)),
-        Check(tool, network, "Effective_MACs", found["Effective_MACs"] * n, _sum(ours, "macs_effective"), dict(mac)),
-        Check(tool, network, "Dense", found["Dense"] * n, dense, {}),
+        Check(tool, case.network, "Effective_ACs", found["Effective_ACs"] * n, case.sum("acs"), dict(ac)),
+        Check(tool, case.network, "Effective_MACs", found["Effective_MACs"] * n, case.sum("macs_effective"), dict(mac)),
+        Check(tool, case.network, "Dense", found["Dense"] * n, dense, {}),
     ]
 
 
-def _spikingjelly(
-    model: nn.Module, x: Tensor, ours: ModelCounts, calls: Any, additions: Any, network: str
-) -> list[Check]:
+def _spikingjelly(model: nn.Module, case: Case) -> list[Check]:
     from spikingjelly.activation_based.op_counter import ACCounter, DispatchCounterMode, MACCounter, SynOpCounter
 
     # A compiled kernel shows them nothing of the neurons, plain PyTorch would: the same figures with and without.
     counters = [counter(extra_ignore_modules=[LIF]) for counter in (SynOpCounter, ACCounter, MACCounter)]
     with torch.no_grad(), DispatchCounterMode(counters):
-        model(x)
+        model(case.x)
     synop: dict[str, float] = defaultdict(float)
     mac: dict[str, float] = defaultdict(float)
     other: dict[str, float] = defaultdict(float)
-    for layer, runs in _layers(ours, calls, *SYNAPTIC):
+    for layer, runs in case.layers(*SYNAPTIC):
         for run in runs:
             if not run.binary:
                 mac[PADDING] += run.taps * run.rows
@@ -376,22 +252,22 @@ def _spikingjelly(
                 synop[WHOLE_BATCH] += int(layer.macs_effective.sum())
             mac[WHOLE_BATCH] -= int(layer.macs.sum())
         else:
-            mac[PADDING] -= _dense(ours, layer)
-            mac[WHOLE_BATCH] += _dense(ours, layer) - int(layer.macs.sum())
+            mac[PADDING] -= case.dense(layer)
+            mac[WHOLE_BATCH] += case.dense(layer) - int(layer.macs.sum())
             synop[WHOLE_BATCH] -= int(layer.acs.sum())
-    for layer, runs in _layers(ours, calls, *NORMS):
+    for layer, runs in case.layers(*NORMS):
         for run in runs:
             mac[BATCH_NORM] += run.rows * run.inputs
             other[BATCH_NORM] += run.rows * run.inputs + _channels(layer)
         mac[BATCH_NORM] -= int(layer.macs.sum())
-    synop[OR_NEURONS] -= _sum(ours, "acs", "MaxPool2d")
-    other["additions of residual connections, means and average poolings"] += sum(additions)
+    synop[OR_NEURONS] -= case.sum("acs", "MaxPool2d")
+    other["additions of residual connections, means and average poolings"] += sum(case.additions)
     tool = f"SpikingJelly {version('spikingjelly')}"
     found = [float(counter.get_total()) for counter in counters]
     return [
-        Check(tool, network, "SynOps", found[0], _sum(ours, "acs"), dict(synop)),
-        Check(tool, network, "ACs", found[1], _sum(ours, "acs"), _merged(synop, other)),
-        Check(tool, network, "MACs", found[2], _sum(ours, "macs"), dict(mac)),
+        Check(tool, case.network, "SynOps", found[0], case.sum("acs"), dict(synop)),
+        Check(tool, case.network, "ACs", found[1], case.sum("acs"), _merged(synop, other)),
+        Check(tool, case.network, "MACs", found[2], case.sum("macs"), dict(mac)),
     ]
 
 
