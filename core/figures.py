@@ -2,7 +2,7 @@
 
 import csv
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spikeport.core.errors import SpikeportError
 from spikeport.core.files import replacing
@@ -35,7 +35,8 @@ def draw_figures(run: Path, rate_goal: float = 0.3) -> list[Path]:
         figures = {"curves": _curves(metrics), "gradients": _gradients(layers), "rates": _rates(layers, rate_goal)}
     except (OSError, KeyError, ValueError, IndexError) as error:
         raise SpikeportError(f"{run}: no tables of a training to draw ({error}); train again") from None
-    return [_write(run / FIGURES / f"{name}.svg", figure) for name, figure in figures.items() if figure is not None]
+    drawn = {run / FIGURES / f"{name}.svg": figure for name, figure in figures.items() if figure is not None}
+    return [save_figure(figure, file) for file, figure in drawn.items()]
 
 
 def _rows(file: Path) -> Rows:
@@ -104,9 +105,11 @@ def _rates(layers: Rows, goal: float) -> "Figure | None":
     return figure
 
 
-def _write(file: Path, figure: "Figure") -> Path:
+def save_figure(figure: "Figure", file: Path, **options: Any) -> Path:
+    """Writes a picture of the file's kind (.svg, .png), the same figure as the same bytes; ``options`` of savefig."""
     import matplotlib
 
+    metadata = {"Date": None} if file.suffix == ".svg" else None
     with replacing(file) as temporary, matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "spikeport"}):
-        figure.savefig(temporary, format="svg", metadata={"Date": None})
+        figure.savefig(temporary, metadata=metadata, **options)
     return file

@@ -246,9 +246,13 @@ def _note(
     return ""
 
 
+def witnesses(rows: list[Row]) -> list[str]:
+    """Who counted: training, engines; in the order of the rows."""
+    return list(dict.fromkeys(w for row in rows for w in row.acs))
+
+
 def totals(rows: list[Row]) -> dict[str, dict[str, float]]:
     """witness -> sums per image: acs, macs, energy_nj, spikes."""
-    witnesses = list(dict.fromkeys(w for row in rows for w in row.acs))
     return {
         w: {
             "acs": sum(row.acs.get(w, 0.0) for row in rows),
@@ -256,7 +260,7 @@ def totals(rows: list[Row]) -> dict[str, dict[str, float]]:
             "energy_nj": sum(row.energy_nj.get(w, 0.0) for row in rows),
             "spikes": sum(row.spikes.get(w, 0.0) for row in rows),
         }
-        for w in witnesses
+        for w in witnesses(rows)
     }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from spikeport.core.errors import SpikeportError
 from spikeport.profiling import loihi_energy
-from spikeport.profiling.comparison import TRAINING, Row
+from spikeport.profiling.comparison import TRAINING, Row, witnesses
 from spikeport.profiling.counts import ModelCounts
 from spikeport.profiling.energy import (
     MODELS,
@@ -94,7 +94,7 @@ def _both_twins(model: EnergyModel, rows: list[Row], training: ModelCounts | Non
             layers[witness] = by_layer(model, counts)
             nj[witness] = sum(sum(causes.values()) for causes in layers[witness].values())
     if isinstance(model, Arithmetic):  # all it needs are operations, which every witness counts
-        for witness in dict.fromkeys(w for row in rows for w in row.acs):
+        for witness in witnesses(rows):
             nj[witness] = sum(model.of(row.acs.get(witness, 0.0), row.macs_of(witness)) for row in rows)
     return Entry(model.source, model.assumptions, nj, layers)
 

@@ -7,11 +7,7 @@ from typing import Any
 import jinja2
 
 from spikeport.profiling import plots
-from spikeport.profiling.comparison import MARK_ABOVE, Row
-
-
-def witnesses_of(rows: list[Row]) -> list[str]:
-    return list(dict.fromkeys(w for row in rows for w in row.acs))
+from spikeport.profiling.comparison import MARK_ABOVE, Row, witnesses
 
 
 def render(content: dict[str, Any], rows: list[Row], pictures: list[plots.Picture]) -> str:
@@ -21,20 +17,20 @@ def render(content: dict[str, Any], rows: list[Row], pictures: list[plots.Pictur
     )
     environment.filters["number"] = number
     environment.filters["percent"] = lambda v: "–" if v is None else f"{100 * v:.1f} %"
-    shown = content | {"rows": rows, "pictures": pictures, "witnesses": witnesses_of(rows), "labels": plots.LABELS}
+    shown = content | {"rows": rows, "pictures": pictures, "witnesses": witnesses(rows), "labels": plots.LABELS}
     return environment.get_template("report.html").render(shown, mark=MARK_ABOVE)
 
 
 def layers_csv(rows: list[Row]) -> str:
     """One line per row of the comparison."""
-    witnesses = witnesses_of(rows)
+    shown = witnesses(rows)
     per = ("spikes", "rate", "acs", "energy_nj", "divergence")
     plain = ("layer", "kind", "neurons_layer", "neurons", "macs", "cnn_macs", "cnn_energy_nj")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*plain, *(f"{quantity}_{w}" for quantity in per for w in witnesses), "note"])
+    writer.writerow([*plain, *(f"{quantity}_{w}" for quantity in per for w in shown), "note"])
     for row in rows:
-        cells = [getattr(row, quantity).get(w) for quantity in per for w in witnesses]
+        cells = [getattr(row, quantity).get(w) for quantity in per for w in shown]
         writer.writerow([*(getattr(row, name) for name in plain), *cells, row.note])
     return text.getvalue()
 

@@ -5,14 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import matplotlib
-
-matplotlib.use("Agg")
-
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from spikeport.profiling.breakeven import BreakEven
-from spikeport.profiling.comparison import TRAINING, Row
+from spikeport.profiling.comparison import TRAINING, Row, witnesses
 from spikeport.profiling.counts import ModelCounts
 from spikeport.profiling.energy import RATE_GOAL
 from spikeport.profiling.energy_table import Entry
@@ -43,8 +41,8 @@ def _picture(figure: Figure, caption: str, text: str) -> Picture:
     return Picture(svg[svg.index("<svg") :], caption, f"{caption} {text}")
 
 
-def _axes(figure: Figure, ylabel: str):  # type: ignore[no-untyped-def]
-    axes = figure.subplots()
+def _framed(axes: Axes, ylabel: str) -> Axes:
+    """With its name, and a frame on the left and below only."""
     axes.set_ylabel(ylabel)
     axes.spines[["top", "right"]].set_visible(False)
     return axes
@@ -52,14 +50,14 @@ def _axes(figure: Figure, ylabel: str):  # type: ignore[no-untyped-def]
 
 def _bars(rows: list[Row], values: dict[str, list[float]], ylabel: str, log: bool = False) -> Figure:
     figure = Figure(figsize=(10, 3.4))
-    axes = _axes(figure, ylabel)
+    axes = _framed(figure.subplots(), ylabel)
     places = np.arange(len(rows))
     width = 0.8 / max(len(values), 1)
     for k, (witness, heights) in enumerate(values.items()):
         axes.bar(
             places + (k - (len(values) - 1) / 2) * width, heights, width, label=LABELS[witness], color=COLOURS[witness]
         )
-    axes.set_xticks(places, [row.layer or row.kind for row in rows], rotation=60, ha="right", fontsize=7)
+    axes.set_xticks(places, _names(rows), rotation=60, ha="right", fontsize=7)
     if log:
         axes.set_yscale("log")
     return figure
@@ -78,16 +76,12 @@ def _range(names: Sequence[str], values: Sequence[float], unit: str) -> str:
     return f"Lowest: {names[low]}, {values[low]:.3g} {unit}; highest: {names[high]}, {values[high]:.3g} {unit}."
 
 
-def _witnesses(rows: list[Row]) -> list[str]:
-    return list(dict.fromkeys(w for row in rows for w in row.acs))
-
-
 def _names(rows: list[Row]) -> list[str]:
     return [row.layer or row.kind for row in rows]
 
 
 def energy_plot(rows: list[Row]) -> Picture:
-    values = {w: [row.energy_nj.get(w, 0.0) for row in rows] for w in _witnesses(rows)}
+    values = {w: [row.energy_nj.get(w, 0.0) for row in rows] for w in witnesses(rows)}
     first = next(iter(values))
     if any(row.cnn_energy_nj is not None for row in rows):
         values = {"cnn": [row.cnn_energy_nj or 0.0 for row in rows]} | values
@@ -107,7 +101,7 @@ def cause_plot(energies: dict[str, Entry]) -> Picture | None:
     figure = Figure(figsize=(10, 3.4 * len(shown)))
     texts = []
     for k, (name, layers) in enumerate(shown.items()):
-        axes = figure.add_subplot(len(shown), 1, k + 1)
+        axes = _framed(figure.add_subplot(len(shown), 1, k + 1), f"{name} (nJ)")
         layers = {layer: causes for layer, causes in layers.items() if sum(causes.values())}
         causes = list(dict.fromkeys(cause for found in layers.values() for cause in found))
         below = np.zeros(len(layers))
@@ -116,8 +110,6 @@ def cause_plot(energies: dict[str, Entry]) -> Picture | None:
             axes.bar(np.arange(len(layers)), heights, bottom=below, label=cause, color=colour)
             below += heights
         axes.set_xticks(np.arange(len(layers)), list(layers), rotation=60, ha="right", fontsize=7)
-        axes.set_ylabel(f"{name} (nJ)")
-        axes.spines[["top", "right"]].set_visible(False)
         axes.legend(fontsize=7, frameon=False)
         sums = {cause: sum(found.get(cause, 0.0) for found in layers.values()) for cause in causes}
         parts = ", ".join(f"{cause} {100 * value / sum(sums.values()):.0f} %" for cause, value in sums.items())
@@ -135,7 +127,7 @@ def break_even_plot(even: list[BreakEven], training: ModelCounts | None) -> Pict
     if not even or training is None:
         return None
     figure = Figure(figsize=(10, 3.4))
-    axes = _axes(figure, "spikes per neuron and step")
+    axes = _framed(figure.subplots(), "spikes per neuron and step")
     for found, colour in zip(even, CYCLE, strict=False):
         axes.plot(list(found.rates), list(found.rates.values()), marker=".", label=found.model, color=colour)
     axes.plot(training.time_steps, training.rate, "k*", markersize=12, label="this network")
@@ -156,7 +148,7 @@ def break_even_plot(even: list[BreakEven], training: ModelCounts | None) -> Pict
 
 def rate_plot(rows: list[Row]) -> Picture:
     spiking = [row for row in rows if row.rate]
-    values = {w: [row.rate.get(w, 0.0) for row in spiking] for w in _witnesses(spiking)}
+    values = {w: [row.rate.get(w, 0.0) for row in spiking] for w in witnesses(spiking)}
     figure = _bars(spiking, values, "spikes per neuron and step")
     figure.axes[0].axhline(RATE_GOAL, color="black", linestyle="--", linewidth=1, label=f"goal {RATE_GOAL}")
     first = next(iter(values), "")
@@ -173,7 +165,7 @@ def histogram_plot(statistics: dict[str, LayerStatistics]) -> Picture | None:
         return None
     counts = np.sum([layer.histogram for layer in statistics.values()], axis=0)
     figure = Figure(figsize=(10, 3))
-    axes = _axes(figure, "neurons")
+    axes = _framed(figure.subplots(), "neurons")
     axes.bar(EDGES[:-1], counts, np.diff(EDGES), align="edge", color=COLOURS[TRAINING], edgecolor="white")
     axes.set_yscale("symlog")
     axes.set_xlabel("spikes per step, mean over the images")
@@ -192,7 +184,8 @@ def steps_plot(statistics: dict[str, LayerStatistics], class_names: Sequence[str
     if not statistics:
         return None
     figure = Figure(figsize=(10, 3.4))
-    left, right = figure.subplots(1, 2)
+    first, second = figure.subplots(1, 2)
+    left, right = _framed(first, "spikes per neuron"), _framed(second, "spikes per neuron and step")
     weights = np.array([layer.neurons for layer in statistics.values()])
     steps = np.array([layer.steps for layer in statistics.values()])
     mean = weights @ steps / weights.sum()
@@ -202,7 +195,6 @@ def steps_plot(statistics: dict[str, LayerStatistics], class_names: Sequence[str
     left.plot(places, mean, color=COLOURS[TRAINING], marker="o", label="all neurons")
     left.set_xticks(places)
     left.set_xlabel("time step (grey: each layer)")
-    left.set_ylabel("spikes per neuron")
     left.legend(fontsize=8, frameon=False)
     classes = sorted(next(iter(statistics.values())).classes)
     by_class = [
@@ -211,9 +203,6 @@ def steps_plot(statistics: dict[str, LayerStatistics], class_names: Sequence[str
     names = [class_names[c] if c < len(class_names) else str(c) for c in classes]
     right.bar(np.arange(len(classes)), by_class, color=COLOURS[TRAINING])
     right.set_xticks(np.arange(len(classes)), names, rotation=60, ha="right", fontsize=7)
-    right.set_ylabel("spikes per neuron and step")
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     return _picture(
         figure,
@@ -224,7 +213,7 @@ def steps_plot(statistics: dict[str, LayerStatistics], class_names: Sequence[str
 
 def difference_plot(rows: list[Row]) -> Picture | None:
     """Relative difference of synaptic operations to training, per layer; None where there is nothing to compare."""
-    engines = [w for w in _witnesses(rows) if w != TRAINING]
+    engines = [w for w in witnesses(rows) if w != TRAINING]
     shown = [row for row in rows if any(row.difference(e) is not None for e in engines)]
     if not shown:
         return None

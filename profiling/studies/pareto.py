@@ -4,24 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 from matplotlib.figure import Figure
 
-from spikeport.core.files import replacing
+from spikeport.core.figures import save_figure
 from spikeport.profiling.studies.table import Row
 
 #: Colour-blind safe (Okabe and Ito, 2008).
 COLOURS = {"cnn": "#999999", "snn": "#0072B2"}
 FRONTIER = "#D55E00"
-
-
-def save(figure: Figure, path: Path) -> None:
-    """The same figure gives the same bytes."""
-    with replacing(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "spikeport", "svg.fonttype": "none"}):
-        figure.savefig(temporary, bbox_inches="tight", metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def pareto_plot(rows: Sequence[Row], path: Path) -> None:
@@ -54,7 +44,7 @@ def pareto_plot(rows: Sequence[Row], path: Path) -> None:
     axes.set_ylabel("test accuracy")
     axes.legend(fontsize=8, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-    save(figure, path)
+    save_figure(figure, path, bbox_inches="tight")
 
 
 def frontier(points: Mapping[str, tuple[float, float]]) -> list[str]:

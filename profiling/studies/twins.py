@@ -11,9 +11,9 @@ from torch import Tensor
 from spikeport.core.data import ImageData, load_dataset
 from spikeport.core.errors import SpikeportError
 from spikeport.core.evaluation import evaluate
+from spikeport.core.figures import save_figure
 from spikeport.core.files import write_text
 from spikeport.core.runs import Run
-from spikeport.profiling.studies.pareto import save
 from spikeport.profiling.studies.table import markdown
 
 #: Written last.
@@ -61,7 +61,7 @@ def side_by_side(cnn: Run, snn: Run, folder: Path) -> list[ClassErrors]:
     body = [[str(cell) for cell in vars(row).values()] for row in rows]
     write_text(folder / "errors.md", markdown(heading, body))
     write_text(folder / "errors.csv", "".join(",".join(line) + "\n" for line in [heading, *body]))
-    save(_picture(data, cnn_says, snn_says), folder / PICTURE)
+    save_figure(_picture(data, cnn_says, snn_says), folder / PICTURE, bbox_inches="tight")
     return rows
 
 
