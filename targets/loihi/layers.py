@@ -87,7 +87,7 @@ def layers(graph: nir.NIRGraph, calibration: np.ndarray | None = None, input_mod
         if isinstance(node, nir.Input):
             values[name] = [start(INPUT, input_shape)]
         elif isinstance(node, (*NEURONS, nir.Output)):
-            for chain in recurrent.get(name, []):
+            for chain in recurrent.get(name, []) if paths else []:
                 path = start(name, paths[0].shape)
                 for link in chain:
                     path = follow(path, link, graph.nodes[link])

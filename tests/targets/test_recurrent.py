@@ -113,6 +113,15 @@ def test_a_bias_that_would_decay_is_refused():
         compile(graph(cuba(), bias=0.3), samples())
 
 
+def test_neurons_that_nothing_but_themselves_feeds_are_refused():
+    g = graph(lif())
+    g.edges.remove(("affine", "neurons"))
+    with pytest.raises(SpikeportError, match="neurons: nothing feeds these neurons"):
+        compile(g, samples())
+    with pytest.raises(SpikeportError, match=r"neurons \(LIF\): nothing feeds it"):
+        interpret(g, samples())
+
+
 def test_a_loop_through_other_neurons_is_refused():
     g = graph(lif(), recurrent=False)
     g.nodes["more"], g.nodes["back"] = lif(), nir.Linear(np.eye(5))
