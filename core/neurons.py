@@ -52,15 +52,9 @@ class LIF(nn.Module):
 
     @property
     def neuron(self) -> Neuron:
-        return Neuron(
-            self.tau,
-            self.v_threshold,
-            self.v_reset,
-            self.surrogate,
-            self.alpha,
-            self.detach_reset,
-            self.decay_input,
-        )
+        """Its parameters as they are now."""
+        surrogate = (self.surrogate, self.alpha, self.detach_reset)
+        return Neuron(self.tau, self.v_threshold, self.v_reset, *surrogate, self.decay_input)
 
     @property
     def gain(self) -> float:

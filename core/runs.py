@@ -153,11 +153,13 @@ def _results(value: Any) -> dict[str, float]:
 
 
 def save_model(path: Path, spec: ModelSpec, data: DataInfo, results: dict[str, float]) -> None:
+    """Writes model.json into the run folder ``path``."""
     value: dict[str, Any] = {"model": spec.to_dict(), "data": data.__dict__, "results": results}
     write_json(path / MODEL_FILE, value)
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
+    """Writes a .safetensors file."""
     with replacing(path) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, temporary)
 

@@ -120,6 +120,7 @@ class Signal:
 
 
 def whole(node: Node, flat: bool = False) -> Signal:
+    """All channels of a node, in order."""
     return Signal(node.shape, (Term(node, np.arange(node.shape[0])),), flat)
 
 
@@ -130,6 +131,7 @@ def select(x: Signal, channels: np.ndarray) -> Signal:
 
 
 def concat(signals: Sequence[Signal], where: str) -> Signal:
+    """Their channels, one after the other. Raises SpikeportError where the maps differ in size."""
     if len({s.shape[1:] for s in signals}) != 1 or len({s.flat for s in signals}) != 1:
         raise SpikeportError(f"{where}: concatenates maps of different sizes {[s.shape for s in signals]}")
     total = sum(s.shape[0] for s in signals)
@@ -144,12 +146,14 @@ def concat(signals: Sequence[Signal], where: str) -> Signal:
 
 
 def add(a: Signal, b: Signal, where: str) -> Signal:
+    """Their sum. Raises SpikeportError where the shapes differ."""
     if a.shape != b.shape or a.flat != b.flat:
         raise SpikeportError(f"{where}: adds maps of shapes {a.shape} and {b.shape}; broadcasting has no exact form")
     return Signal(a.shape, a.terms + b.terms, a.flat)
 
 
 def exact(tensor: Tensor) -> Tensor:
+    """In float64 on the CPU."""
     # A float64 parameter would stay itself, and carry gradients where none are wanted.
     return (tensor if torch.is_grad_enabled() else tensor.detach()).cpu().double()
 

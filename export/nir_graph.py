@@ -168,6 +168,7 @@ def _array(tensor: Tensor) -> Any:
 
 
 def write_nir(graph: nir.NIRGraph, path: Path | str) -> None:
+    """Writes a NIR file (HDF5)."""
     with replacing(path) as temporary:
         nir.write(str(temporary), graph)
 

@@ -97,6 +97,7 @@ def read_snntorch(path: Path, x: np.ndarray) -> Reading:
 
 
 def label(package: str, precision: str) -> str:
+    """What a certificate calls a reader: the package, its version where it is installed, its precision."""
     try:
         return f"{package} {version(package)} ({precision})"
     except PackageNotFoundError:

@@ -81,6 +81,7 @@ def _names(rows: list[Row]) -> list[str]:
 
 
 def energy_plot(rows: list[Row]) -> Picture:
+    """Energy per layer, a bar per witness and for the CNN."""
     values = {w: [row.energy_nj.get(w, 0.0) for row in rows] for w in witnesses(rows)}
     first = next(iter(values))
     if any(row.cnn_energy_nj is not None for row in rows):
@@ -147,6 +148,7 @@ def break_even_plot(even: list[BreakEven], training: ModelCounts | None) -> Pict
 
 
 def rate_plot(rows: list[Row]) -> Picture:
+    """Firing rate per layer, a bar per witness, against the paper's goal."""
     spiking = [row for row in rows if row.rate]
     values = {w: [row.rate.get(w, 0.0) for row in spiking] for w in witnesses(spiking)}
     figure = _bars(spiking, values, "spikes per neuron and step")

@@ -148,6 +148,12 @@ def check(
     Args:
         time_steps, dt, calibration: as of ``compile``.
         options: the target's own (Loihi: ``input_mode``, see ``compile``).
+
+    Returns:
+        ``targets.loihi.check.Compatibility`` (Loihi).
+
+    Raises:
+        SpikeportError: no NIR file, T unknown, an unknown target or chip, or a target without limits (ONNX Runtime).
     """
     found: Any = find_target(target)
     with nir_file(source) as file:

@@ -68,6 +68,7 @@ class Target(Protocol):
 
 
 def target_names() -> list[str]:
+    """Of every registered target, in alphabetical order."""
     return sorted(entry.name for entry in entry_points(group=GROUP))
 
 

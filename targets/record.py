@@ -13,6 +13,10 @@ from spikeport.core.files import reading_archive, write_archive
 from spikeport.core.settings import check_types
 
 FORMAT = 2
+#: What a record holds of every sample and step, by population or synapse.
+COUNTS = ("spikes", "digests", "events")
+#: The same and the spike maps.
+BY_NAME = (*COUNTS, "rasters")
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,10 +65,11 @@ class SpikeRecord:
         return float((self.outputs.argmax(1) == self.labels).mean())
 
     def save(self, path: Path | str) -> None:
+        """Writes an .npz file under just that name."""
         arrays: dict[str, Any] = {"outputs": self.outputs, "output_sums": self.output_sums}
         if self.labels is not None:
             arrays["labels"] = self.labels
-        for kind in ("spikes", "digests", "events", "rasters"):
+        for kind in BY_NAME:
             arrays.update({f"{kind}/{name}": value for name, value in getattr(self, kind).items()})
         names = ("engine", "time_steps", "program", "wraps", "saturations", "details")
         header = {"format": FORMAT} | {name: getattr(self, name) for name in names}
@@ -79,7 +84,7 @@ class SpikeRecord:
                 raise SpikeportError("it is a Loihi program")
             if header.pop("format") != FORMAT:
                 raise SpikeportError("written by another version")
-            kinds: dict[str, Any] = {k: {} for k in ("spikes", "digests", "events", "rasters")}
+            kinds: dict[str, Any] = {k: {} for k in BY_NAME}
             plain: dict[str, Any] = {}
             for name in archive.files:
                 kind, _, item = name.partition("/")
@@ -103,7 +108,7 @@ def _check_fields(record: SpikeRecord) -> None:
         raise SpikeportError(f"outputs is {kind_of(outputs)}; expected finite numbers [N, K]")
     if sums.shape != outputs.shape or sums.dtype.kind != "i":
         raise SpikeportError(f"output_sums is {kind_of(sums)}; expected int64 {list(outputs.shape)}")
-    counts = [(f"{k}/{n}", c) for k in ("spikes", "digests", "events") for n, c in getattr(record, k).items()]
+    counts = [(f"{k}/{n}", c) for k in COUNTS for n, c in getattr(record, k).items()]
     for name, count in counts:
         if count.shape != (samples, steps) or count.dtype.kind not in "iu" or count.min(initial=0) < 0:
             raise SpikeportError(
@@ -131,7 +136,7 @@ def joined(parts: list[SpikeRecord]) -> SpikeRecord:
             name: np.concatenate([getattr(p, kind)[name] for p in parts if name in getattr(p, kind)])
             for name in getattr(parts[0], kind)
         }
-        for kind in ("spikes", "digests", "events", "rasters")
+        for kind in BY_NAME
     }
     for kind in ("wraps", "saturations"):
         arrays[kind] = {name: sum(getattr(p, kind)[name] for p in parts) for name in getattr(parts[0], kind)}
@@ -153,7 +158,7 @@ def differences(a: SpikeRecord, b: SpikeRecord) -> list[str]:
         raise SpikeportError("the two records are of different programs; simulate both engines again")
     n = min(a.samples, b.samples)
     found = []
-    for kind in ("spikes", "digests", "events"):
+    for kind in COUNTS:
         left, right = getattr(a, kind), getattr(b, kind)
         for name in left:
             wrong = left[name][:n] != right[name][:n]

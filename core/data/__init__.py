@@ -41,21 +41,23 @@ DATASETS: dict[str, Entry] = {
 
 def load_dataset(name: str, folder: Path | None = None) -> ImageData:
     """Raises SpikeportError for an unknown name, a missing folder or a damaged file."""
-    if name not in DATASETS:
-        raise SpikeportError(f"unknown data set {name!r}; available: {', '.join(DATASETS)}")
-    return DATASETS[name].load(folder)
+    return _entry(name).load(folder)
 
 
 def download_dataset(name: str, folder: Path | None, progress: Progress = silent) -> Path:
     """Fetches the archive of a data set into ``folder``; returns what ``--data`` takes (see ``archives.fetch``)."""
-    if name not in DATASETS:
-        raise SpikeportError(f"unknown data set {name!r}; available: {', '.join(DATASETS)}")
-    archive = DATASETS[name].archive
+    archive = _entry(name).archive
     if archive is None:
         raise SpikeportError(f"{name} is embedded; there is nothing to download")
     if folder is None:
         raise SpikeportError(f"--data DIR says where to unpack {name}")
     return fetch(archive, folder, progress)
+
+
+def _entry(name: str) -> Entry:
+    if name not in DATASETS:
+        raise SpikeportError(f"unknown data set {name!r}; available: {', '.join(DATASETS)}")
+    return DATASETS[name]
 
 
 def subset(data: ImageData, count: int | None) -> ImageData:

@@ -12,7 +12,7 @@ from spikeport.core.progress import Progress, silent
 from spikeport.core.runs import Run
 from spikeport.targets.base import check_labels, pick_engine
 from spikeport.targets.loihi.against_float import against_float
-from spikeport.targets.loihi.check import check_graph
+from spikeport.targets.loihi.check import Compatibility, check_graph
 from spikeport.targets.loihi.chips import find_chip
 from spikeport.targets.loihi.compile import compile
 from spikeport.targets.loihi.fixed import simulate_fixed
@@ -67,7 +67,8 @@ class LoihiTarget:
         chip: str | None = None,
         calibration: np.ndarray | None = None,
         input_mode: str = "graded",
-    ) -> Any:
+    ) -> Compatibility:
+        """See ``Target.check``; ``chip`` is "loihi1" or "loihi2" (where None), ``input_mode`` as of ``compile``."""
         return check_graph(source, chip, input_mode, calibration=calibration)
 
     def simulate(

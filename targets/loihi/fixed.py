@@ -23,7 +23,7 @@ from spikeport.targets.loihi.convolution import (
 from spikeport.targets.loihi.host import bias_mantissas
 from spikeport.targets.loihi.neurons import run
 from spikeport.targets.loihi.program import INPUT, LoihiProgram, Population
-from spikeport.targets.record import SpikeRecord, joined
+from spikeport.targets.record import BY_NAME, SpikeRecord, joined
 
 #: Values of the largest map over all steps of a batch: 16 MiB of float32, which stay in a large cache, and which the
 #: allocator hands out again without asking the system for fresh pages.
@@ -118,7 +118,7 @@ def _run(program: LoihiProgram, layers: list[_Layer], q: Tensor, keep: int) -> S
     """
     steps, n = program.time_steps, len(q)
     sent = {INPUT: Activity(channels_last(q.transpose(0, 1).flatten(0, 1).float()), spikes=False)}
-    out: dict[str, Any] = {k: {} for k in ("spikes", "digests", "events", "rasters", "wraps", "saturations")}
+    out: dict[str, Any] = {k: {} for k in (*BY_NAME, "wraps", "saturations")}
 
     def by_sample(rows: np.ndarray) -> np.ndarray:
         """[T*N], or [N] of a held input, which counts at every step, to [N, T]."""

@@ -25,6 +25,8 @@ class Slice:
 
 @dataclass(frozen=True)
 class Core:
+    """What lies on one core, and what all of it takes there."""
+
     slices: tuple[Slice, ...]
     usage: Usage
 
@@ -56,6 +58,7 @@ NO_PROFILES = Profiles(frozenset(), frozenset(), (None, None))
 
 
 def profiles_of(chip: Chip, population: Population, channels: Pair) -> Profiles:
+    """What a range of a population's channels needs; nothing on a chip that is not known to be limited."""
     if chip.thresholds is None and chip.decays is None:
         return NO_PROFILES
     registers = (population.vth, population.du, population.dv)

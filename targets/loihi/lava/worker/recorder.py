@@ -42,6 +42,8 @@ class Plan:
 
 
 class Recorder:
+    """The counts of one process, by name, and its spike maps."""
+
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.columns: dict[str, list] = {}
