@@ -150,7 +150,7 @@ def check(
         options: the target's own (Loihi: ``input_mode``, see ``compile``).
 
     Returns:
-        ``targets.loihi.check.Compatibility`` (Loihi).
+        ``targets.loihi.compatibility.Compatibility`` (Loihi).
 
     Raises:
         SpikeportError: no NIR file, T unknown, an unknown target or chip, or a target without limits (ONNX Runtime).

@@ -40,7 +40,7 @@ def check(
 ) -> None:
     """Say before compiling whether a network fits: every layer, every limit, the remedy. Status 1 where it does not."""
     from spikeport.targets import check as run
-    from spikeport.targets.loihi.check import COLUMNS, LAYER_COLUMNS
+    from spikeport.targets.loihi.compatibility import COLUMNS, LAYER_COLUMNS
 
     options: dict[str, Any] = {"input_mode": input} if target == "loihi" else {}
     samples = load_array(calibration) if calibration else None

@@ -12,8 +12,9 @@ from spikeport.core.progress import Progress, silent
 from spikeport.core.runs import Run
 from spikeport.targets.base import check_labels, pick_engine
 from spikeport.targets.loihi.against_float import against_float
-from spikeport.targets.loihi.check import Compatibility, check_graph
+from spikeport.targets.loihi.check import check_graph
 from spikeport.targets.loihi.chips import find_chip
+from spikeport.targets.loihi.compatibility import Compatibility
 from spikeport.targets.loihi.compile import compile
 from spikeport.targets.loihi.fixed import simulate_fixed
 from spikeport.targets.loihi.layers import require_input_mode

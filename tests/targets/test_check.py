@@ -16,7 +16,8 @@ from spikeport.core.errors import SpikeportError
 from spikeport.export.nir_graph import Metadata, build_nir
 from spikeport.export.trace import trace
 from spikeport.targets.loihi import chips
-from spikeport.targets.loihi.check import COLUMNS, LAYER_COLUMNS, Compatibility, check_graph, check_program
+from spikeport.targets.loihi.check import check_graph, check_program
+from spikeport.targets.loihi.compatibility import COLUMNS, LAYER_COLUMNS, Compatibility
 from spikeport.targets.loihi.program import INPUT, LoihiProgram, Population, Synapse
 
 
