@@ -1,13 +1,11 @@
 """The report: one HTML page without outside resources, its figures as JSON and CSV.
 
-``report.json`` is described in docs/energy.md, key by key; ``SCHEMA`` is its version.
+``content.py`` says what is in report.json.
 """
 
 import math
-import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +15,23 @@ import torch
 from spikeport.core.errors import SpikeportError
 from spikeport.core.files import read_json, refuse_existing, write_json, write_text
 from spikeport.core.functional import split_time
-from spikeport.core.neurons import LIF
 from spikeport.core.progress import Progress, silent
+from spikeport.core.rates import watched
 from spikeport.core.runs import Run, load_run
-from spikeport.export import CERTIFICATE_FILE, NIR_FILE, ONNX_FILE
 from spikeport.profiling import plots
-from spikeport.profiling.assumptions import ASSUMPTIONS
 from spikeport.profiling.breakeven import break_even
-from spikeport.profiling.comparison import TRAINING, Row, common_samples, compare, first_marked, mean_rate, totals
+from spikeport.profiling.comparison import Row, common_samples, compare
+from spikeport.profiling.content import Subject, report_content
 from spikeport.profiling.counting import count_operations
 from spikeport.profiling.counts import ModelCounts
 from spikeport.profiling.crosscheck import cross_check
-from spikeport.profiling.energy import MODELS, RATE_GOAL, horowitz, paper_count
+from spikeport.profiling.energy import MODELS
 from spikeport.profiling.energy_table import energy_table
 from spikeport.profiling.page import layers_csv, render
 from spikeport.profiling.statistics import firing_statistics
 from spikeport.targets import COMPATIBILITY_FILE
 from spikeport.targets.loihi import LoihiProgram, LoihiTarget
-from spikeport.targets.onnx import OnnxRecord, OnnxTarget
-from spikeport.targets.record import SpikeRecord, differences
-
-SCHEMA = 2
-PACKAGES = (
-    *("spikeport", "torch", "numpy", "nir", "onnx", "onnxruntime", "spikingjelly", "snntorch"),
-    *("syops", "ptflops", "neurobench"),
-)
+from spikeport.targets.record import SpikeRecord
 
 
 @dataclass(frozen=True)
@@ -105,24 +95,10 @@ def report(
         even = [break_even(MODELS[name], training, cnn) for name in energies if name in MODELS]
     labels = run.samples(samples)[1] if run else None
     statistics = firing_statistics(training, labels) if training else {}
-    content = {
-        "schema": SCHEMA,
-        "network": _network(run, program, samples),
-        "summary": _summary(run, cnn_run, training, cnn, program, records, rows),
-        "energy": {name: entry.to_dict() for name, entry in energies.items()},
-        "break_even": {e.model: asdict(e) for e in even},
-        "engines": _engines(records),
-        "rows": [row.to_dict() for row in rows],
-        "totals": totals(rows),
-        "layers": _layers(training),
-        "statistics": {name: layer.to_dict() for name, layer in statistics.items()},
-        "paper": _paper(training, cnn),
-        "cross_check": _cross_check(run, cnn_run) if check else None,
-        "fit": _optional_json(program_file.with_name(COMPATIBILITY_FILE)),
-        "certificates": _certificates(run, cnn_run),
-        "assumptions": list(ASSUMPTIONS),
-        "versions": _versions(),
-    }
+    subject = Subject(run, cnn_run, program, records, training, cnn, rows, samples, sample)
+    checks = _cross_check(run, cnn_run) if check else None
+    fit = _optional_json(program_file.with_name(COMPATIBILITY_FILE))
+    found = report_content(subject, energies, even, statistics, checks, fit)
     names = run.data.class_names if run else ()
     pictures = [
         plots.energy_plot(rows),
@@ -135,13 +111,12 @@ def report(
         plots.divergence_plot(rows),
         plots.raster_plot(_rasters(run, program, records, sample), program.time_steps),
     ]
-    content["network"]["sample"] = sample
-    page = render(content, rows, [picture for picture in pictures if picture])
+    page = render(found, rows, [picture for picture in pictures if picture])
     target.mkdir(parents=True, exist_ok=True)
-    write_json(target / "report.json", content)
+    write_json(target / "report.json", found)
     write_text(target / "layers.csv", layers_csv(rows))
     write_text(target / "index.html", page)
-    return Report(target / "index.html", content, rows)
+    return Report(target / "index.html", found, rows)
 
 
 def _records(program: Path, single: Path | None) -> tuple[LoihiProgram, dict[str, SpikeRecord]]:
@@ -180,98 +155,6 @@ def _count_cnn(cnn: Run, snn: Run | None) -> ModelCounts:
     return count_operations(cnn.model(), torch.from_numpy(cnn.samples(1)[0]))
 
 
-def _network(run: Run | None, program: LoihiProgram, samples: int) -> dict[str, Any]:
-    names: dict[str, Any] = {"time_steps": program.time_steps, "input_shape": list(program.input_shape)}
-    names["samples_compared"] = samples
-    if run is not None:
-        names |= {"run": run.path.name, "model": run.spec.to_dict(), "dataset": run.data.name}
-    return names
-
-
-def _summary(
-    run: Run | None,
-    cnn_run: Run | None,
-    training: ModelCounts | None,
-    cnn: ModelCounts | None,
-    program: LoihiProgram,
-    records: dict[str, SpikeRecord],
-    rows: list[Row],
-) -> dict[str, Any]:
-    summary: dict[str, Any] = {}
-    if run is not None and training is not None:
-        summary["snn"] = run.results | {
-            "parameters": sum(p.numel() for p in run.model().parameters()),
-            "energy_nj": totals(rows)[TRAINING]["energy_nj"],
-            "macs": training.total("macs"),
-            "acs": totals(rows)[TRAINING]["acs"],
-        }
-    if cnn_run is not None and cnn is not None:
-        macs = sum(c.dense for c in cnn.layers.values() if c.kind != "MaxPool2d")
-        summary["cnn"] = cnn_run.results | {
-            "parameters": sum(p.numel() for p in cnn_run.model().parameters()),
-            "macs": macs,
-            "energy_nj": horowitz(0, macs),
-        }
-        record = (cnn_run.path / OnnxTarget.file).with_name(OnnxTarget.record)
-        if record.exists():
-            summary["onnx"] = asdict(OnnxRecord.load(record))
-            summary["onnx"].pop("predictions")
-    for engine, found in records.items():
-        summary[engine] = {
-            "accuracy": found.accuracy,
-            "samples": found.samples,
-            "energy_nj": totals(rows)[engine]["energy_nj"],
-            "mean_rate": mean_rate(rows, engine, program.time_steps),
-            "first_divergent_layer": first_marked(rows, engine),
-        }
-    summary["mean_rate"] = None if training is None else training.rate
-    summary["rate_goal"] = RATE_GOAL
-    return summary
-
-
-def _engines(records: dict[str, SpikeRecord]) -> dict[str, Any]:
-    engines: dict[str, Any] = {
-        name: {
-            "samples": r.samples,
-            "wraps": sum(r.wraps.values()),
-            "saturations": sum(r.saturations.values()),
-            "details": r.details,
-        }
-        for name, r in records.items()
-    }
-    if all(engine in records for engine in LoihiTarget.engines):
-        found = differences(records["fixed"], records["lava"])
-        engines["agreement"] = {
-            "samples": min(r.samples for r in records.values()),
-            "steps_compared": min(r.samples for r in records.values()) * records["fixed"].time_steps,
-            "layers": len(records["fixed"].spikes),
-            "differences": found,
-        }
-    return engines
-
-
-def _paper(training: ModelCounts | None, cnn: ModelCounts | None) -> dict[str, Any]:
-    counted = {"snn": training, "cnn": cnn}
-    return {
-        kind: {"macs": count.macs, "acs": count.acs, "energy_nj": count.energy_nj}
-        for kind, count in ((kind, paper_count(c)) for kind, c in counted.items() if c is not None)
-    }
-
-
-def _layers(counts: ModelCounts | None) -> dict[str, Any]:
-    """Layer -> its counts in training, means per image over all steps."""
-    if counts is None:
-        return {}
-    static = ("kind", "parameters", "bytes", "outputs", "dense", "passes", "analog", "folds_into")
-    return {
-        name: {key: getattr(layer, key) for key in static}
-        | {key: layer.mean(key) for key in ("acs", "macs", "macs_effective", "spikes")}
-        | {"bias_adds": layer.bias_adds, "neuron_updates": layer.neuron_updates}
-        | {"accesses": asdict(layer.work().accesses)}
-        for name, layer in counts.layers.items()
-    }
-
-
 def _cross_check(run: Run | None, cnn: Run | None) -> list[dict[str, Any]]:
     if run is None:
         raise SpikeportError("the cross-check runs other tools on the model; give the run, not a record")
@@ -289,42 +172,17 @@ def _rasters(
         if record.rasters and all(len(maps) > sample for maps in record.rasters.values()):
             found = {(program.population(n).source or n): maps[sample] for n, maps in record.rasters.items()}
             return {name: maps.reshape(program.time_steps, -1) for name, maps in found.items()}
-    if run is None:
-        return {}
-    model, spikes = run.model(), {}
+    spikes: dict[str, np.ndarray] = {}
 
-    def keep(name: str) -> Any:
-        def hook(module: LIF, args: Any, y: torch.Tensor) -> None:
-            spikes[name] = split_time(y, module.time_steps).flatten(1).bool().numpy()
+    def keep(name: str, y: torch.Tensor) -> None:
+        spikes[name] = split_time(y, program.time_steps).flatten(1).bool().numpy()
 
-        return hook
-
-    for name, module in model.named_modules():
-        if isinstance(module, LIF):
-            module.register_forward_hook(keep(name))
-    with torch.no_grad():
-        model(torch.from_numpy(run.samples(sample + 1)[0][sample:]))
+    if run is not None:
+        model = run.model()
+        with watched(model, keep), torch.no_grad():
+            model(torch.from_numpy(run.samples(sample + 1)[0][sample:]))
     return spikes
 
 
 def _optional_json(path: Path) -> Any:
     return read_json(path) if path.exists() else None
-
-
-def _certificates(*runs: Run | None) -> dict[str, Any]:
-    found = {}
-    for run in runs:
-        for kind, exported in (("nir", NIR_FILE), ("onnx", ONNX_FILE)):
-            if run is not None and (file := (run.path / exported).with_name(CERTIFICATE_FILE)).exists():
-                found[kind] = read_json(file)
-    return found
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version(), "machine": platform.machine()}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions
