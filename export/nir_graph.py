@@ -14,6 +14,7 @@ from typing import Any
 
 import nir
 import numpy as np
+import torch
 from torch import Tensor
 
 from spikeport.core.errors import SpikeportError, reason
@@ -96,11 +97,10 @@ def build_nir(traced: Traced, metadata: Metadata) -> tuple[nir.NIRGraph, dict[ex
         return names[node]
 
     emit(traced.input)
-    heads = _aligned_output(traced.output)
-    shape = traced.output.shape
-    before_output = [emit(node) if node.flat else flattened(node) for node in heads]
-    nodes["output"] = nir.Output({"output": np.array([int(np.prod(shape))])})
-    edges.extend((head, "output") for head in before_output)
+    head = _head(traced.output)
+    nodes["output"] = nir.Output({"output": np.array([int(np.prod(head.shape))])})
+    edges.append((emit(head) if head.flat else flattened(head), "output"))
+    _refuse_unused(traced, names)
 
     layers = {name: node.source for node, name in names.items() if not isinstance(node, ex.Input)}
     value = asdict(metadata) | {"layers": layers}
@@ -112,10 +112,21 @@ def build_nir(traced: Traced, metadata: Metadata) -> tuple[nir.NIRGraph, dict[ex
     return graph, names
 
 
-def _aligned_output(output: ex.Signal) -> tuple[ex.Node, ...]:
+def _head(output: ex.Signal) -> ex.Node:
+    """The one node before the output. Readers do not sum what enters an output, so a sum passes weights of 1 first."""
     if not all(term.whole for term in output.terms):
         raise SpikeportError("the output is a concatenation; end the model with one classifier")
-    return ex.distinct(output.nodes)
+    heads = ex.distinct(output.nodes)
+    if len(heads) == 1:
+        return heads[0]
+    ones = torch.eye(int(np.prod(output.shape)), dtype=torch.float64)
+    return ex.Linear("sum", heads, (len(ones), 1, 1), ones, ones.new_zeros(len(ones)), flat=True)
+
+
+def _refuse_unused(traced: Traced, names: dict[ex.Node, str]) -> None:
+    for layer, signal in traced.observed:
+        if any(node not in names for node in signal.nodes):
+            raise SpikeportError(f"{layer}: the output does not depend on all of its spikes; leave out the rest")
 
 
 def _unique(node: ex.Node, taken: dict[str, nir.NIRNode]) -> str:

@@ -130,6 +130,7 @@ class _Rewriter:
         if self.readout is not None:
             raise SpikeportError(f"{name}: follows the mean over time; TimeMean must be the last layer")
         if isinstance(module, LIF):
+            self.require_neuron(module, x, name)
             self.neurons.append(module)
             spikes = ex.fire(x, lif_maker(module, name))
             self.observed.append((name, spikes))
@@ -145,6 +146,21 @@ class _Rewriter:
                 return y
         remedy = "replace it by LIF" if isinstance(module, (nn.ReLU, nn.ReLU6, nn.SiLU)) else "replace it"
         raise SpikeportError(f"{name} ({type(module).__name__}): has no exact spiking form; {remedy}")
+
+    def require_neuron(self, module: LIF, x: Signal, name: str) -> None:
+        if not module.v_threshold > module.v_reset:
+            raise SpikeportError(
+                f"{name}: v_threshold {module.v_threshold:g} is not above v_reset {module.v_reset:g}; raise it"
+            )
+        if module.constant_input and any(map(_changes, x.nodes)):
+            raise SpikeportError(
+                f"{name}: takes a constant current and is given one that changes; build it with constant_input=False"
+            )
+
+
+def _changes(node: Node) -> bool:
+    """Whether a node's output changes from step to step because neurons are at or above it."""
+    return isinstance(node, Neuron) or any(map(_changes, node.inputs))
 
 
 def lif_maker(module: LIF, name: str) -> Callable[[tuple[Node, ...], Shape], Neuron]:

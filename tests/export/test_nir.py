@@ -337,6 +337,54 @@ def test_a_residual_of_currents(tmp_path, x):
     assert certificate.witnesses[2].status.startswith("agrees")
 
 
+class Heads(nn.Module):
+    """What the neurons send, through several layers into one output."""
+
+    def __init__(self, join):
+        super().__init__()
+        self.join, self.conv, self.first = join, nn.Conv2d(2, 2, 3), LIF(v_threshold=0.1, constant_input=True)
+        self.deep, self.second = nn.Conv2d(2, 2, 1), LIF(v_threshold=0.1)
+        self.a, self.b, self.both, self.end = nn.Linear(72, 3), nn.Linear(72, 3), nn.Linear(144, 3), TimeMean(4)
+
+    def forward(self, x):
+        y = self.first(self.conv(x))
+        return self.end(self.join(self, y, self.second(self.deep(y))))
+
+
+@pytest.mark.parametrize(
+    "join",
+    [
+        lambda net, y, z: net.a(y.flatten(1)) + net.b(z.flatten(1)),
+        lambda net, y, z: net.both(torch.cat([y, z], 1).flatten(1)),
+        lambda net, y, z: net.both(torch.cat([y.flatten(1), z.flatten(1)], 1)),
+        lambda net, y, z: (y + z).flatten(1),
+    ],
+    ids=["two classifiers", "one over two maps", "one over two vectors", "spikes"],
+)
+def test_every_reader_sums_what_enters_the_output(tmp_path, x, join):
+    certificate = to_nir(Heads(join), tmp_path / "m.nir", x)
+    assert [w.status for w in certificate.witnesses] == ["agrees"] * 3
+    assert sum(target == "output" for _, target in read_nir(tmp_path / "m.nir").edges) == 1
+    compile(tmp_path / "m.nir", tmp_path / "p.npz", calibration=x)
+    found = simulate(tmp_path / "p.npz", x=x).outputs
+    expected = interpret(read_nir(tmp_path / "m.nir"), x).prediction
+    assert np.abs(found - expected).mean() < 0.1  # 8 bits
+
+
+@pytest.mark.parametrize(
+    ("join", "message"),
+    [
+        (lambda net, y, z: net.a(y.flatten(1)), "second: the output does not depend on all of its spikes"),
+        (lambda net, y, z: net.both(torch.cat([y, net.first(y)], 1).flatten(1)), "first: takes a constant current and"),
+    ],
+    ids=["unused", "constant"],
+)
+def test_neurons_that_are_not_used_or_wrongly_are_named(tmp_path, x, join, message):
+    with pytest.raises(SpikeportError, match=message):
+        to_nir(Heads(join), tmp_path / "m.nir", x)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_float64_models_tensors_lists_and_names_with_a_slash(tmp_path, x):
     model = nn.Sequential()
     for name, module in (("a/b", nn.Conv2d(2, 2, 3)), ("r", nn.ReLU()), ("f", nn.Flatten()), ("c", nn.Linear(72, 2))):

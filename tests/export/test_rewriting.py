@@ -121,6 +121,7 @@ class Copies(nn.Module):
         (nn.AdaptiveAvgPool2d(3), "do not divide evenly"),
         (nn.Conv2d(4, 4, 9), "middle: its kernel does not fit"),
         (nn.Sequential(nn.Conv2d(4, 4, 1), LIF(time_steps=5)), "disagree on the number of time steps"),
+        (LIF(time_steps=2, v_threshold=0.0), "middle: v_threshold 0 is not above v_reset 0; raise it"),
     ],
 )
 def test_what_has_no_exact_form_is_refused_by_name(middle, message):
