@@ -5,6 +5,7 @@ What our neuron cannot do exactly (soft reset, learnt or per-channel constants, 
 
 import copy
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from spikeport.core.conversion import fold_time, replace_modules, trace_module
+from spikeport.core.conversion import copied, fold_time, replace_modules, trace_module
 from spikeport.core.errors import SpikeportError, reason
 from spikeport.core.functional import whole_steps
 from spikeport.core.neurons import LIF
@@ -22,6 +23,10 @@ from spikeport.export.logs import quiet
 _SAME = (
     "Conv2d", "Linear", "BatchNorm1d", "BatchNorm2d", "MaxPool2d", "AvgPool2d", "AdaptiveAvgPool2d", "Flatten",
 )  # fmt: skip
+#: Its layers that do nothing to a network that is deployed, not trained.
+_NOTHING = ("Dropout", "Dropout2d")
+#: Its containers, which run what they hold one after the other, step by step.
+_CONTAINERS = ("SeqToANNContainer", "MultiStepContainer", "StepModeContainer")
 
 
 def is_foreign(model: nn.Module) -> bool:
@@ -30,8 +35,19 @@ def is_foreign(model: nn.Module) -> bool:
 
 
 def owner(module: nn.Module) -> str | None:
-    package = type(module).__module__.split(".")[0]
-    return package if package in ("spikingjelly", "snntorch") else None
+    """The package whose layer or neuron it is, or is derived from where it is a neuron.
+
+    The ready-made models of SpikingJelly are nobody's: they are built of its layers, as the user's are.
+    """
+    for kind in type(module).__mro__:
+        package, _, rest = kind.__module__.partition(".")
+        if package in ("spikingjelly", "snntorch") and (kind is type(module) or "neuron" in rest):
+            return package if ".model." not in rest else None
+    return None
+
+
+def _is_neuron(module: nn.Module) -> bool:
+    return any("neuron" in kind.__module__ for kind in type(module).__mro__)
 
 
 def adopt(model: nn.Module, time_steps: int) -> nn.Module:
@@ -48,6 +64,7 @@ def adopt(model: nn.Module, time_steps: int) -> nn.Module:
         SpikeportError: a layer or neuron without exact form, by name and remedy.
     """
     time_steps = whole_steps(time_steps)
+    model = _one_step(model)
     leaves = tuple({type(m) for m in model.modules() if owner(m) is not None})
     graph = trace_module(model, leaves)
     _refuse_shared(graph)
@@ -55,6 +72,30 @@ def adopt(model: nn.Module, time_steps: int) -> nn.Module:
     replace_modules(graph, lambda name, module: _ours(name, module, time_steps))
     _drop_membranes(graph, pairs)
     return fold_time(graph, time_steps).eval()
+
+
+def _one_step(model: nn.Module) -> nn.Module:
+    """A copy of the model in which SpikingJelly's layers take a step at a time, and its containers are plain ones."""
+    model = copied(model)
+    for name, module in list(model.named_modules()):
+        if owner(module) == "spikingjelly" and type(module).__name__ in _CONTAINERS:
+            plain = nn.Sequential(OrderedDict(module.named_children()))
+            if not name:
+                return plain
+            model.set_submodule(name, plain)
+        elif "s" in _step_modes(module):
+            module.step_mode = "s"
+    return model
+
+
+def _step_modes(module: Any) -> tuple[str, ...]:
+    """SpikingJelly's: "s", one step at a time, "m", many; none where it is no layer of SpikingJelly."""
+    return tuple(module.supported_step_mode()) if hasattr(module, "supported_step_mode") else ()
+
+
+def _many_steps(module: Any) -> bool:
+    """Whether what it takes and gives has a time axis."""
+    return getattr(module, "step_mode", "s") == "m" or _step_modes(module) == ("m",)
 
 
 def _refuse_shared(graph: fx.GraphModule) -> None:
@@ -65,7 +106,7 @@ def _refuse_shared(graph: fx.GraphModule) -> None:
         if (owner(module), type(module).__name__) in NEURONS and name in used:
             raise SpikeportError(
                 f"{name} ({type(module).__name__}): is used twice in one step and shares its membrane; use a neuron of "
-                "its own at each place"
+                "its own at each place, and give the network of one time step, without its loop over time"
             )
         used.add(name)
 
@@ -80,15 +121,14 @@ def _ours(name: str, module: nn.Module, time_steps: int) -> nn.Module | None:
         return rule(name, module, time_steps)
     if package == "spikingjelly" and kind in _SAME:
         return _plain(module)
-    if package == "spikingjelly" and kind in ("Dropout", "Dropout2d"):
-        return nn.Identity()  # it is being deployed, not trained
-    if package == "spikingjelly" and kind in ("SeqToANNContainer", "MultiStepContainer"):
-        inner = [_ours(f"{name}.{k}", child, time_steps) or child for k, child in module.named_children()]
-        return nn.Sequential(*inner)
-    raise SpikeportError(
-        f"{name} ({package} {kind}): has no exact form here; known neurons: "
-        + ", ".join(k for p, k in NEURONS if p == package)
-    )
+    if package == "spikingjelly" and kind in _NOTHING:
+        return nn.Identity()
+    if package == "spikingjelly" and kind == "VotingLayer":
+        return nn.AvgPool1d(int(getattr(module, "voting_size", 0)))
+    known = [k for p, k in NEURONS if p == package]
+    if not _is_neuron(module):
+        known = [*_SAME, *_NOTHING, *_CONTAINERS, "VotingLayer"]
+    raise SpikeportError(f"{name} ({package} {kind}): has no exact form here; known: {', '.join(known)}")
 
 
 def _plain(module: nn.Module) -> nn.Module:
@@ -175,27 +215,32 @@ def _drop_membranes(graph: fx.GraphModule, pairs: set[str]) -> None:
         graph.graph.erase_node(node)
 
 
-def owner_forward(model: nn.Module, x: np.ndarray, time_steps: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The model as its own framework runs it, in float64: spikes per neuron layer [T, N, ...], outputs [T, N, K]."""
-    model = copy.deepcopy(model).double().eval()
-    held = torch.from_numpy(np.asarray(x, np.float64))
-    many = any(getattr(m, "step_mode", "s") == "m" for m in model.modules())
+def _reset(model: nn.Module) -> None:
+    """Every neuron back to rest. snnTorch's ``utils.reset`` resets what its user built, but no copy of it."""
     if any(owner(m) == "spikingjelly" for m in model.modules()):
         from spikingjelly.activation_based import functional
 
         functional.reset_net(model)
-    else:
-        from snntorch import utils
+    neurons: list[Any] = [m for m in model.modules() if owner(m) == "snntorch" and hasattr(m, "reset_mem")]
+    for neuron in neurons:
+        neuron.reset_mem()
 
-        utils.reset(model)
+
+def owner_forward(model: nn.Module, x: np.ndarray, time_steps: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The model as its own framework runs it, in float64: spikes per neuron layer [T, N, ...], outputs [T, N, K]."""
+    model = copy.deepcopy(model).double().eval()
+    held = torch.from_numpy(np.asarray(x, np.float64))
+    many = any(map(_many_steps, model.modules()))
+    _reset(model)
     seen: dict[str, list[torch.Tensor]] = {}
 
     def keep(name: str) -> Callable[..., Any]:
         def hook(module: nn.Module, args: Any, y: Any) -> Any:
             # snnTorch's spikes are float32 whatever its membrane is.
             y = tuple(part.double() for part in y) if isinstance(y, tuple) else y.double()
+            spikes = y[0] if isinstance(y, tuple) else y
             # A copy: what follows may add to it in place.
-            seen.setdefault(name, []).append((y[0] if isinstance(y, tuple) else y).clone())
+            seen.setdefault(name, []).append(spikes.clone() if _many_steps(module) else spikes[None].clone())
             return y
 
         return hook
@@ -212,4 +257,4 @@ def owner_forward(model: nn.Module, x: np.ndarray, time_steps: int) -> tuple[dic
                 raise SpikeportError(f"{type(model).__name__} fails in its own framework: {reason(error)}") from error
             outputs.append(y[0] if isinstance(y, tuple) else y)
     join = torch.cat if many else torch.stack
-    return {name: join(steps).numpy() for name, steps in seen.items()}, join(outputs).numpy()
+    return {name: torch.cat(steps).numpy() for name, steps in seen.items()}, join(outputs).numpy()

@@ -85,12 +85,10 @@ def read_snntorch(path: Path, x: np.ndarray) -> Reading:
         if isinstance(node, nir.Conv2d) and int(node.groups) > 1:
             raise CannotRead(f"{name}: snnTorch's importer drops groups")
     try:
-        from snntorch import utils
         from snntorch.import_nir import import_from_nir
 
         with contextlib.redirect_stdout(io.StringIO()):
             network = import_from_nir(graph).float().eval()
-        utils.reset(network)
     except (ImportError, NotImplementedError, ValueError) as error:
         raise CannotRead(reason(error)) from error
     return _run(network, _neurons(graph), torch.from_numpy(x).float(), metadata, stateful=True)

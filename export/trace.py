@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
@@ -224,6 +225,17 @@ def _avg_pool(module: nn.AvgPool2d, x: Signal, name: str) -> Signal:
     )
 
 
+def _voting(module: nn.AvgPool1d, x: Signal, name: str) -> Signal:
+    """The mean of every k features in a row: a linear layer."""
+    votes, stride, padding = (int(np.ravel(n)[0]) for n in (module.kernel_size, module.stride, module.padding))
+    if not x.flat or stride != votes or padding or module.ceil_mode:
+        raise SpikeportError(f"{name}: only the mean of every k features in a row has an exact form; use nn.Linear")
+    features = int(np.prod(x.shape))
+    means = torch.eye(features // votes, dtype=torch.float64).repeat_interleave(votes, 1) / votes
+    weight = nn.functional.pad(means, (0, features % votes))
+    return ex.multiply(x, weight, weight.new_zeros(len(weight)), name)
+
+
 def _adaptive_pool(module: nn.AdaptiveAvgPool2d, x: Signal, name: str) -> Signal:
     return functions.RULES[F.adaptive_avg_pool2d](name, x, module.output_size)
 
@@ -248,6 +260,7 @@ RULES: dict[type[nn.Module], Callable[[Any, Signal, str], Signal]] = {
     nn.BatchNorm1d: _batch_norm,
     nn.MaxPool2d: _max_pool,
     nn.AvgPool2d: _avg_pool,
+    nn.AvgPool1d: _voting,
     nn.AdaptiveAvgPool2d: _adaptive_pool,
     nn.Flatten: _flatten,
     nn.ChannelShuffle: _shuffle,

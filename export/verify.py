@@ -202,7 +202,8 @@ def verify_owner(original: nn.Module, adopted: nn.Module, samples: np.ndarray, t
             module.register_forward_hook(keep(name))
     with torch.no_grad():
         prediction = double(torch.from_numpy(np.asarray(samples, np.float64))).numpy()
-    layers = {name: int((ours[name] != spikes).sum()) for name, spikes in theirs.items()}
+    same_shape = {name: ours[name].shape == spikes.shape for name, spikes in theirs.items()}
+    layers = {n: int((ours[n] != spikes).sum()) if same_shape[n] else spikes.size for n, spikes in theirs.items()}
     agree = bool((prediction.argmax(1) == outputs.mean(0).argmax(1)).all())
     packages = {owner(m) for m in original.modules()} - {None}
     error = float(np.abs(prediction - outputs.mean(0)).max())

@@ -1,6 +1,9 @@
 """SpikingJelly's and snnTorch's models as they are: spike for spike their owner's, or refused by name."""
 
+import sys
+from importlib import import_module
 from itertools import pairwise
+from types import SimpleNamespace
 
 import nir
 import numpy as np
@@ -114,6 +117,64 @@ def test_snntorch_does_not_fire_at_its_threshold():
         assert adopt(model, 2)(x)[:, 0].tolist() == theirs.mean(0).tolist()
 
 
+class Blocks(nn.Module):
+    """Containers, ready-made blocks, votes, and a forward pass that asks for the step mode, as SpikingJelly's do."""
+
+    def __init__(self, resnet, sew, step_mode):
+        super().__init__()
+        act = {"spiking_neuron": neuron.IFNode, "v_threshold": 0.6}
+        stem = nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.stem = layer.StepModeContainer(False, step_mode, *stem)
+        self.blocks = nn.Sequential(
+            neuron.LIFNode(), resnet.BasicBlock(4, 4, **act), sew.BasicBlock(4, 4, cnf="ADD", **act), layer.AvgPool2d(2)
+        )
+        self.classifier = nn.Sequential(layer.Linear(36, 13), neuron.LIFNode(v_threshold=0.2), layer.VotingLayer(4))
+        functional.set_step_mode(self, step_mode)
+
+    def forward(self, x):
+        x = self.blocks(self.stem(x))
+        return self.classifier(x.flatten(1 if self.blocks[0].step_mode == "s" else 2))
+
+
+@pytest.mark.parametrize("step_mode", ["s", "m"])
+def test_spikingjellys_own_models_and_containers(tmp_path, monkeypatch, step_mode):
+    # Its models import a function of torchvision that downloads weights.
+    utils = SimpleNamespace(load_state_dict_from_url=None)
+    monkeypatch.setitem(sys.modules, "torchvision", SimpleNamespace(_internally_replaced_utils=utils))
+    monkeypatch.setitem(sys.modules, "torchvision._internally_replaced_utils", utils)
+    resnet, sew = (import_module(f"spikingjelly.activation_based.model.{m}_resnet") for m in ("spiking", "sew"))
+    model = enliven(Blocks(resnet, sew, step_mode))
+    certificate = to_nir(model, tmp_path / "m.nir", samples(), time_steps=4)
+    assert certificate.witnesses[-1].reader.startswith("the model as spikingjelly runs it")
+    assert {w.status for w in certificate.witnesses} == {"agrees", "cannot read"}
+    spikes, outputs = owner_forward(model, samples(), 4)
+    assert outputs.shape == (4, 4, 3)
+    assert min(float(s.mean()) for s in spikes.values()) > 0, "silence proves nothing"
+    assert model.blocks[0].step_mode == step_mode, "the user's model stays as it is"
+
+
+def test_a_neuron_in_a_container_of_steps(tmp_path):
+    class Net(nn.Sequential):
+        def __init__(self):
+            neurons = layer.MultiStepContainer(neuron.LIFNode(v_threshold=0.4))
+            head = layer.SeqToANNContainer(nn.Flatten(), nn.Linear(72, 3))
+            super().__init__(layer.SeqToANNContainer(nn.Conv2d(2, 2, 3, padding=1)), neurons, head)
+
+    certificate = to_nir(Net(), tmp_path / "m.nir", samples(), time_steps=4)
+    assert certificate.witnesses[-1].layers == {"1.0": 0}
+
+
+def test_a_model_of_snntorch_that_ran_before_is_compared_from_rest_and_keeps_its_state(tmp_path):
+    leaky = snntorch.Leaky(beta=0.9, init_hidden=True, reset_mechanism="zero")
+    model = nn.Sequential(nn.Flatten(), nn.Linear(72, 3), leaky)
+    with torch.no_grad():
+        model(torch.from_numpy(samples(1)))
+    before = leaky.mem.clone()
+    assert to_nir(model, tmp_path / "m.nir", samples(), time_steps=4).passed
+    assert before.any()
+    assert torch.equal(leaky.mem, before)
+
+
 def test_weights_come_along_and_the_model_is_untouched():
     model = enliven(Jelly(neuron.IFNode(), "m"))
     ours = adopt(model, 4)
@@ -133,7 +194,8 @@ def test_weights_come_along_and_the_model_is_untouched():
             neuron.IzhikevichNode(),
             r"middle .spikingjelly IzhikevichNode.: has no exact form here; known",
         ),
-        (layer.ThresholdDependentBatchNorm2d(1.0, 1.0, 6), r"ThresholdDependentBatchNorm2d.: has no exact form"),
+        (layer.ThresholdDependentBatchNorm2d(1.0, 1.0, 6), r"BatchNorm2d.: has no exact form here; known: Conv2d"),
+        (type("Own", (neuron.LIFNode,), {})(), r"middle .spikingjelly Own.: has no exact form here; known: LIFNode"),
     ],
 )
 def test_what_spikingjelly_has_and_we_have_not_is_named(middle, message):
