@@ -10,7 +10,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from spikeport.core.errors import SpikeportError
 from spikeport.core.geometry import Pair, pair
-from spikeport.export.nir_graph import NEURONS, check_neurons, loops, metadata_of, ordered
+from spikeport.export.nir_graph import NEURONS, check_neurons, check_synapses, loops, metadata_of, ordered
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,13 +86,15 @@ def interpret(graph: nir.NIRGraph, x: np.ndarray, margins: bool = False, as_mode
             result = _stateless(name, node, total.reshape(-1, *total.shape[2:]))
             values[name] = result.reshape(*total.shape[:2], *result.shape[1:])
         else:
-            raise SpikeportError(f"{name}: the interpreter does not know {type(node).__name__}")
+            known = ", ".join(kind.__name__ for kind in (*NEURONS, *STATELESS))
+            raise SpikeportError(f"{name}: the interpreter does not know {type(node).__name__}; it knows {known}")
     if output is None:
         raise SpikeportError("the NIR graph has no output")
     return Trajectory(spikes, kept, output)
 
 
 def _stateless(name: str, node: nir.NIRNode, x: np.ndarray) -> np.ndarray:
+    check_synapses(name, node)
     try:
         return STATELESS[type(node)](node, x)
     except ValueError as error:
@@ -167,7 +169,7 @@ def _sum_pool(node: nir.SumPool2d, x: np.ndarray) -> np.ndarray:
 
 
 def _scale(node: nir.Scale, x: np.ndarray) -> np.ndarray:
-    return x * node.scale
+    return x * np.broadcast_to(node.scale, x.shape[1:])
 
 
 def _linear(node: nir.Linear, x: np.ndarray) -> np.ndarray:

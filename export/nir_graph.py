@@ -214,28 +214,52 @@ def metadata_of(graph: nir.NIRGraph) -> Metadata:
 def with_metadata(graph: nir.NIRGraph, time_steps: int, dt: float = DT, sequence: bool = False) -> nir.NIRGraph:
     """Another framework's graph with what it cannot say of itself: T, dt, and how samples enter.
 
-    A graph that carries our metadata keeps it.
+    A graph that carries our metadata keeps it; graphs within another's take their place in it.
 
     Raises:
-        SpikeportError: no single input, or nested graphs.
+        SpikeportError: no single input or output.
     """
     if KEY in graph.metadata:
         return graph
-    nested = [name for name, node in graph.nodes.items() if isinstance(node, nir.NIRGraph)]
-    if nested:
-        raise SpikeportError(f"{nested[0]}: a graph within the graph is not supported; export it flat")
-    inputs = [node for node in graph.nodes.values() if isinstance(node, nir.Input)]
-    if len(inputs) != 1:
-        raise SpikeportError(f"the NIR graph has {len(inputs)} inputs; exactly one is supported")
+    graph = _flat(graph)
+    only_input = graph.nodes[_only(graph, nir.Input, "the NIR graph")]
+    _only(graph, nir.Output, "the NIR graph")
     time_steps = whole_steps(time_steps)
     if not (dt > 0 and math.isfinite(dt)):
         raise SpikeportError(f"dt is {dt}; a positive number of seconds is needed")
-    shape = tuple(int(n) for n in np.ravel(inputs[0].input_type["input"]))
+    shape = tuple(int(n) for n in np.ravel(only_input.input_type["input"]))
     metadata = Metadata(time_steps, dt, "sequence" if sequence else "constant", shape, spike_condition=">")
     nodes = {name: _padded(name, n) if isinstance(n, nir.Conv2d) else n for name, n in graph.nodes.items()}
     return nir.NIRGraph(
         nodes, graph.edges, metadata={**graph.metadata, KEY: json.dumps(asdict(metadata))}, type_check=False
     )
+
+
+def _only(graph: nir.NIRGraph, kind: type[nir.NIRNode], where: str) -> str:
+    """The name of its one node of a kind."""
+    found = [name for name, node in graph.nodes.items() if isinstance(node, kind)]
+    if len(found) != 1:
+        raise SpikeportError(f"{where} has {len(found)} {kind.__name__.lower()}s; exactly one is supported")
+    return found[0]
+
+
+def _flat(graph: nir.NIRGraph) -> nir.NIRGraph:
+    """The same graph with what the graphs within it hold in their place, each node called graph.node."""
+    nodes, edges = {n: node for n, node in graph.nodes.items() if not isinstance(node, nir.NIRGraph)}, [*graph.edges]
+    for name, node in graph.nodes.items():
+        if isinstance(node, nir.NIRGraph):
+            inner = _flat(node)
+            first, last = _only(inner, nir.Input, name), _only(inner, nir.Output, name)
+            before = [source for source, target in edges if target == name]
+            after = [target for source, target in edges if source == name]
+            # What enters and leaves the inner graph meets what enters and leaves its place.
+            ends = {first: before, last: after}
+            nodes |= {f"{name}.{n}": part for n, part in inner.nodes.items() if n not in ends}
+            edges = [edge for edge in edges if name not in edge]
+            for link in inner.edges:
+                sources, targets = (ends.get(n, [f"{name}.{n}"]) for n in link)
+                edges += [(source, target) for source in sources for target in targets]
+    return nir.NIRGraph(nodes, edges, metadata=graph.metadata, type_check=False)
 
 
 def _padded(name: str, node: nir.Conv2d) -> nir.Conv2d:
@@ -253,6 +277,21 @@ def _padded(name: str, node: nir.Conv2d) -> nir.Conv2d:
     node = copy.copy(node)
     node.padding = (reach[0] // 2, reach[1] // 2)
     return node
+
+
+def check_synapses(name: str, node: nir.NIRNode) -> None:
+    """Raises SpikeportError where weights, biases or the geometry of a node are none."""
+    weight, bias = getattr(node, "weight", None), getattr(node, "bias", None)
+    axes = 4 if isinstance(node, nir.Conv2d) else 2
+    if weight is not None and (len(weight.shape) != axes or 0 in weight.shape):
+        raise SpikeportError(f"{name}: its weights have the shape {tuple(weight.shape)}; {axes} axes are needed")
+    if weight is not None and bias is not None and tuple(np.shape(bias)) != (len(weight),):
+        raise SpikeportError(f"{name}: {len(weight)} outputs, a bias of shape {tuple(np.shape(bias))}; export it again")
+    for field_name, least in (("kernel_size", 1), ("stride", 1), ("dilation", 1), ("groups", 1), ("padding", 0)):
+        value = np.asarray(getattr(node, field_name, least))
+        whole = value.dtype.kind in "iuf" and not (value % 1).any() and (value >= least).all()
+        if not whole or value.shape not in ((), (1,), (2,)):
+            raise SpikeportError(f"{name}: its {field_name} is {value.tolist()}; whole numbers from {least} are needed")
 
 
 def check_neurons(name: str, node: nir.NIRNode, shape: tuple[int, ...]) -> None:

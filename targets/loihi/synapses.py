@@ -14,7 +14,11 @@ from torch import Tensor
 from spikeport.core.errors import SpikeportError
 from spikeport.core.geometry import Pair, output_size, pair
 from spikeport.export.expressions import ungrouped
+from spikeport.export.nir_graph import check_synapses
 from spikeport.targets.loihi.program import Shape
+
+#: NIR's nodes that have a place on the chip.
+COMPILED = ("LIF", "CubaLIF", "IF", "Conv2d", "Linear", "Affine", "Scale", "AvgPool2d", "SumPool2d", "Flatten")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +57,7 @@ def follow(path: Path, name: str, node: nir.NIRNode, with_bias: bool = True) -> 
 
     Where several paths meet in a node, its bias must be added on one of them only (``with_bias``).
     """
+    check_synapses(name, node)
     if isinstance(node, nir.Flatten):
         return path
     if isinstance(node, (nir.AvgPool2d, nir.SumPool2d)):
@@ -72,12 +77,18 @@ def follow(path: Path, name: str, node: nir.NIRNode, with_bias: bool = True) -> 
         bias = _exact(node.bias) if has_bias else weight.new_zeros(len(weight))
         return _compose(path, name, weight.reshape(len(weight), *path.shape), bias, (1, 1), (0, 0), 1)
     if isinstance(node, nir.Scale):
-        factor = _exact(node.scale).broadcast_to(path.shape)
+        factor = _exact(node.scale)
+        if factor.shape == (int(np.prod(path.shape)),):
+            factor = factor.reshape(path.shape)
+        try:
+            factor = factor.broadcast_to(path.shape)
+        except RuntimeError:
+            raise SpikeportError(f"{name}: a scale of shape {tuple(factor.shape)} for a map of {path.shape}") from None
         if (factor != factor[:, :1, :1]).any():
             raise SpikeportError(f"{name}: scales within a map; only one factor per channel compiles to Loihi")
         weight = factor[:, :1, :1, None]
         return _compose(path, name, weight, weight.new_zeros(path.shape[0]), (1, 1), (0, 0), path.shape[0])
-    raise SpikeportError(f"{name}: {type(node).__name__} does not compile to Loihi")
+    raise SpikeportError(f"{name}: {type(node).__name__} does not compile to Loihi; these do: {', '.join(COMPILED)}")
 
 
 def _exact(values: Any) -> Tensor:

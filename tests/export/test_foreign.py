@@ -12,6 +12,7 @@ import snntorch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from snntorch.export_nir import export_to_nir
 from spikingjelly.activation_based import functional, layer, neuron
 from torch import nn
 
@@ -288,12 +289,78 @@ def test_files_that_lie_or_hold_unknown_nodes_are_named(node, message):
         compile(graph, samples())
 
 
-def test_graphs_within_graphs_and_several_inputs_are_refused():
-    inner = nir.NIRGraph.from_list(nir.Linear(np.ones((2, 2))))
-    with pytest.raises(SpikeportError, match="a graph within the graph"):
-        with_metadata(theirs(pool=inner), 4)
-    with pytest.raises(SpikeportError, match="has 2 inputs"):
-        with_metadata(theirs(second=nir.Input({"input": np.array([2])})), 4)
+def test_graphs_within_graphs_take_their_place():
+    """snnTorch writes a recurrent layer as a graph of its own."""
+    torch.manual_seed(0)
+    options = {"init_hidden": True, "reset_mechanism": "zero", "reset_delay": False, "threshold": 0.5}
+    layers = nn.Linear(12, 5), snntorch.RLeaky(beta=0.8, linear_features=5, **options), nn.Linear(5, 3)
+    x = torch.randn(6, 12) * 2
+    graph = export_to_nir(nn.Sequential(*layers), x[:1], ignore_dims=[0])
+    nested = {"input": nir.Input({"input": np.array([12])}), "all": graph, "output": nir.Output({"output": [3]})}
+    for whole in (graph, nir.NIRGraph(nested, [("input", "all"), ("all", "output")], type_check=False)):
+        found = interpret(with_metadata(whole, 5), x.numpy())
+        layers[1].reset_mem()
+        with torch.no_grad():
+            expected = torch.stack([layers[2](layers[1](layers[0](x))) for _ in range(5)])
+        np.testing.assert_allclose(found.outputs, expected, atol=1e-6)
+        (spikes,) = found.spikes.values()
+        assert 0.1 < spikes.mean() < 0.9
+        record = simulate_fixed(compile(with_metadata(whole, 5), x.numpy()), x.numpy())
+        assert np.abs(record.outputs - found.prediction).mean() < 0.1  # 8 bits
+
+
+def test_several_inputs_and_outputs_are_refused():
+    inputs, outputs = {"second": nir.Input({"input": np.array([2])})}, {"second": nir.Output({"output": np.array([2])})}
+    for message, nodes in (
+        ("the NIR graph has 2 inputs", inputs),
+        ("the NIR graph has 2 outputs", outputs),
+        ("pool has 2 outputs", {"pool": theirs(**outputs)}),
+    ):
+        with pytest.raises(SpikeportError, match=message):
+            with_metadata(theirs(**nodes), 4)
+
+
+def spoilt(node, **values):
+    """A node that says of itself what NIR's own classes would not let it."""
+    for name, value in values.items():
+        setattr(node, name, np.array(value))
+    return node
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("conv", {"weight": np.ones((4, 2, 3))}, r"conv: its weights have the shape \(4, 2, 3\); 4 axes are needed"),
+        ("conv", {"bias": np.ones(3)}, r"conv: 4 outputs, a bias of shape \(3,\)"),
+        ("conv", {"bias": np.ones(1)}, r"conv: 4 outputs, a bias of shape \(1,\)"),
+        ("conv", {"stride": [1, 2, 3]}, r"conv: its stride is \[1, 2, 3\]; whole numbers from 1 are needed"),
+        ("conv", {"stride": [0, 1]}, "conv: its stride"),
+        ("conv", {"stride": [1.5, 1.5]}, "conv: its stride"),
+        ("conv", {"groups": 0}, "conv: its groups"),
+        ("pool", {"kernel_size": [0, 0]}, "pool: its kernel_size"),
+        ("pool", {"padding": [-1, -1]}, r"pool: its padding is \[-1, -1\]; whole numbers from 0 are needed"),
+        ("scale", {"scale": np.ones((3, 1, 1))}, "scale"),
+        ("linear", {"weight": np.ones((3, 4, 36))}, "linear: its weights"),
+    ],
+)
+def test_weights_and_geometry_that_are_none_are_named(name, values, message):
+    graph = with_metadata(theirs(**{name: spoilt(theirs().nodes[name], **values)}), 4)
+    for run in (interpret, compile):
+        with pytest.raises(SpikeportError, match=message):
+            run(graph, samples())
+
+
+def test_one_factor_per_feature_scales_a_vector():
+    rng = np.random.default_rng(0)
+    nodes = {"input": nir.Input({"input": np.array([6])}), "scale": nir.Scale(rng.uniform(0.2, 2, 6))}
+    nodes["lif"] = nir.LIF(*(np.full(6, v) for v in (2e-4, 1.0, 0.0, 0.5)))
+    nodes["output"] = nir.Output({"output": np.array([6])})
+    graph = with_metadata(nir.NIRGraph(nodes, list(pairwise(nodes)), type_check=False), 4)
+    x = rng.normal(size=(50, 6)) * 2
+    expected = interpret(graph, x)
+    current = x * nodes["scale"].scale
+    np.testing.assert_array_equal(expected.spikes["lif"][0], current / 2 > 0.5)
+    assert (simulate_fixed(compile(graph, x), x).outputs != expected.prediction).mean() < 0.05  # 8 bits
 
 
 class Joined(nn.Module):
