@@ -63,6 +63,7 @@ def count_operations(
     if time_steps is not None and steps != {time_steps}:
         raise SpikeportError(f"time_steps is {time_steps}, the model has {steps.pop()} of its own; leave it out")
     _require_known(model)
+    x = x.to(_precision(model, x))
     parts: list[dict[str, LayerCounts]] = []
     model.eval()
     done = 0
@@ -74,6 +75,14 @@ def count_operations(
         done += len(batch)
         progress(done, len(x))
     return ModelCounts(len(x), steps.pop(), _join(parts))
+
+
+def _precision(model: nn.Module, x: Tensor) -> torch.dtype:
+    """What the model computes in. Raises SpikeportError where sums of spikes would not be exact in it."""
+    dtype = next((p.dtype for p in model.parameters()), x.dtype)
+    if dtype not in (torch.float32, torch.float64):
+        raise SpikeportError(f"the model computes in {dtype}, in which counts are not exact; count model.float()")
+    return dtype
 
 
 def _require_known(model: nn.Module) -> None:

@@ -150,6 +150,16 @@ def test_energy_is_the_sum_of_its_operations():
     assert horowitz(0, 1000) == MAC_PJ
 
 
+def test_a_float64_model_is_counted_in_float64_and_a_half_one_refused():
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), LIF(constant_input=True, v_threshold=0.1), nn.Conv2d(3, 2, 3))
+    x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = count_operations(model, x).layers["2"].acs
+    assert expected.sum() > 0
+    np.testing.assert_array_equal(count_operations(model.double(), x).layers["2"].acs, expected)
+    with pytest.raises(SpikeportError, match=r"computes in torch.bfloat16, in which counts are not exact; count model"):
+        count_operations(model.bfloat16(), x)
+
+
 def test_zero_samples_and_mixed_steps_are_refused():
     with pytest.raises(SpikeportError, match="zero samples"):
         count_operations(nn.ReLU(), torch.zeros(0, 1))
