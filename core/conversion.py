@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -86,15 +87,26 @@ def trace_module(model: nn.Module, leaves: tuple[type[nn.Module], ...] = ()) -> 
 
 def copied(model: nn.Module) -> nn.Module:
     """A copy of the user's model, so that the model itself stays as it is."""
+    model = _unwrapped(model)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise SpikeportError("the model is TorchScript, which has no layers to read; give the module it was made of")
     try:
         return copy.deepcopy(model)
     except Exception as error:  # a module may hold anything
         if "deepcopy protocol" in str(error):
             raise SpikeportError(
-                f"{type(model).__name__} holds the state of a forward pass with gradients; reset it first: "
-                "spikingjelly.activation_based.functional.reset_net(model) or snntorch.utils.reset(model)"
+                f"{type(model).__name__} holds what an earlier step computed; reset it first: "
+                "spikingjelly.activation_based.functional.reset_net(model) or snntorch.utils.reset(model); pruning and "
+                "the old weight_norm are made permanent by prune.remove and remove_weight_norm of torch.nn.utils"
             ) from error
         raise SpikeportError(f"{type(model).__name__} cannot be copied ({reason(error)})") from error
+
+
+def _unwrapped(model: Any) -> nn.Module:
+    """What torch.compile or DataParallel has around it taken off."""
+    while hasattr(model, "_orig_mod") or isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        model = model._orig_mod if hasattr(model, "_orig_mod") else model.module
+    return model
 
 
 class _Names:

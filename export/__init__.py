@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from torch import nn
+from torch.nn.utils import parametrize
 
 from spikeport.core.arrays import as_array
 from spikeport.core.conversion import copied
@@ -141,7 +142,7 @@ def _opened(
     if isinstance(network, nn.Module):
         if path is None or samples is None:
             raise SpikeportError("exporting a model that is no run needs both a path and samples")
-        model = copied(network).eval()
+        model = _with_plain_weights(copied(network).eval())
         require_finite(model)
         return model.cpu(), _finite(samples), Path(path), None
     if not isinstance(network, Run) and Path(network).is_file():
@@ -157,6 +158,14 @@ def _opened(
         )
     found = run.samples(SAMPLES)[0] if samples is None else samples
     return run.model(), _finite(found), Path(path) if path else run.path / default, run
+
+
+def _with_plain_weights(model: nn.Module) -> nn.Module:
+    """Weights that are computed at every use (weight_norm, spectral_norm) become the values they have."""
+    for module in list(model.modules()):
+        for name in list(getattr(module, "parametrizations", ())):
+            parametrize.remove_parametrizations(module, name)
+    return model
 
 
 def _finite(samples: Any) -> np.ndarray:

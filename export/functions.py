@@ -72,6 +72,8 @@ def _cat(where: str, tensors: Any, dim: int = 0) -> Signal:
 
 
 def _add(where: str, a: Any, b: Any, alpha: float = 1) -> Signal:
+    if isinstance(a, int) and a == 0 and isinstance(b, Signal):
+        return b  # where Python's sum() starts
     if not (isinstance(a, Signal) and isinstance(b, Signal)) or alpha != 1:
         raise SpikeportError(f"{where}: only the sum of two tensors has an exact form")
     return ex.add(a, b, where)

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from networks import RandomNet, random_nets
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 from spikeport.core import LIF, CheckFailed, SpikeportError, TimeMean, convert
 from spikeport.core.models import ModelSpec, Twin
@@ -358,8 +359,9 @@ class Heads(nn.Module):
         lambda net, y, z: net.both(torch.cat([y, z], 1).flatten(1)),
         lambda net, y, z: net.both(torch.cat([y.flatten(1), z.flatten(1)], 1)),
         lambda net, y, z: (y + z).flatten(1),
+        lambda net, y, z: sum([y, z]).flatten(1),
     ],
-    ids=["two classifiers", "one over two maps", "one over two vectors", "spikes"],
+    ids=["two classifiers", "one over two maps", "one over two vectors", "spikes", "spikes, by Python's sum"],
 )
 def test_every_reader_sums_what_enters_the_output(tmp_path, x, join):
     certificate = to_nir(Heads(join), tmp_path / "m.nir", x)
@@ -394,6 +396,36 @@ def test_float64_models_tensors_lists_and_names_with_a_slash(tmp_path, x):
     assert to_nir(twin, tmp_path / "2.nir", x.tolist()).passed
     compile(tmp_path / "2.nir", tmp_path / "p.npz", calibration=torch.from_numpy(x))
     assert simulate(tmp_path / "p.npz", x=x.tolist()).samples == 4
+
+
+def two_heads():
+    return Heads(lambda net, y, z: net.a(y.flatten(1)) + net.b(z.flatten(1)))
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
+def test_what_is_wrapped_around_a_model_comes_off(tmp_path, x, wrap):
+    assert to_nir(wrap(two_heads()), tmp_path / "m.nir", x).passed
+
+
+@pytest.mark.parametrize("norm", [parametrizations.weight_norm, parametrizations.spectral_norm])
+def test_weights_that_are_computed_become_the_values_they_have(tmp_path, x, norm):
+    model = two_heads().eval()
+    norm(model.a)
+    expected = model(torch.from_numpy(x)).detach()
+    assert to_nir(model, tmp_path / "m.nir", x).passed
+    np.testing.assert_allclose(interpret(read_nir(tmp_path / "m.nir"), x).prediction, expected, atol=1e-6)
+    assert model.a.parametrizations, "the user's model stays as it is"
+
+
+def test_what_cannot_be_copied_or_read_is_named(tmp_path, x):
+    pruned = two_heads()
+    prune.random_unstructured(pruned.conv, "weight", 0.5)
+    for message, model in (
+        ("TorchScript, which has no layers to read", torch.jit.trace(two_heads(), torch.from_numpy(x))),
+        ("made permanent by prune.remove", pruned),
+    ):
+        with pytest.raises(SpikeportError, match=message):
+            to_nir(model, tmp_path / "m.nir", x)
 
 
 def test_what_cannot_be_written_exactly_is_named(tmp_path, x):
