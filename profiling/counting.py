@@ -39,15 +39,17 @@ WORK_ON_SPIKES = re.compile("max_pool")
 def count_operations(
     model: nn.Module, x: Tensor, progress: Progress = silent, time_steps: int | None = None
 ) -> ModelCounts:
-    """Runs float samples [N, C, H, W] through the model (on the CPU, its mode set to evaluation) and counts.
+    """Runs float samples through the model (on the CPU, its mode set to evaluation) and counts.
 
     Args:
+        x: [N, C, H, W], or [T, N, C, H, W] for a network whose input changes (no LIF with constant_input).
         time_steps: T, for a model of SpikingJelly or snnTorch (see ``export.foreign.adopt``).
 
     Raises:
-        SpikeportError: zero samples, layers that disagree on the number of steps, or work that is not counted, by name.
+        SpikeportError: zero samples, layers or samples that disagree on the number of steps, or work that is not
+            counted, by name.
     """
-    if len(x) == 0:
+    if x.numel() == 0:
         raise SpikeportError("zero samples to count on; give at least one")
     if is_foreign(model):
         if time_steps is None:
@@ -56,25 +58,34 @@ def count_operations(
                 "(count_operations(model, x, time_steps=T))"
             )
         model = adopt(model, time_steps)
-    spiking = any(isinstance(m, LIF) for m in model.modules())
-    steps = {m.time_steps for m in model.modules() if isinstance(m, LIF)} or {1}
+    neurons = [m for m in model.modules() if isinstance(m, LIF)]
+    steps = {m.time_steps for m in neurons} or {1}
     if len(steps) != 1:
         raise SpikeportError(f"the layers disagree on the number of time steps: {sorted(steps)}")
     if time_steps is not None and steps != {time_steps}:
         raise SpikeportError(f"time_steps is {time_steps}, the model has {steps.pop()} of its own; leave it out")
     _require_known(model)
+    (time,) = steps
+    changes = time > 1 and not any(m.constant_input for m in neurons)
+    if changes and len(x) != time:
+        raise SpikeportError(
+            f"the input has {len(x)} steps, the network takes one for each of its {time}: [T, N, ...]; or build its "
+            "first LIF with constant_input=True"
+        )
     x = x.to(_precision(model, x))
+    samples = x.shape[1] if changes else len(x)
     parts: list[dict[str, LayerCounts]] = []
     model.eval()
     done = 0
-    for batch in x.split(batch_size(x)):
+    for batch in x.split(batch_size(x), dim=1 if changes else 0):
         layers: dict[str, LayerCounts] = {}
-        with _counting(model, len(batch), spiking, layers), torch.no_grad():
-            model(batch)
+        here = batch.shape[1] if changes else len(batch)
+        with _counting(model, here, bool(neurons), layers), torch.no_grad():
+            model(batch.flatten(0, 1) if changes else batch)
         parts.append(layers)
-        done += len(batch)
-        progress(done, len(x))
-    return ModelCounts(len(x), steps.pop(), _join(parts))
+        done += here
+        progress(done, samples)
+    return ModelCounts(samples, time, _join(parts))
 
 
 def _precision(model: nn.Module, x: Tensor) -> torch.dtype:

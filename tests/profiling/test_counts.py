@@ -150,6 +150,24 @@ def test_energy_is_the_sum_of_its_operations():
     assert horowitz(0, 1000) == MAC_PJ
 
 
+def test_an_input_that_changes_is_counted_step_by_step():
+    layers = nn.Conv2d(1, 3, 3), LIF(time_steps=4, v_threshold=0.1), nn.Conv2d(3, 2, 3), TimeMean(4)
+    model = nn.Sequential(*layers).eval()
+    x = (torch.rand(4, 70, 1, 6, 6, generator=torch.Generator().manual_seed(0)) < 0.4).float()
+    counts = count_operations(model, x)
+    with torch.no_grad():
+        spikes = layers[1](layers[0](x.flatten(0, 1))).reshape(4, 70, 3, 4, 4)
+    arriving = {"0": x, "2": spikes}
+    for name, maps in arriving.items():
+        ones = torch.ones_like(model.get_submodule(name).weight)
+        expected = F.conv2d(maps.flatten(0, 1), ones).sum((1, 2, 3)).reshape(4, 70).T
+        np.testing.assert_array_equal(counts.layers[name].acs, expected)
+    assert (counts.samples, counts.time_steps) == (70, 4)
+    np.testing.assert_array_equal(counts.layers["1"].spikes, spikes.sum((2, 3, 4)).T)
+    with pytest.raises(SpikeportError, match=r"has 280 steps, the network takes one for each of its 4: \[T, N, ...\]"):
+        count_operations(model, x.flatten(0, 1))
+
+
 def test_a_float64_model_is_counted_in_float64_and_a_half_one_refused():
     model = nn.Sequential(nn.Conv2d(1, 3, 3), LIF(constant_input=True, v_threshold=0.1), nn.Conv2d(3, 2, 3))
     x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
