@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from spikeport.core.errors import CheckFailed
+from spikeport.core.errors import CheckFailed, SpikeportError, reason
 from spikeport.core.files import write_json
 from spikeport.export import expressions as ex
 from spikeport.export import readers
@@ -124,8 +124,8 @@ def verify_nir(
     ):
         try:
             reading = read(path, samples)
-        except readers.CannotRead as reason:
-            witnesses.append(Witness(label, "cannot read", str(reason)))
+        except readers.CannotRead as error:
+            witnesses.append(Witness(label, "cannot read", str(error)))
             continue
         witnesses.append(_against_reference(label, graph, reference, reading, tie))
     return Certificate(
@@ -157,6 +157,9 @@ def observe(model: nn.Module, traced: Traced, samples: np.ndarray) -> tuple[list
 
     Args:
         model: the traced one, in evaluation mode; samples have its dtype.
+
+    Raises:
+        SpikeportError: the model itself fails.
     """
     seen: list[np.ndarray] = []
     wanted = {layer for layer, _ in traced.observed}
@@ -166,10 +169,14 @@ def observe(model: nn.Module, traced: Traced, samples: np.ndarray) -> tuple[list
 
     hooks = [m.register_forward_hook(keep) for layer, m in model.named_modules() if layer in wanted]
     x = torch.from_numpy(samples)
-    with torch.no_grad():
-        prediction: np.ndarray = model(x if traced.constant_input else x.flatten(0, 1)).numpy()
-    for hook in hooks:
-        hook.remove()
+    try:
+        with torch.no_grad():
+            prediction: np.ndarray = model(x if traced.constant_input else x.flatten(0, 1)).numpy()
+    except Exception as error:  # the user's code may raise anything
+        raise SpikeportError(f"{type(model).__name__} fails on the samples: {reason(error)}") from error
+    finally:
+        for hook in hooks:
+            hook.remove()
     return seen, prediction
 
 

@@ -387,6 +387,24 @@ def test_neurons_that_are_not_used_or_wrongly_are_named(tmp_path, x, join, messa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_model_that_fails_itself_is_named(tmp_path, x):
+    class Mixed(nn.Module):
+        """One current is held, the other runs for one step only."""
+
+        def __init__(self):
+            super().__init__()
+            self.conv, self.end = nn.Conv2d(2, 2, 3), TimeMean(4)
+            self.held, self.once, self.head = LIF(constant_input=True), LIF(), nn.Linear(72, 3)
+
+        def forward(self, x):
+            x = self.conv(x)
+            return self.end(self.head((self.held(x) + self.once(x)).flatten(1)))
+
+    with pytest.raises(SpikeportError, match="Mixed fails on the samples: The size of tensor a"):
+        to_nir(Mixed(), tmp_path / "m.nir", x)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_float64_models_tensors_lists_and_names_with_a_slash(tmp_path, x):
     model = nn.Sequential()
     for name, module in (("a/b", nn.Conv2d(2, 2, 3)), ("r", nn.ReLU()), ("f", nn.Flatten()), ("c", nn.Linear(72, 2))):
