@@ -64,7 +64,7 @@ def to_nir(
     if is_foreign(model):
         if time_steps is None:
             raise SpikeportError(
-                f"{type(model).__name__} is a model of another framework; say over how many time steps"
+                f"{type(model).__name__} is a model of another framework; say over how many time steps (--time-steps T)"
             )
         model = adopt(model, time_steps)
     neurons = [m for m in model.modules() if isinstance(m, LIF)]

@@ -187,6 +187,13 @@ def _mean(where: str, x: Signal, dim: Any = None, keepdim: bool = False) -> Sign
     return Signal(pooled.shape, pooled.terms, flat=not keepdim)
 
 
+def _own_axis(where: str, *args: Any, **kwargs: Any) -> Any:
+    raise SpikeportError(
+        f"{where}: adds or repeats an axis, which has no exact form; give the network of one time step, without what "
+        "repeats its input and averages its output over time"
+    )
+
+
 def _same(where: str, x: Any, *args: Any, **kwargs: Any) -> Any:
     return x
 
@@ -214,6 +221,7 @@ RULES: dict[Any, Callable[..., Any]] = {
     "transpose": _transpose,
     "permute": _permute,
     "contiguous": _same,
+    **dict.fromkeys(("unsqueeze", "unsqueeze_", "repeat", "expand", "stack", "unflatten"), _own_axis),
     F.dropout: _dropout,
     F.dropout2d: _dropout,
     "chunk": _chunk,

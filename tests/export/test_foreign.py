@@ -390,6 +390,7 @@ def test_a_shared_neuron_a_sliced_batch_an_unreset_model_and_odd_steps_are_named
     for message, model, steps in (
         (r"l \(LIFNode\): is used twice in one step", Joined(lambda net, a: net.l(net.d(a))), 3),
         ("indexes 0; only slices of channels", Joined(lambda net, a: a[0]), 3),
+        ("unsqueeze: adds or repeats an axis", Joined(lambda net, a: a.unsqueeze(0).repeat(3, 1, 1, 1, 1)), 3),
         ("reset it first: spikingjelly", used, 3),
         ("time_steps is -3", Joined(lambda net, a: a), -3),
         ("time_steps is 4.0", Joined(lambda net, a: a), 4.0),
