@@ -65,12 +65,15 @@ def interpret(graph: nir.NIRGraph, x: np.ndarray, margins: bool = False, as_mode
         if isinstance(node, nir.Input):
             values[name] = x[None] if held else x
             continue
-        total = sum((values[b] for b in before[1:]), values[before[0]]) if before else None
-        if total is None:
+        if not before:
             raise SpikeportError(f"{name} ({type(node).__name__}): nothing feeds it")
+        shapes = {values[b].shape[2:] for b in before}
+        if len(shapes) != 1:
+            raise SpikeportError(f"{name}: its inputs have the shapes {sorted(shapes)}; they must agree")
+        total = sum((values[b] for b in before[1:]), values[before[0]])
         if isinstance(node, NEURONS):
             check_neurons(name, node, total.shape[2:])
-            chains = [[graph.nodes[link] for link in chain] for chain in recurrent.get(name, [])]
+            chains = [[(link, graph.nodes[link]) for link in chain] for chain in recurrent.get(name, [])]
             threshold = node.v_threshold
             if as_model and metadata.spike_condition == ">=":
                 # v >= t is v > the next smaller float64, and t the next larger float32 of the file's.
@@ -82,18 +85,18 @@ def interpret(graph: nir.NIRGraph, x: np.ndarray, margins: bool = False, as_mode
                 kept[name] = margin
         elif isinstance(node, nir.Output):
             output = np.broadcast_to(total, (steps, *total.shape[1:]))
-        elif type(node) in STATELESS:
+        else:
             result = _stateless(name, node, total.reshape(-1, *total.shape[2:]))
             values[name] = result.reshape(*total.shape[:2], *result.shape[1:])
-        else:
-            known = ", ".join(kind.__name__ for kind in (*NEURONS, *STATELESS))
-            raise SpikeportError(f"{name}: the interpreter does not know {type(node).__name__}; it knows {known}")
     if output is None:
         raise SpikeportError("the NIR graph has no output")
     return Trajectory(spikes, kept, output)
 
 
 def _stateless(name: str, node: nir.NIRNode, x: np.ndarray) -> np.ndarray:
+    if type(node) not in STATELESS:
+        known = ", ".join(kind.__name__ for kind in (*NEURONS, *STATELESS))
+        raise SpikeportError(f"{name}: the interpreter does not know {type(node).__name__}; it knows {known}")
     check_synapses(name, node)
     try:
         return STATELESS[type(node)](node, x)
@@ -103,7 +106,12 @@ def _stateless(name: str, node: nir.NIRNode, x: np.ndarray) -> np.ndarray:
 
 
 def _neuron(
-    node: Any, threshold: np.ndarray, current: np.ndarray, steps: int, dt: float, chains: list[list[nir.NIRNode]]
+    node: Any,
+    threshold: np.ndarray,
+    current: np.ndarray,
+    steps: int,
+    dt: float,
+    chains: list[list[tuple[str, nir.NIRNode]]],
 ) -> tuple[np.ndarray, np.ndarray]:
     """NIR's definitions, forward Euler: spike at v > v_threshold, then v = v_reset.
 
@@ -120,8 +128,10 @@ def _neuron(
         now = current[min(t, len(current) - 1)]
         for chain in chains:
             returned = last
-            for link in chain:
-                returned = _stateless("recurrent connection", link, returned)
+            for name, link in chain:
+                returned = _stateless(name, link, returned)
+            if returned.size != last.size:
+                raise SpikeportError(f"{name}: brings {returned.shape[1:]} back to neurons of {shape[1:]}")
             now = now + returned.reshape(shape)
         if isinstance(node, nir.CubaLIF):
             synaptic = synaptic + dt / node.tau_syn * (-synaptic + node.w_in * now)

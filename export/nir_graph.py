@@ -222,12 +222,14 @@ def with_metadata(graph: nir.NIRGraph, time_steps: int, dt: float = DT, sequence
     if KEY in graph.metadata:
         return graph
     graph = _flat(graph)
-    only_input = graph.nodes[_only(graph, nir.Input, "the NIR graph")]
-    _only(graph, nir.Output, "the NIR graph")
+    first, last = _only(graph, nir.Input, "the NIR graph"), _only(graph, nir.Output, "the NIR graph")
+    for source, target in graph.edges:
+        if source == last or target == first:
+            raise SpikeportError(f"the NIR graph has an edge {source} -> {target}, out of its output or into its input")
     time_steps = whole_steps(time_steps)
     if not (dt > 0 and math.isfinite(dt)):
         raise SpikeportError(f"dt is {dt}; a positive number of seconds is needed")
-    shape = tuple(int(n) for n in np.ravel(only_input.input_type["input"]))
+    shape = tuple(int(n) for n in np.ravel(graph.nodes[first].input_type["input"]))
     metadata = Metadata(time_steps, dt, "sequence" if sequence else "constant", shape, spike_condition=">")
     nodes = {name: _padded(name, n) if isinstance(n, nir.Conv2d) else n for name, n in graph.nodes.items()}
     return nir.NIRGraph(
@@ -279,24 +281,35 @@ def _padded(name: str, node: nir.Conv2d) -> nir.Conv2d:
     return node
 
 
+def _check_numbers(name: str, node: nir.NIRNode, *fields: str) -> None:
+    for field_name in fields:
+        value = getattr(node, field_name, 0)
+        if not isinstance(value, Tensor) and np.asarray(value).dtype.kind not in "biuf":
+            raise SpikeportError(f"{name}: its {field_name} is {str(value)!r}, which is no number; export it again")
+
+
 def check_synapses(name: str, node: nir.NIRNode) -> None:
     """Raises SpikeportError where weights, biases or the geometry of a node are none."""
+    geometry = {"kernel_size": 1, "stride": 1, "dilation": 1, "groups": 1, "padding": 0}
+    _check_numbers(name, node, "weight", "bias", "scale", *geometry)
     weight, bias = getattr(node, "weight", None), getattr(node, "bias", None)
     axes = 4 if isinstance(node, nir.Conv2d) else 2
-    if weight is not None and (len(weight.shape) != axes or 0 in weight.shape):
-        raise SpikeportError(f"{name}: its weights have the shape {tuple(weight.shape)}; {axes} axes are needed")
+    if weight is not None and (np.ndim(weight) != axes or 0 in np.shape(weight)):
+        raise SpikeportError(f"{name}: its weights have the shape {tuple(np.shape(weight))}; {axes} axes are needed")
     if weight is not None and bias is not None and tuple(np.shape(bias)) != (len(weight),):
         raise SpikeportError(f"{name}: {len(weight)} outputs, a bias of shape {tuple(np.shape(bias))}; export it again")
-    for field_name, least in (("kernel_size", 1), ("stride", 1), ("dilation", 1), ("groups", 1), ("padding", 0)):
+    for field_name, least in geometry.items():
         value = np.asarray(getattr(node, field_name, least))
-        whole = value.dtype.kind in "iuf" and not (value % 1).any() and (value >= least).all()
+        whole = not (value % 1).any() and (value >= least).all()
         if not whole or value.shape not in ((), (1,), (2,)):
             raise SpikeportError(f"{name}: its {field_name} is {value.tolist()}; whole numbers from {least} are needed")
 
 
 def check_neurons(name: str, node: nir.NIRNode, shape: tuple[int, ...]) -> None:
     """Raises SpikeportError where a neuron node's arrays do not suit a map of ``shape``."""
-    for field_name in ("tau", "tau_syn", "tau_mem", "w_in", "r", "v_leak", "v_threshold", "v_reset"):
+    fields = ("tau", "tau_syn", "tau_mem", "w_in", "r", "v_leak", "v_threshold", "v_reset")
+    _check_numbers(name, node, *fields)
+    for field_name in fields:
         found = np.shape(getattr(node, field_name, 0.0))
         if found not in ((), (1,), tuple(shape)):
             raise SpikeportError(

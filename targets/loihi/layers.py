@@ -103,10 +103,10 @@ def layers(graph: nir.NIRGraph, calibration: np.ndarray | None = None, input_mod
 
 
 def _map_shape(shape: tuple[int, ...]) -> Shape:
+    if len(shape) not in (1, 3) or min(shape) < 1:
+        raise SpikeportError(f"input shape {shape}; expected (C, H, W) or (F,)")
     if len(shape) == 1:
         return (shape[0], 1, 1)
-    if len(shape) != 3:
-        raise SpikeportError(f"input shape {shape}; expected (C, H, W) or (F,)")
     return (shape[0], shape[1], shape[2])
 
 

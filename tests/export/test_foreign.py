@@ -318,6 +318,11 @@ def test_several_inputs_and_outputs_are_refused():
     ):
         with pytest.raises(SpikeportError, match=message):
             with_metadata(theirs(**nodes), 4)
+    for edge in (("output", "if"), ("if", "input")):
+        graph = theirs()
+        graph.edges.append(edge)
+        with pytest.raises(SpikeportError, match=f"an edge {edge[0]} -> {edge[1]}, out of its output or into"):
+            with_metadata(graph, 4)
 
 
 def spoilt(node, **values):
@@ -341,13 +346,42 @@ def spoilt(node, **values):
         ("pool", {"padding": [-1, -1]}, r"pool: its padding is \[-1, -1\]; whole numbers from 0 are needed"),
         ("scale", {"scale": np.ones((3, 1, 1))}, "scale"),
         ("linear", {"weight": np.ones((3, 4, 36))}, "linear: its weights"),
+        ("linear", {"weight": ["same"]}, "linear: its weight is .* which is no number"),
+        ("lif", {"tau": ["same"]}, "lif: its tau is .* which is no number"),
     ],
 )
 def test_weights_and_geometry_that_are_none_are_named(name, values, message):
-    graph = with_metadata(theirs(**{name: spoilt(theirs().nodes[name], **values)}), 4)
+    refused_by_both(theirs(**{name: spoilt(theirs().nodes[name], **values)}), message)
+
+
+def refused_by_both(graph, message):
+    graph = with_metadata(graph, 4)
     for run in (interpret, compile):
         with pytest.raises(SpikeportError, match=message):
             run(graph, samples())
+
+
+@pytest.mark.parametrize(
+    ("link", "edges", "message"),
+    [
+        (nir.Delay(np.ones(3)), [("if", "link"), ("link", "if")], "link: .*Delay"),
+        (nir.Linear(np.ones((2, 3))), [("if", "link"), ("link", "if")], r"\(2,"),
+        (nir.Linear(np.ones((2, 36))), [("flatten", "link"), ("link", "if")], "if: its inputs have the shapes"),
+    ],
+)
+def test_connections_that_do_not_fit_are_named(link, edges, message):
+    graph = theirs(link=link)
+    graph.edges = [e for e in graph.edges if "link" not in e] + [("if", "output"), *edges]
+    refused_by_both(graph, message)
+
+
+def test_neurons_that_only_feed_themselves_and_an_empty_input_are_named():
+    graph = theirs(link=nir.Linear(np.ones((3, 3))))
+    graph.edges = [e for e in graph.edges if e[1] not in ("if", "link", "output")]
+    graph.edges += [("if", "link"), ("link", "if"), ("if", "output")]
+    refused_by_both(graph, "if.*: nothing feeds")
+    with pytest.raises(SpikeportError, match=r"input shape \(0, 6, 6\)"):
+        compile(with_metadata(theirs(input=nir.Input({"input": np.array([0, 6, 6])})), 4), samples())
 
 
 def test_one_factor_per_feature_scales_a_vector():
