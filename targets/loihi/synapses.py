@@ -163,6 +163,7 @@ def _refuse_padding(path: Path, name: str) -> None:
         raise SpikeportError(
             f"{name}: pads a map that comes from {path.names[-1]} with no neurons between them, which has no exact "
             'form as one synapse; put neurons there (spiking="every-layer")'
+            + (f", or pool a map whose sides are multiples of {tuple(kernel)}" if tiles else "")
         )
 
 

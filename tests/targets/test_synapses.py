@@ -89,6 +89,15 @@ def test_padding_behind_a_convolution_is_refused():
         follow(path, "second", conv(rng, 4, 4, 3, 1, 1))
 
 
+def test_padding_behind_windows_that_leave_a_rest_is_refused_with_its_remedy():
+    halves = nir.AvgPool2d(np.array([2, 2]), np.array([2, 2]), np.array([0, 0]))
+    padded = conv(np.random.default_rng(0), 4, 4, 3, 1, 1)
+    path = follow(follow(start("pre", (4, 6, 6)), "first", halves), "second", padded)
+    assert path.shape == (4, 3, 3)
+    with pytest.raises(SpikeportError, match=r"or pool a map whose sides are multiples of \(2, 2\)"):
+        follow(follow(start("pre", (4, 7, 6)), "first", halves), "second", padded)
+
+
 def test_unknown_nodes_and_wrong_shapes_are_named():
     path = start("pre", (4, 6, 6))
     with pytest.raises(SpikeportError, match="d: Delay does not compile to Loihi"):
