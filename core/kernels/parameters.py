@@ -1,7 +1,6 @@
 """What a LIF neuron does, and the numbers of a layer of them as the kernels take them."""
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -40,8 +39,7 @@ class Setting(NamedTuple):
 SCHEMA = "int steps, bool constant, float[] neuron, int surrogate, bool detach_reset, bool smooth"
 
 
-@dataclass(frozen=True)
-class Neuron:
+class Neuron(NamedTuple):
     """The parameters of a LIF neuron, which ``spikeport.core.functional.lif`` describes."""
 
     tau: float = 2.0
