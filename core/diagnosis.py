@@ -1,9 +1,15 @@
-"""Where a training went wrong: the first layer whose numbers are not finite."""
+"""Where numbers are not finite: the first tensor, layer or gradient."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+
+def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor that holds NaN or infinity."""
+    return next((n for n, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())), None)
 
 
 def first_output_not_finite(model: nn.Module, network: nn.Module, x: Tensor) -> str | None:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from spikeport.core.data import load_dataset
 from spikeport.core.data.images import normalise
+from spikeport.core.diagnosis import first_not_finite
 from spikeport.core.errors import SpikeportError
 from spikeport.core.files import read_json, reading_archive, replacing, write_json
 from spikeport.core.models import ModelSpec
@@ -180,9 +181,9 @@ def load_weights(model: nn.Module, path: Path) -> None:
             f"{path}: weights of another model: {len(wrong)} tensors are missing, unknown or of another shape, "
             f"{wrong[0]} first; use the model.json they were trained with"
         )
-    for name, tensor in weights.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise SpikeportError(f"{path}: {name} holds NaN or infinity; train again with a lower learning rate")
+    name = first_not_finite(weights)
+    if name:
+        raise SpikeportError(f"{path}: {name} holds NaN or infinity; train again with a lower learning rate")
     model.load_state_dict(weights)
 
 

@@ -13,6 +13,7 @@ from spikeport.core.checkpoint import restore_checkpoint, save_checkpoint
 from spikeport.core.config import TrainConfig
 from spikeport.core.data import ImageData, load_dataset, split, subset
 from spikeport.core.data.batches import batches, prefetched
+from spikeport.core.diagnosis import first_not_finite
 from spikeport.core.distributed import pick_device
 from spikeport.core.errors import SpikeportError
 from spikeport.core.evaluation import Evaluation, evaluate
@@ -186,9 +187,9 @@ def _results(final: Evaluation, told: Told) -> dict[str, float]:
 
 def _require_finite(model: nn.Module, when: str) -> None:
     """Weights and statistics, before they are written: a loss may be finite where they are not."""
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise SpikeportError(f"{name} holds NaN or infinity {when}")
+    name = first_not_finite(model.state_dict())
+    if name:
+        raise SpikeportError(f"{name} holds NaN or infinity {when}")
 
 
 def _save_epoch(out: Path, config: TrainConfig, told: Told, model: nn.Module) -> None:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
 
 from spikeport.core.conversion import HoldTime, trace_module
+from spikeport.core.diagnosis import first_not_finite
 from spikeport.core.errors import SpikeportError
 from spikeport.core.geometry import pair
 from spikeport.core.neurons import LIF, TimeMean
@@ -63,8 +64,9 @@ def require_finite(model: nn.Module) -> None:
     for name, tensor in model.state_dict().items():
         if is_lazy(tensor) or tensor.is_meta:
             raise SpikeportError(f"{name} has no values yet (lazy or meta); run the model once, or load its weights")
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise SpikeportError(f"{name} holds NaN or infinity; an exported network needs finite weights")
+    bad = first_not_finite(model.state_dict())
+    if bad:
+        raise SpikeportError(f"{bad} holds NaN or infinity; an exported network needs finite weights")
 
 
 def rewrite(model: nn.Module, graph: fx.Graph, input_shape: tuple[int, ...]) -> Traced:
