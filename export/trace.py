@@ -155,15 +155,22 @@ class _Rewriter:
             raise SpikeportError(
                 f"{name}: v_threshold {module.v_threshold:g} is not above v_reset {module.v_reset:g}; raise it"
             )
-        if module.constant_input and any(map(_changes, x.nodes)):
+        if module.constant_input and _changes(x.nodes):
             raise SpikeportError(
                 f"{name}: takes a constant current and is given one that changes; build it with constant_input=False"
             )
 
 
-def _changes(node: Node) -> bool:
-    """Whether a node's output changes from step to step because neurons are at or above it."""
-    return isinstance(node, Neuron) or any(map(_changes, node.inputs))
+def _changes(nodes: tuple[Node, ...]) -> bool:
+    """Whether what the nodes give changes from step to step because neurons are among or above them."""
+    waiting, seen = list(nodes), set(nodes)  # each once: residual connections double the ways up
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, Neuron):
+            return True
+        waiting += [n for n in node.inputs if n not in seen]
+        seen.update(node.inputs)
+    return False
 
 
 def lif_maker(module: LIF, name: str) -> Callable[[tuple[Node, ...], Shape], Neuron]:

@@ -161,3 +161,15 @@ def test_training_mode_and_missing_ends_are_refused():
         trace(nn.Sequential(nn.Conv2d(2, 3, 1), LIF(constant_input=True), nn.Conv2d(3, 1, 1)).eval(), (2, 4, 4))
     with pytest.raises(SpikeportError, match="no spiking neurons"):
         trace(nn.Sequential(nn.Conv2d(2, 3, 1), TimeMean(1)).eval(), (2, 4, 4))
+
+
+class Residual(nn.Sequential):
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+def test_analog_residual_connections_in_a_row_are_looked_through_once_each():
+    """The ways up through them are 2^60."""
+    blocks = [Residual(nn.Conv2d(1, 1, 1)) for _ in range(60)]
+    end = LIF(time_steps=2, constant_input=True), nn.Flatten(), nn.Linear(4, 2), TimeMean(2)
+    assert trace(nn.Sequential(*blocks, *end).eval(), (1, 2, 2)).constant_input
