@@ -74,25 +74,25 @@ void advance_steps(const T* __restrict x, int64_t x_step, const float* __restric
     }
 }
 
-// ALONE: as above; `carry`, the gradient of the membrane, is zero on entry and not wanted on return. Not inlined: g++
+// COUNT, ALONE: as above; `carry`, the gradient of the membrane, is zero on entry and not wanted on return. Not inlined: g++
 // would then no longer vectorise it.
-template <int S, bool ALONE, class T>
+template <int S, int COUNT, bool ALONE, class T>
 [[gnu::noinline]] void backward_steps(const T* __restrict x, int64_t x_step, const T* __restrict grad_spikes,
                                        T* __restrict grad_x, int64_t step, const float* __restrict state,
                                        float* __restrict carry, int n, bool reset_gradient, bool last_reset_gradient,
                                        const Neuron<float> neuron) {
 #pragma GCC ivdep
     for (int i = 0; i < n; ++i) {
-        float h[STEPS];
+        float h[COUNT];
         float v = ALONE ? 0.0f : state[i], q = ALONE ? 0.0f : carry[i];
 #pragma GCC unroll 16
-        for (int t = 0; t < STEPS; ++t) {
+        for (int t = 0; t < COUNT; ++t) {
             h[t] = charge(v, load(x[t * x_step + i]), neuron);
             v = discharge(h[t], spike<0, false>(h[t] - neuron.threshold, neuron));
         }
 #pragma GCC unroll 16
-        for (int t = STEPS - 1; t >= 0; --t) {
-            const bool through_reset = t == STEPS - 1 ? last_reset_gradient : reset_gradient;
+        for (int t = COUNT - 1; t >= 0; --t) {
+            const bool through_reset = t == COUNT - 1 ? last_reset_gradient : reset_gradient;
             const float grad = load(grad_spikes[t * step + i]);
             const float grad_h = step_backward<S, false>(h[t], grad, q, through_reset, neuron);
             store(grad_x[t * step + i], grad_h * neuron.gain);
@@ -254,8 +254,8 @@ void backward_in_chunks(const LifCall& call, int64_t begin, int64_t end) {
                             accumulate_steps<s.value>(widened(x, buffer, n), grad, shape.neurons, v, carry, total, n,
                                                       reset, last_reset, neuron);
                         else
-                            backward_steps<s.value, false>(x, x_step, grad, grad_x, shape.neurons, v, carry, n, reset,
-                                                           last_reset, neuron);
+                            backward_steps<s.value, STEPS, false>(x, x_step, grad, grad_x, shape.neurons, v, carry, n,
+                                                                  reset, last_reset, neuron);
                     });
                     continue;
                 }
@@ -266,18 +266,34 @@ void backward_in_chunks(const LifCall& call, int64_t begin, int64_t end) {
     }
 }
 
+// From rest, without gradients of a state or the last membrane. Whether this number of steps has a loop of its own; 16
+// steps would be no faster than in chunks.
+template <class T>
+bool backward_alone(const LifCall& call, int64_t begin, int64_t end) {
+    const Shape& shape = call.shape;
+    const T* x = row<T>(call.x, 0, 0, begin);
+    const T* grad = row<T>(call.grad_spikes, 0, 0, begin);
+    T* grad_x = row<T>(call.grad_x, 0, 0, begin);
+    const auto run = [&](auto steps) {
+        with_surrogate(shape.surrogate, [&](auto s) {
+            backward_steps<s.value, steps.value, true>(x, shape.x_step, grad, grad_x, shape.neurons, nullptr, nullptr,
+                                                       int(end - begin), !shape.detach_reset, false,
+                                                       neuron_of<float>(shape));
+        });
+        return true;
+    };
+    switch (shape.steps) {
+        case 4: return run(std::integral_constant<int, 4>{});
+        case 8: return run(std::integral_constant<int, 8>{});
+        default: return false;
+    }
+}
+
 template <class T>
 void backward(const LifCall& call, int64_t begin, int64_t end) {
-    const Shape& shape = call.shape;
-    const bool alone = !shape.constant && call.grad_spikes && !call.state && !call.grad_membrane;
+    const bool alone = !call.shape.constant && call.grad_spikes && !call.state && !call.grad_membrane;
     if constexpr (sizeof(T) < 8)
-        if (alone && shape.steps == STEPS)
-            return with_surrogate(shape.surrogate, [&](auto s) {
-                backward_steps<s.value, true>(row<T>(call.x, 0, 0, begin), shape.x_step,
-                                              row<T>(call.grad_spikes, 0, 0, begin), row<T>(call.grad_x, 0, 0, begin),
-                                              shape.neurons, nullptr, nullptr, int(end - begin), !shape.detach_reset,
-                                              false, neuron_of<float>(shape));
-            });
+        if (alone && backward_alone<T>(call, begin, end)) return;
     backward_in_chunks<T>(call, begin, end);
 }
 

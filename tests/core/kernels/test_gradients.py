@@ -37,7 +37,7 @@ def both_orders(layer, tensors, options):
 
 
 @pytest.mark.parametrize("surrogate", SURROGATES)
-@pytest.mark.parametrize("steps", [1, 3, 4, 7, 16])
+@pytest.mark.parametrize("steps", [1, 3, 4, 7, 8, 16])
 def test_gradients_are_the_references(kernel, reference, distance, surrogate, steps):
     for constant, with_state, detach in CASES:
         options = {"tau": 1.7, "v_threshold": 0.9, "v_reset": -0.1, "surrogate": surrogate, "detach_reset": detach}
@@ -84,6 +84,23 @@ def test_one_output_alone(kernel, reference, distance, used, steps):
         gradients.append(torch.autograd.grad(output, inputs, torch.cos(torch.arange(output.numel())).view_as(output)))
     for result, expected in zip(*gradients, strict=True):
         assert distance(result, expected) <= 1e-6
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+@pytest.mark.parametrize("steps", [4, 8, 12, 16])
+def test_spikes_alone_from_rest(kernel, reference, distance, steps, level):
+    # As layers call it; 4 and 8 steps have loops of their own.
+    cpu.library().spikeport_use(level)
+    x, *_ = draw(steps, False, False)
+    for surrogate, detach in itertools.product(SURROGATES, (False, True)):
+        for dtype, limit in ((torch.float32, 1e-6), (torch.float16, 1e-3), (torch.bfloat16, 8e-3)):
+            gradients = []
+            for layer in (kernel, reference):
+                (leaf,) = leaves([x.to(dtype)])
+                spikes = layer(leaf, surrogate=surrogate, detach_reset=detach)[0]
+                cotangent = torch.cos(torch.arange(spikes.numel())).view_as(spikes).to(dtype)
+                gradients.append(torch.autograd.grad(spikes, leaf, cotangent)[0])
+            assert distance(*gradients) <= limit
 
 
 def test_an_infinite_current_sends_the_references_gradient(kernel, reference, assert_same):
