@@ -70,8 +70,8 @@ def to_nir(
     neurons = [m for m in model.modules() if isinstance(m, LIF)]
     if not neurons:
         raise SpikeportError(
-            f"{type(model).__name__} has no spiking neurons: it is a CNN. Export it with --target onnx, or train its "
-            "twin (spikeport.convert)"
+            f"{type(model).__name__} has no spiking neurons among its layers. A CNN goes to --target onnx, or trains "
+            "its twin first (spikeport.convert); calls of lif() are not seen: make them LIF layers"
         )
     held = any(m.constant_input for m in neurons)
     input_shape = samples.shape[1 if held else 2 :]

@@ -10,7 +10,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from spikeport.core.errors import SpikeportError
 from spikeport.core.geometry import Pair, pair
-from spikeport.export.nir_graph import NEURONS, check_neurons, check_synapses, loops, metadata_of, ordered
+from spikeport.export.nir_graph import metadata_of
+from spikeport.export.nir_nodes import NEURONS, check_neurons, check_synapses, loops, ordered
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,10 +4,8 @@ NIR says neither T nor dt, nor how spikes are read out, so these travel as one J
 metadata under ``spikeport``.
 """
 
-import copy
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,15 +17,12 @@ from torch import Tensor
 
 from spikeport.core.errors import SpikeportError, reason
 from spikeport.core.files import replacing, tuples
-from spikeport.core.functional import whole_steps
-from spikeport.core.geometry import pair
 from spikeport.export import expressions as ex
 from spikeport.export.trace import Traced
 
 #: One time step in seconds. snnTorch reads no other.
 DT = 1e-4
 KEY = "spikeport"
-NEURONS = (nir.LIF, nir.IF, nir.CubaLIF)
 FORMAT = 1
 
 
@@ -209,158 +204,3 @@ def metadata_of(graph: nir.NIRGraph) -> Metadata:
         return Metadata(**tuples(value))
     except (TypeError, ValueError, KeyError) as error:
         raise SpikeportError(f"the NIR graph's spikeport metadata is damaged ({error}); export it again") from None
-
-
-def with_metadata(graph: nir.NIRGraph, time_steps: int, dt: float = DT, sequence: bool = False) -> nir.NIRGraph:
-    """Another framework's graph with what it cannot say of itself: T, dt, and how samples enter.
-
-    A graph that carries our metadata keeps it; graphs within another's take their place in it.
-
-    Raises:
-        SpikeportError: no single input or output.
-    """
-    if KEY in graph.metadata:
-        return graph
-    graph = _flat(graph)
-    first, last = _only(graph, nir.Input, "the NIR graph"), _only(graph, nir.Output, "the NIR graph")
-    for source, target in graph.edges:
-        if source == last or target == first:
-            raise SpikeportError(f"the NIR graph has an edge {source} -> {target}, out of its output or into its input")
-    time_steps = whole_steps(time_steps)
-    if not (dt > 0 and math.isfinite(dt)):
-        raise SpikeportError(f"dt is {dt}; a positive number of seconds is needed")
-    shape = tuple(int(n) for n in np.ravel(graph.nodes[first].input_type["input"]))
-    metadata = Metadata(time_steps, dt, "sequence" if sequence else "constant", shape, spike_condition=">")
-    nodes = {name: _padded(name, n) if isinstance(n, nir.Conv2d) else n for name, n in graph.nodes.items()}
-    return nir.NIRGraph(
-        nodes, graph.edges, metadata={**graph.metadata, KEY: json.dumps(asdict(metadata))}, type_check=False
-    )
-
-
-def _only(graph: nir.NIRGraph, kind: type[nir.NIRNode], where: str) -> str:
-    """The name of its one node of a kind."""
-    found = [name for name, node in graph.nodes.items() if isinstance(node, kind)]
-    if len(found) != 1:
-        raise SpikeportError(f"{where} has {len(found)} {kind.__name__.lower()}s; exactly one is supported")
-    return found[0]
-
-
-def _flat(graph: nir.NIRGraph) -> nir.NIRGraph:
-    """The same graph with what the graphs within it hold in their place, each node called graph.node."""
-    nodes, edges = {n: node for n, node in graph.nodes.items() if not isinstance(node, nir.NIRGraph)}, [*graph.edges]
-    for name, node in graph.nodes.items():
-        if isinstance(node, nir.NIRGraph):
-            inner = _flat(node)
-            first, last = _only(inner, nir.Input, name), _only(inner, nir.Output, name)
-            before = [source for source, target in edges if target == name]
-            after = [target for source, target in edges if source == name]
-            # What enters and leaves the inner graph meets what enters and leaves its place.
-            ends = {first: before, last: after}
-            nodes |= {f"{name}.{n}": part for n, part in inner.nodes.items() if n not in ends}
-            edges = [edge for edge in edges if name not in edge]
-            for link in inner.edges:
-                sources, targets = (ends.get(n, [f"{name}.{n}"]) for n in link)
-                edges += [(source, target) for source in sources for target in targets]
-    return nir.NIRGraph(nodes, edges, metadata=graph.metadata, type_check=False)
-
-
-def _padded(name: str, node: nir.Conv2d) -> nir.Conv2d:
-    """The same convolution with its padding in numbers."""
-    if not isinstance(node.padding, (str, bytes)):
-        return node
-    word = node.padding.decode() if isinstance(node.padding, bytes) else str(node.padding)
-    kernel, dilation = node.weight.shape[2:], pair(node.dilation)
-    reach = [d * (k - 1) if word == "same" else 0 for k, d in zip(kernel, dilation, strict=True)]
-    if word not in ("same", "valid") or any(r % 2 for r in reach) or (any(reach) and pair(node.stride) != (1, 1)):
-        raise SpikeportError(
-            f"{name}: padding {word!r} with kernel {kernel} and stride {pair(node.stride)} has no exact form; "
-            "export it with padding in numbers"
-        )
-    node = copy.copy(node)
-    node.padding = (reach[0] // 2, reach[1] // 2)
-    return node
-
-
-def _check_numbers(name: str, node: nir.NIRNode, *fields: str) -> None:
-    for field_name in fields:
-        value = getattr(node, field_name, 0)
-        if not isinstance(value, Tensor) and np.asarray(value).dtype.kind not in "biuf":
-            raise SpikeportError(f"{name}: its {field_name} is {str(value)!r}, which is no number; export it again")
-
-
-def check_synapses(name: str, node: nir.NIRNode) -> None:
-    """Raises SpikeportError where weights, biases or the geometry of a node are none."""
-    geometry = {"kernel_size": 1, "stride": 1, "dilation": 1, "groups": 1, "padding": 0}
-    _check_numbers(name, node, "weight", "bias", "scale", *geometry)
-    weight, bias = getattr(node, "weight", None), getattr(node, "bias", None)
-    axes = 4 if isinstance(node, nir.Conv2d) else 2
-    if weight is not None and (np.ndim(weight) != axes or 0 in np.shape(weight)):
-        raise SpikeportError(f"{name}: its weights have the shape {tuple(np.shape(weight))}; {axes} axes are needed")
-    if weight is not None and bias is not None and tuple(np.shape(bias)) != (len(weight),):
-        raise SpikeportError(f"{name}: {len(weight)} outputs, a bias of shape {tuple(np.shape(bias))}; export it again")
-    for field_name, least in geometry.items():
-        value = np.asarray(getattr(node, field_name, least))
-        whole = not (value % 1).any() and (value >= least).all()
-        if not whole or value.shape not in ((), (1,), (2,)):
-            raise SpikeportError(f"{name}: its {field_name} is {value.tolist()}; whole numbers from {least} are needed")
-
-
-def check_neurons(name: str, node: nir.NIRNode, shape: tuple[int, ...]) -> None:
-    """Raises SpikeportError where a neuron node's arrays do not suit a map of ``shape``."""
-    fields = ("tau", "tau_syn", "tau_mem", "w_in", "r", "v_leak", "v_threshold", "v_reset")
-    _check_numbers(name, node, *fields)
-    for field_name in fields:
-        found = np.shape(getattr(node, field_name, 0.0))
-        if found not in ((), (1,), tuple(shape)):
-            raise SpikeportError(
-                f"{name}: its {field_name} has shape {found}, the map it receives has {tuple(shape)}; export it again"
-            )
-
-
-def loops(graph: nir.NIRGraph) -> dict[str, list[tuple[str, ...]]]:
-    """The recurrent connections: neurons -> chains of stateless nodes that lead from them back to themselves.
-
-    Their spikes return one step later, as NIR has it.
-    """
-    after: dict[str, list[str]] = {name: [] for name in graph.nodes}
-    entering: dict[str, int] = dict.fromkeys(graph.nodes, 0)
-    for source, target in graph.edges:
-        if source not in after or target not in after:
-            raise SpikeportError(f"the NIR graph has an edge {source} -> {target} to a node it does not hold")
-        after[source].append(target)
-        entering[target] += 1
-    found: dict[str, list[tuple[str, ...]]] = {}
-    for name in (n for n, node in graph.nodes.items() if isinstance(node, NEURONS)):
-        for first in after[name]:
-            chain = [first]
-            while not isinstance(graph.nodes[chain[-1]], (*NEURONS, nir.Output)) and len(after[chain[-1]]) == 1:
-                if entering[chain[-1]] != 1 or after[chain[-1]][0] in chain:
-                    break
-                chain.append(after[chain[-1]][0])
-            if chain[-1] == name and len(chain) > 1:
-                found.setdefault(name, []).append(tuple(chain[:-1]))
-    return found
-
-
-def ordered(graph: nir.NIRGraph) -> Iterator[tuple[str, nir.NIRNode, list[str]]]:
-    """Every node after those that feed it, with their names; what ``loops`` gives is left out.
-
-    Raises:
-        SpikeportError: dangling edges, or a cycle that is no recurrent connection of one layer.
-    """
-    recurrent = {name for chains in loops(graph).values() for chain in chains for name in chain}
-    before: dict[str, list[str]] = {name: [] for name in graph.nodes if name not in recurrent}
-    for source, target in graph.edges:
-        if source not in recurrent and target not in recurrent:
-            before[target].append(source)
-    done: set[str] = set()
-    while len(done) < len(before):
-        ready = [name for name in before if name not in done and done.issuperset(before[name])]
-        if not ready:
-            stuck = sorted(set(before) - done)
-            raise SpikeportError(
-                f"the NIR graph has a cycle through {', '.join(stuck[:3])}; only a layer that feeds itself is supported"
-            )
-        for name in ready:
-            yield name, graph.nodes[name], before[name]
-        done.update(ready)

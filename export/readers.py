@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from spikeport.core.errors import reason
 from spikeport.export.logs import quiet
-from spikeport.export.nir_graph import NEURONS, Metadata, metadata_of, read_nir
+from spikeport.export.nir_graph import Metadata, metadata_of, read_nir
+from spikeport.export.nir_nodes import NEURONS
 
 
 @dataclass(frozen=True, eq=False)

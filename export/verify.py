@@ -25,7 +25,8 @@ from spikeport.export import expressions as ex
 from spikeport.export import readers
 from spikeport.export.foreign import owner, owner_forward
 from spikeport.export.interpreter import Trajectory, interpret
-from spikeport.export.nir_graph import metadata_of, ordered, read_nir
+from spikeport.export.nir_graph import metadata_of, read_nir
+from spikeport.export.nir_nodes import ordered
 from spikeport.export.trace import Traced
 
 #: Beside every exported file.

@@ -14,7 +14,8 @@ from spikeport.core.files import read_json, refuse_existing, write_json
 from spikeport.core.progress import Progress, silent
 from spikeport.core.runs import Run, load_run
 from spikeport.export import CERTIFICATE_FILE, NIR_FILE, read_nir, to_nir
-from spikeport.export.nir_graph import DT, KEY, metadata_of, with_metadata
+from spikeport.export.nir_foreign import with_metadata
+from spikeport.export.nir_graph import DT, KEY, metadata_of
 from spikeport.export.verify import sha256
 from spikeport.targets.base import Target, find_target, pick_engine, target_names
 from spikeport.targets.loihi import LoihiTarget

@@ -7,7 +7,7 @@ import nir
 import numpy as np
 
 from spikeport.core.errors import SpikeportError
-from spikeport.export.nir_graph import check_neurons
+from spikeport.export.nir_nodes import check_neurons
 from spikeport.targets.loihi.program import Shape
 
 #: One number for a map of neurons, or float64 [C] where its channels differ.

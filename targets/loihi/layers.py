@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from spikeport.core.errors import SpikeportError
-from spikeport.export.nir_graph import NEURONS, Metadata, loops, metadata_of, ordered
+from spikeport.export.nir_graph import Metadata, metadata_of
+from spikeport.export.nir_nodes import NEURONS, loops, ordered
 from spikeport.targets.loihi.constants import Constants, constants_of
 from spikeport.targets.loihi.program import INPUT, INPUT_MAX, INPUT_MODES, Shape
 from spikeport.targets.loihi.scales import largest_scale, require_steps

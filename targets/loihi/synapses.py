@@ -14,7 +14,7 @@ from torch import Tensor
 from spikeport.core.errors import SpikeportError
 from spikeport.core.geometry import Pair, output_size, pair
 from spikeport.export.expressions import ungrouped
-from spikeport.export.nir_graph import check_synapses
+from spikeport.export.nir_nodes import check_synapses
 from spikeport.targets.loihi.program import Shape
 
 #: NIR's nodes that have a place on the chip.

@@ -20,7 +20,7 @@ from spikeport.core import SpikeportError
 from spikeport.export import to_nir
 from spikeport.export.foreign import adopt, is_foreign, owner_forward
 from spikeport.export.interpreter import interpret
-from spikeport.export.nir_graph import with_metadata
+from spikeport.export.nir_foreign import with_metadata
 from spikeport.targets.loihi.compile import compile
 from spikeport.targets.loihi.fixed import simulate_fixed
 

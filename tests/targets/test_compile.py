@@ -13,7 +13,8 @@ from torch import nn
 
 from spikeport.core import LIF, SpikeportError, TimeMean
 from spikeport.export.interpreter import interpret
-from spikeport.export.nir_graph import Metadata, build_nir, with_metadata
+from spikeport.export.nir_foreign import with_metadata
+from spikeport.export.nir_graph import Metadata, build_nir
 from spikeport.export.trace import trace
 from spikeport.targets.loihi import arithmetic as loihi
 from spikeport.targets.loihi.compile import compile, population, quantise_bias

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from spikeport.core import SpikeportError
 from spikeport.export.interpreter import interpret
-from spikeport.export.nir_graph import Metadata, build_nir, with_metadata
+from spikeport.export.nir_foreign import with_metadata
+from spikeport.export.nir_graph import Metadata, build_nir
 from spikeport.export.trace import trace
 from spikeport.targets import differences
 from spikeport.targets.loihi import host

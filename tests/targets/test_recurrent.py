@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from spikeport.core import SpikeportError
 from spikeport.export.interpreter import interpret
-from spikeport.export.nir_graph import with_metadata
+from spikeport.export.nir_foreign import with_metadata
 from spikeport.targets import differences
 from spikeport.targets.loihi.compile import compile
 from spikeport.targets.loihi.fixed import simulate_fixed
