@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.swa_utils import AveragedModel
@@ -46,7 +47,7 @@ class Learner:
     forward: nn.Module
     objective: Objective
     optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
+    scaler: GradScaler
     average: AveragedModel | None
 
     @property
@@ -70,7 +71,7 @@ def learner_for(
     forward: Any = torch.compile(network) if config.compile else network
     if distributed.processes() > 1:
         forward = DistributedDataParallel(forward)
-    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+    scaler = GradScaler(device.type, enabled=config.precision == "fp16")
     return Learner(model, network, forward, objective, optimizer_for(config, network), scaler, average)
 
 
