@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <type_traits>
 #include <vector>
 
@@ -21,7 +22,7 @@ struct Kernels {
     void (*lif)(const LifCall&, Pass, int64_t begin, int64_t end);
     void (*norm_coefficients)(const NormCall&, const double* sums, void* table);
     void (*norm_moments)(const NormCall&, int64_t begin, int64_t end, Moments*);
-    void (*norm)(const NormCall&, Pass, const void* table, double* sums, int64_t begin, int64_t end);
+    void (*norm)(const NormCall&, Pass, const void* table, double* sums, void* grad_y, int64_t begin, int64_t end);
 };
 
 #define SPIKEPORT_LOOPS "cpu_kernels.h"
@@ -124,11 +125,22 @@ EXPORT void spikeport_norm(const NormCall* call, int32_t pass) {
     prefer_huge_pages(call->grad_x, shape.constant ? bytes / shape.steps : bytes);
     std::vector<double> table(5 * channels);  // room for the coefficients, float or double
     kernels(shape).norm_coefficients(*call, nullptr, table.data());
+    std::unique_ptr<float[]> scratch;
+    void* grad_y = nullptr;
     if (pass == BACKWARD) {
+        // Kept between the passes where it costs little memory: in grad_x itself; of a constant input, T times smaller
+        // than the spikes, beside it.
+        if (element_size(shape) > 2) {
+            grad_y = call->grad_x;
+        } else if (shape.constant) {
+            scratch.reset(new float[shape.neurons]);
+            grad_y = scratch.get();
+        }
         const int64_t parts = parts_of(shape);
         std::vector<double> partial(parts * 2 * channels), sums(2 * channels);
         over_neurons(shape, parts, [&](int64_t task, int64_t begin, int64_t end) {
-            kernels(shape).norm(*call, BACKWARD, table.data(), partial.data() + task * 2 * channels, begin, end);
+            double* part = partial.data() + task * 2 * channels;
+            kernels(shape).norm(*call, BACKWARD, table.data(), part, grad_y, begin, end);
         });
         for (int64_t part = 0; part < parts; ++part)
             for (int64_t c = 0; c < 2 * channels; ++c) sums[c] += partial[part * 2 * channels + c];
@@ -137,7 +149,7 @@ EXPORT void spikeport_norm(const NormCall* call, int32_t pass) {
         kernels(shape).norm_coefficients(*call, call->batch_statistics ? sums.data() : nullptr, table.data());
     }
     over_neurons(shape, 8 * shape.threads, [&](int64_t, int64_t begin, int64_t end) {
-        kernels(shape).norm(*call, Pass(pass), table.data(), nullptr, begin, end);
+        kernels(shape).norm(*call, Pass(pass), table.data(), nullptr, grad_y, begin, end);
     });
 }
 

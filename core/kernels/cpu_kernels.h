@@ -34,14 +34,14 @@ void norm_coefficients(const NormCall& call, const double* sums, void* table) {
     else coefficients(call, sums, static_cast<float*>(table));
 }
 
-void norm(const NormCall& call, Pass pass, const void* table, double* sums, int64_t begin, int64_t end) {
+void norm(const NormCall& call, Pass pass, const void* table, double* sums, void* grad_y, int64_t begin, int64_t end) {
     switch (call.shape.dtype) {
 #ifdef SPIKEPORT_PORTABLE
-        case FLOAT64: return norm_pass<double>(call, pass, static_cast<const double*>(table), sums, begin, end);
+        case FLOAT64: return norm_pass<double>(call, pass, table, sums, grad_y, begin, end);
 #endif
-        case FLOAT32: return norm_pass<float>(call, pass, static_cast<const float*>(table), sums, begin, end);
-        case FLOAT16: return norm_pass<Half>(call, pass, static_cast<const float*>(table), sums, begin, end);
-        case BFLOAT16: return norm_pass<BFloat16>(call, pass, static_cast<const float*>(table), sums, begin, end);
+        case FLOAT32: return norm_pass<float>(call, pass, table, sums, grad_y, begin, end);
+        case FLOAT16: return norm_pass<Half>(call, pass, table, sums, grad_y, begin, end);
+        case BFLOAT16: return norm_pass<BFloat16>(call, pass, table, sums, grad_y, begin, end);
     }
 }
 

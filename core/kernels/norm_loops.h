@@ -151,9 +151,11 @@ void reduce_row(const T* __restrict x, const R* __restrict grad_y, const R* __re
     }
 }
 
+// grad_x may be grad_y itself. Not inlined: g++ would then no longer vectorise it.
 template <class T, class R>
-void denormalise_row(const T* __restrict x, const R* __restrict grad_y, const R (*__restrict channel)[BLOCK],
-                     T* __restrict grad_x, int n) {
+[[gnu::noinline]] void denormalise_row(const T* __restrict x, const R* grad_y, const R (*__restrict channel)[BLOCK],
+                                        T* grad_x, int n) {
+#pragma GCC ivdep
     for (int i = 0; i < n; ++i) {
         const R centred = grad_y[i] - channel[OFFSET][i] - (load(x[i]) - channel[MEAN][i]) * channel[SLOPE][i];
         store(grad_x[i], channel[SCALE][i] * centred);
@@ -197,7 +199,7 @@ void norm_advance_steps(const T* __restrict x, int64_t x_step, const float (*__r
     }
 }
 
-// REDUCE: adds to total and moment; else writes grad_x.
+// REDUCE: adds to total and moment and, where grad_x has the membrane's type, leaves grad_y in it; else writes grad_x.
 template <int S, bool REDUCE, class T>
 [[gnu::noinline]] void norm_backward_steps(const T* __restrict x, int64_t x_step,
                                             const float (*__restrict channel)[BLOCK],
@@ -226,6 +228,7 @@ template <int S, bool REDUCE, class T>
             if constexpr (REDUCE) {
                 sum += grad_y;
                 product += grad_y * centred;
+                if constexpr (std::is_same_v<T, float>) grad_x[t * step + i] = grad_y;
             } else {
                 store(grad_x[t * step + i], scale * (grad_y - channel[OFFSET][i] - centred * channel[SLOPE][i]));
             }
@@ -287,39 +290,42 @@ struct Carried {
 };
 
 // The STEPS steps from `from` of one block backwards. A constant input gathers its gradient in grad_y.
-template <class T>
-void norm_backward_chunk(const NormCall& call, const float (*channel)[BLOCK], bool reduce, int64_t first, int n,
-                         int64_t from, const float* v, Carried<float>& carried, const Neuron<float>& neuron) {
+template <bool REDUCE, class T>
+void norm_backward_chunk(const NormCall& call, const float (*channel)[BLOCK], int64_t first, int n, int64_t from,
+                         const float* v, Carried<float>& carried, const Neuron<float>& neuron) {
     const Shape& shape = call.shape;
     const int64_t x_step = shape.x_step, step = shape.neurons;
     const T *x = row<T>(call.x, from, x_step, first), *grad = row<T>(call.grad_spikes, from, step, first);
     const bool reset = !shape.detach_reset, last_reset = reset && from + STEPS < shape.steps;
     alignas(64) float y[BLOCK];
     if (shape.constant) normalise_row(x, channel[SCALE], channel[SHIFT], y, n);
-    T* grad_x = shape.constant || reduce ? nullptr : row<T>(call.grad_x, from, step, first);
+    T* grad_x = shape.constant ? nullptr : row<T>(call.grad_x, from, step, first);
     with_surrogate(shape.surrogate, [&](auto s) {
         if (shape.constant)
             accumulate_steps<s.value>(y, grad, step, v, carried.carry, carried.grad_y, n, reset, last_reset, neuron);
         else
-            (reduce ? norm_backward_steps<s.value, true, T> : norm_backward_steps<s.value, false, T>)(
-                x, x_step, channel, grad, grad_x, step, v, carried.carry, carried.total, carried.moment, n, reset,
-                last_reset, neuron);
+            norm_backward_steps<s.value, REDUCE>(x, x_step, channel, grad, grad_x, step, v, carried.carry,
+                                                 carried.total, carried.moment, n, reset, last_reset, neuron);
     });
 }
 
-// From grad_y of step t to the sums or to grad_x.
-template <class T, class R>
-void norm_gradient(const NormCall& call, const R (*channel)[BLOCK], bool reduce, int64_t first, int n, int64_t t,
+// From carried.grad_y of step t to the sums, kept in grad_y for the second pass where that is given; or to grad_x.
+template <bool REDUCE, class T, class R>
+void norm_gradient(const NormCall& call, const R (*channel)[BLOCK], R* grad_y, int64_t first, int n, int64_t t,
                    Carried<R>& carried) {
     const T* x = row<T>(call.x, t, call.shape.x_step, first);
-    if (reduce) reduce_row(x, carried.grad_y, channel[MEAN], carried.total, carried.moment, n);
-    else denormalise_row(x, carried.grad_y, channel, row<T>(call.grad_x, t, call.shape.neurons, first), n);
+    if constexpr (REDUCE) {
+        reduce_row(x, carried.grad_y, channel[MEAN], carried.total, carried.moment, n);
+        if (grad_y) std::copy(carried.grad_y, carried.grad_y + n, row<R>(grad_y, t, call.shape.neurons, first));
+    } else {
+        denormalise_row(x, carried.grad_y, channel, row<T>(call.grad_x, t, call.shape.neurons, first), n);
+    }
 }
 
 // Steps [from, to) of one block backwards, row by row. A constant input gathers its gradient in grad_y.
-template <class T, class R>
-void norm_backward_rows(const NormCall& call, const R (*channel)[BLOCK], bool reduce, int64_t first, int n,
-                        int64_t from, int64_t to, R* v, Carried<R>& carried, const Neuron<R>& neuron) {
+template <bool REDUCE, class T, class R>
+void norm_backward_rows(const NormCall& call, const R (*channel)[BLOCK], R* grad_y, int64_t first, int n, int64_t from,
+                        int64_t to, R* v, Carried<R>& carried, const Neuron<R>& neuron) {
     const Shape& shape = call.shape;
     const Rows<R>& rows = rows_of<R>(shape);
     alignas(64) R h[STEPS * BLOCK], buffer[BLOCK];
@@ -332,15 +338,15 @@ void norm_backward_rows(const NormCall& call, const R (*channel)[BLOCK], bool re
             rows.accumulate(ht, grad, carried.grad_y, carried.carry, n, reset, neuron);
         } else {
             rows.backward(ht, grad, carried.grad_y, carried.carry, n, reset, neuron);
-            norm_gradient<T>(call, channel, reduce, first, n, t, carried);
+            norm_gradient<REDUCE, T>(call, channel, grad_y, first, n, t, carried);
         }
     }
 }
 
-// With `sums` [2][channels]: adds up grad_y and grad_y * (x - mean). Without: writes grad_x. As backward in
+// REDUCE: adds up grad_y and grad_y * (x - mean) in `sums` [2][channels]. Else writes grad_x. As backward in
 // lif_loops.h: forward through time to the membranes at every STEPS-th step, then backward, STEPS steps at a time.
-template <class T, class R = State<T>>
-void norm_backward(const NormCall& call, const R* table, double* sums, int64_t begin, int64_t end) {
+template <bool REDUCE, class T, class R = State<T>>
+void norm_backward(const NormCall& call, const R* table, double* sums, R* grad_y, int64_t begin, int64_t end) {
     const Shape& shape = call.shape;
     const Neuron<R> neuron = neuron_of<R>(shape);
     const int64_t last = (shape.steps - 1) / STEPS * STEPS;
@@ -368,24 +374,47 @@ void norm_backward(const NormCall& call, const R* table, double* sums, int64_t b
             const int64_t to = std::min(t + STEPS, shape.steps);
             if constexpr (sizeof(T) < 8)
                 if (to - t == STEPS) {
-                    norm_backward_chunk<T>(call, channel, sums != nullptr, first, n, t, v, carried, neuron);
+                    norm_backward_chunk<REDUCE, T>(call, channel, first, n, t, v, carried, neuron);
                     continue;
                 }
-            norm_backward_rows<T>(call, channel, sums != nullptr, first, n, t, to, v, carried, neuron);
+            norm_backward_rows<REDUCE, T>(call, channel, grad_y, first, n, t, to, v, carried, neuron);
         }
         if (shape.constant) {
             for (int i = 0; i < n; ++i) carried.grad_y[i] *= neuron.gain;
-            norm_gradient<T>(call, channel, sums != nullptr, first, n, 0, carried);
+            norm_gradient<REDUCE, T>(call, channel, grad_y, first, n, 0, carried);
         }
-        if (sums) {
+        if constexpr (REDUCE) {
             gather(call, carried.total, first, n, sums);
             gather(call, carried.moment, first, n, sums + call.channels);
         }
     }
 }
 
+// The second pass where the first has left grad_y, laid out as x without gaps between its steps.
 template <class T, class R = State<T>>
-void norm_pass(const NormCall& call, Pass pass, const R* table, double* sums, int64_t begin, int64_t end) {
-    if (pass == FORWARD) norm_forward<T>(call, table, begin, end);
-    else norm_backward<T>(call, table, sums, begin, end);
+void norm_finish(const NormCall& call, const R* table, R* grad_y, int64_t begin, int64_t end) {
+    const Shape& shape = call.shape;
+    int block = BLOCK;
+    const bool alike = whole_pixels(call, block);
+    alignas(64) R channel[COEFFICIENTS][BLOCK];
+    for (int64_t first = begin; first < end; first += block) {
+        const int n = int(end - first < block ? end - first : block);
+        if (first == begin || !alike) spread(call, table, COEFFICIENTS, first, n, channel);
+        for (int64_t t = 0; t < (shape.constant ? 1 : shape.steps); ++t)
+            denormalise_row(row<T>(call.x, t, shape.x_step, first), row<R>(grad_y, t, shape.neurons, first), channel,
+                            row<T>(call.grad_x, t, shape.neurons, first), n);
+    }
+}
+
+// FORWARD; BACKWARD with `sums`, its first pass, and without, its second. grad_y: what the first leaves for the second,
+// in the membrane's type (grad_x itself where that has it); null: the second computes it again.
+template <class T, class R = State<T>>
+void norm_pass(const NormCall& call, Pass pass, const void* table, double* sums, void* grad_y, int64_t begin,
+               int64_t end) {
+    const R* coefficient = static_cast<const R*>(table);
+    R* kept = static_cast<R*>(grad_y);
+    if (pass == FORWARD) norm_forward<T>(call, coefficient, begin, end);
+    else if (sums) norm_backward<true, T>(call, coefficient, sums, kept, begin, end);
+    else if (kept) norm_finish<T>(call, coefficient, kept, begin, end);
+    else if constexpr (!std::is_same_v<T, R>) norm_backward<false, T>(call, coefficient, sums, kept, begin, end);
 }
