@@ -20,6 +20,7 @@ from spikeport.core.evaluation import Evaluation, evaluate
 from spikeport.core.files import refuse_existing
 from spikeport.core.learner import LAYOUT, Learner, Place, Prepare, generator_of, learner_for, run_epoch
 from spikeport.core.locks import alone
+from spikeport.core.memory import keep_freed_memory
 from spikeport.core.optimisation import averaged, learning_rate
 from spikeport.core.progress import Progress, silent
 from spikeport.core.rates import Rates, watched
@@ -53,7 +54,8 @@ def train(
 ) -> Run:
     """Trains a network into the run folder ``out`` and returns it.
 
-    Under ``torchrun`` every process calls this, and the first of them writes and tells.
+    Under ``torchrun`` every process calls this, and the first of them writes and tells. From then on the process keeps
+    the memory that tensors free (``core.memory``).
 
     Args:
         resume: go on from the folder's checkpoint; the result is the same as without the interruption.
@@ -74,6 +76,7 @@ def train(
             f"target {config.target!r} takes a trained network: train it without --target first, then go on --from it"
         )
     device = pick_device(config.device)
+    keep_freed_memory()
     distributed.join(device)
     with alone(Path(out)):
         return _train(config, Path(out), device, resume, overwrite, progress, on_epoch, prepare)

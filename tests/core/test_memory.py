@@ -1,0 +1,36 @@
+"""Memory that tensors free: kept for the next ones."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+# Page faults of ten large tensors, one after the other, after a first one.
+SCRIPT = """
+import resource, torch
+from spikeport.core.memory import keep_freed_memory
+if {keep}:
+    keep_freed_memory()
+torch.ones({size})
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    torch.ones({size})
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def page_faults(keep, **settings):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    script = SCRIPT.format(keep=keep, size=16 * 2**20)
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment | settings)
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc alone has mallopt")
+def test_freed_memory_is_not_asked_for_again():
+    kept, handed_back = page_faults(True), page_faults(False)
+    assert 10 * kept < handed_back
+    # A setting of one's own is left alone.
+    assert 10 * kept < page_faults(True, MALLOC_TRIM_THRESHOLD_="131072")
