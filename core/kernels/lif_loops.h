@@ -74,8 +74,8 @@ void advance_steps(const T* __restrict x, int64_t x_step, const float* __restric
     }
 }
 
-// COUNT, ALONE: as above; `carry`, the gradient of the membrane, is zero on entry and not wanted on return. Not inlined: g++
-// would then no longer vectorise it.
+// COUNT, ALONE: as above; `carry`, the gradient of the membrane, is zero on entry and not wanted on return. Not inlined:
+// g++ would then no longer vectorise it.
 template <int S, int COUNT, bool ALONE, class T>
 [[gnu::noinline]] void backward_steps(const T* __restrict x, int64_t x_step, const T* __restrict grad_spikes,
                                        T* __restrict grad_x, int64_t step, const float* __restrict state,

@@ -357,7 +357,7 @@ void norm_backward(const NormCall& call, const R* table, double* sums, R* grad_y
     alignas(64) R channel[COEFFICIENTS][BLOCK], ignored[STEPS * BLOCK];
     for (int64_t first = begin; first < end; first += block) {
         const int n = int(end - first < block ? end - first : block);
-        if (first == begin || !alike) spread(call, table, COEFFICIENTS, first, n, channel);
+        if (first == begin || !alike) spread(call, table, REDUCE ? MEAN + 1 : COEFFICIENTS, first, n, channel);
         R* v = starts.data;
         for (R* zeroed : {v, carried.carry, carried.grad_y, carried.total, carried.moment})
             std::fill(zeroed, zeroed + n, R(0));
@@ -416,5 +416,5 @@ void norm_pass(const NormCall& call, Pass pass, const void* table, double* sums,
     if (pass == FORWARD) norm_forward<T>(call, coefficient, begin, end);
     else if (sums) norm_backward<true, T>(call, coefficient, sums, kept, begin, end);
     else if (kept) norm_finish<T>(call, coefficient, kept, begin, end);
-    else if constexpr (!std::is_same_v<T, R>) norm_backward<false, T>(call, coefficient, sums, kept, begin, end);
+    else if constexpr (!std::is_same_v<T, R>) norm_backward<false, T, R>(call, coefficient, nullptr, nullptr, begin, end);
 }
