@@ -66,7 +66,7 @@ def learner_for(
     network = prepare(model, info) if prepare is not None else model
     distributed.share_statistics(network)
     if config.loss != "gradient-aware":
-        fuse(network)
+        fuse(network, pooling=not config.rate_weight)  # a rate is counted before the pooling
     objective = Objective(config, model, teacher)
     forward: Any = torch.compile(network) if config.compile else network
     if distributed.processes() > 1:

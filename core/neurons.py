@@ -38,8 +38,11 @@ class LIF(nn.Module):
         self.time_steps, self.constant_input = time_steps, constant_input
         self.decay_input = decay_input
 
-    def forward(self, x: Tensor, norm: nn.BatchNorm2d | None = None) -> Tensor:
-        """Spikes. ``norm`` is what x passes first: in one with the neurons, which saves passes over memory."""
+    def forward(self, x: Tensor, norm: nn.BatchNorm2d | None = None, pooled: bool = False) -> Tensor:
+        """Spikes. ``norm`` is what x passes first: in one with the neurons, which saves passes over memory.
+
+        ``pooled``: the spikes go through 2x2 max-pooling as well, in one with both.
+        """
         if not self.constant_input:
             x = split_time(x, self.time_steps)
         held = self.time_steps if self.constant_input else None
@@ -48,7 +51,7 @@ class LIF(nn.Module):
             return spikes.flatten(0, 1)
         momentum = next_momentum(norm) if norm.training else 0.0
         statistics = (norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.training, momentum, norm.eps)
-        return batch_norm_lif(x, *statistics, self.neuron, held).flatten(0, 1)
+        return batch_norm_lif(x, *statistics, self.neuron, held, pooled).flatten(0, 1)
 
     @property
     def neuron(self) -> Neuron:

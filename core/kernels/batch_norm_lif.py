@@ -7,8 +7,8 @@ from spikeport.core.errors import SpikeportError
 from spikeport.core.functional import check_lif, run_lif
 from spikeport.core.kernels import Neuron, kernels_usable, state_dtype
 from spikeport.core.kernels.cuda_launches import UNROLLED
+from spikeport.core.kernels.norm_ops import Options, can_pool, channel_moments
 from spikeport.core.kernels.norm_ops import batch_norm_lif as fused
-from spikeport.core.kernels.norm_ops import channel_moments
 
 
 def batch_norm_lif(
@@ -22,6 +22,7 @@ def batch_norm_lif(
     eps: float,
     neuron: Neuron,
     time_steps: int | None,
+    pooled: bool = False,
 ) -> Tensor:
     """``lif`` of the batch-normalised x: spikes [T, N, C, ...] in x's dtype; the normalised x stays float32.
 
@@ -30,6 +31,7 @@ def batch_norm_lif(
         running_mean, running_var: [C], updated in place when training (with the unbiased variance), used otherwise.
         weight, bias: [C]; 1 and 0 where None.
         training, momentum, eps: as in ``torch.nn.functional.batch_norm``; the mean runs over T, N and pixels.
+        pooled: the spikes go through ``max_pool2d`` with windows of 2x2 pixels: [T, N, C, H // 2, W // 2].
 
     Raises:
         SpikeportError: arguments ``lif`` refuses, tensors that are not [C], one value per channel in training.
@@ -37,6 +39,9 @@ def batch_norm_lif(
     constant = time_steps is not None
     steps = check_lif(x, None, neuron, time_steps)
     _check(x, constant, running_mean, running_var, weight, bias, training)
+    if pooled and not (kernels_usable(x.device.type, x.dtype) and can_pool(x, constant)):
+        spikes = batch_norm_lif(x, running_mean, running_var, weight, bias, training, momentum, eps, neuron, time_steps)
+        return nn.functional.max_pool2d(spikes.flatten(0, 1), 2).unflatten(0, spikes.shape[:2])
     dtype = state_dtype(x.dtype)
     batch_statistics = training or running_mean is None or running_var is None
     if not kernels_usable(x.device.type, x.dtype) or (x.is_cuda and steps > UNROLLED):
@@ -56,7 +61,8 @@ def batch_norm_lif(
     else:
         mean, variance = running_mean.to(dtype), running_var.to(dtype)
     weight, bias = (None if t is None else t.to(dtype) for t in (weight, bias))
-    return fused(x, weight, bias, mean, variance, eps, batch_statistics, neuron.setting(steps, constant))
+    options = Options(eps, batch_statistics, pooled)
+    return fused(x, weight, bias, mean, variance, options, neuron.setting(steps, constant))
 
 
 def _check(

@@ -23,10 +23,12 @@ struct LifCall {
     void *membrane, *grad_state, *grad2_membrane;       // state type, [neurons]
 };
 
-// Channel of neuron i: (i / inner) % channels; inner is the number of pixels (NCHW) or 1 (channels last).
+// Channel of neuron i: (i / inner) % channels; inner is the number of pixels (NCHW) or 1 (channels last). grad_x has
+// `grad_step` elements from step to step. pair: the neurons of two pixel rows, whose spikes are max-pooled in windows of
+// 2x2 pixels (channels last only: a quarter as many spikes per step); 0: they are not.
 struct NormCall {
     Shape shape;
-    int64_t channels, inner;
+    int64_t channels, inner, grad_step, pair;
     double eps;
     int32_t batch_statistics;                       // the gradient passes through mean and variance
     const void *x, *grad_spikes;                    // element type

@@ -51,12 +51,12 @@ int threads_for(const Shape& shape) {
 
 // Calls body(task, begin, end) on `tasks` ranges of whole blocks that together are [0, neurons).
 template <class Body>
-void over_neurons(const Shape& shape, int64_t tasks, Body body) {
-    const int64_t blocks = (shape.neurons + BLOCK_OF_TASKS - 1) / BLOCK_OF_TASKS;
+void over_neurons(const Shape& shape, int64_t block, int64_t tasks, Body body) {
+    const int64_t blocks = (shape.neurons + block - 1) / block;
     tasks = std::min(tasks, blocks);
     parallel::run(tasks, threads_for(shape), [&](int64_t task) {
-        const int64_t begin = blocks * task / tasks * BLOCK_OF_TASKS;
-        body(task, begin, std::min(blocks * (task + 1) / tasks * BLOCK_OF_TASKS, shape.neurons));
+        const int64_t begin = blocks * task / tasks * block;
+        body(task, begin, std::min(blocks * (task + 1) / tasks * block, shape.neurons));
     });
 }
 
@@ -99,7 +99,7 @@ EXPORT void spikeport_lif(const LifCall* call, int32_t pass) {
     prefer_huge_pages(call->spikes, bytes);
     prefer_huge_pages(call->grad_x, shape.constant ? bytes / shape.steps : bytes);
     prefer_huge_pages(call->grad2_spikes, bytes);
-    over_neurons(shape, 8 * shape.threads, [&](int64_t, int64_t begin, int64_t end) {
+    over_neurons(shape, BLOCK_OF_TASKS, 8 * shape.threads, [&](int64_t, int64_t begin, int64_t end) {
         kernels(shape).lif(*call, Pass(pass), begin, end);
     });
 }
@@ -121,7 +121,8 @@ EXPORT void spikeport_norm_moments(const NormCall* call) {
 EXPORT void spikeport_norm(const NormCall* call, int32_t pass) {
     const Shape& shape = call->shape;
     const int64_t bytes = shape.steps * shape.neurons * element_size(shape), channels = call->channels;
-    prefer_huge_pages(call->spikes, bytes);
+    const int64_t block = call->pair ? call->pair : BLOCK_OF_TASKS;
+    prefer_huge_pages(call->spikes, call->pair ? bytes / 4 : bytes);
     prefer_huge_pages(call->grad_x, shape.constant ? bytes / shape.steps : bytes);
     std::vector<double> table(5 * channels);  // room for the coefficients, float or double
     kernels(shape).norm_coefficients(*call, nullptr, table.data());
@@ -138,7 +139,7 @@ EXPORT void spikeport_norm(const NormCall* call, int32_t pass) {
         }
         const int64_t parts = parts_of(shape);
         std::vector<double> partial(parts * 2 * channels), sums(2 * channels);
-        over_neurons(shape, parts, [&](int64_t task, int64_t begin, int64_t end) {
+        over_neurons(shape, block, parts, [&](int64_t task, int64_t begin, int64_t end) {
             double* part = partial.data() + task * 2 * channels;
             kernels(shape).norm(*call, BACKWARD, table.data(), part, grad_y, begin, end);
         });
@@ -148,7 +149,7 @@ EXPORT void spikeport_norm(const NormCall* call, int32_t pass) {
         else finish_gradients<float>(*call, sums);
         kernels(shape).norm_coefficients(*call, call->batch_statistics ? sums.data() : nullptr, table.data());
     }
-    over_neurons(shape, 8 * shape.threads, [&](int64_t, int64_t begin, int64_t end) {
+    over_neurons(shape, block, 8 * shape.threads, [&](int64_t, int64_t begin, int64_t end) {
         kernels(shape).norm(*call, Pass(pass), table.data(), nullptr, grad_y, begin, end);
     });
 }

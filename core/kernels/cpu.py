@@ -43,8 +43,7 @@ class NormCall(ctypes.Structure):
 
     _fields_ = (
         ("shape", Shape),
-        ("channels", c_int64),
-        ("inner", c_int64),
+        *((name, c_int64) for name in ("channels", "inner", "grad_step", "pair")),
         ("eps", c_double),
         ("batch_statistics", c_int32),
         *((name, c_void_p) for name in ("x", "grad_spikes", "weight", "bias", "mean", "variance")),
@@ -98,11 +97,13 @@ def norm(
     inner: int,
     eps: float,
     batch_statistics: bool,
+    pair: int = 0,
     **tensors: Tensor | None,
 ) -> None:
-    """Runs pass ``code`` (0 forward, 1 backward) of BatchNorm and LIF."""
+    """Runs pass ``code`` (0 forward, 1 backward) of BatchNorm and LIF; pair: as in calls.h."""
     shape = shape_of(x, setting)
-    call = NormCall(shape, channels, inner, eps, batch_statistics, x.data_ptr(), **_pointers(tensors))
+    numbers = (channels, inner, shape.neurons, pair, eps, batch_statistics)
+    call = NormCall(shape, *numbers, x.data_ptr(), **_pointers(tensors))
     _loaded().spikeport_norm(ctypes.byref(call), c_int32(code))
 
 

@@ -5,6 +5,7 @@
 #include "rows.h"
 #include "lif_loops.h"
 #include "norm_loops.h"
+#include "pool_loops.h"
 
 void lif(const LifCall& call, Pass pass, int64_t begin, int64_t end) {
     switch (call.shape.dtype) {
@@ -34,14 +35,21 @@ void norm_coefficients(const NormCall& call, const double* sums, void* table) {
     else coefficients(call, sums, static_cast<float*>(table));
 }
 
+template <class T>
+void norm_of(const NormCall& call, Pass pass, const void* table, double* sums, void* grad_y, int64_t begin,
+             int64_t end) {
+    if (call.pair) pooled_pass<T>(call, pass, table, sums, grad_y, begin, end);
+    else norm_pass<T>(call, pass, table, sums, grad_y, begin, end);
+}
+
 void norm(const NormCall& call, Pass pass, const void* table, double* sums, void* grad_y, int64_t begin, int64_t end) {
     switch (call.shape.dtype) {
 #ifdef SPIKEPORT_PORTABLE
-        case FLOAT64: return norm_pass<double>(call, pass, table, sums, grad_y, begin, end);
+        case FLOAT64: return norm_of<double>(call, pass, table, sums, grad_y, begin, end);
 #endif
-        case FLOAT32: return norm_pass<float>(call, pass, table, sums, grad_y, begin, end);
-        case FLOAT16: return norm_pass<Half>(call, pass, table, sums, grad_y, begin, end);
-        case BFLOAT16: return norm_pass<BFloat16>(call, pass, table, sums, grad_y, begin, end);
+        case FLOAT32: return norm_of<float>(call, pass, table, sums, grad_y, begin, end);
+        case FLOAT16: return norm_of<Half>(call, pass, table, sums, grad_y, begin, end);
+        case BFLOAT16: return norm_of<BFloat16>(call, pass, table, sums, grad_y, begin, end);
     }
 }
 

@@ -203,8 +203,8 @@ void norm_advance_steps(const T* __restrict x, int64_t x_step, const float (*__r
 template <int S, bool REDUCE, class T>
 [[gnu::noinline]] void norm_backward_steps(const T* __restrict x, int64_t x_step,
                                             const float (*__restrict channel)[BLOCK],
-                                            const T* __restrict grad_spikes, T* __restrict grad_x, int64_t step,
-                                            const float* __restrict state, float* __restrict carry,
+                                            const T* __restrict grad_spikes, int64_t step, T* __restrict grad_x,
+                                            int64_t grad_step, const float* __restrict state, float* __restrict carry,
                                             float* __restrict total, float* __restrict moment, int n,
                                             bool reset_gradient, bool last_reset_gradient,
                                             const Neuron<float> neuron) {
@@ -228,9 +228,9 @@ template <int S, bool REDUCE, class T>
             if constexpr (REDUCE) {
                 sum += grad_y;
                 product += grad_y * centred;
-                if constexpr (std::is_same_v<T, float>) grad_x[t * step + i] = grad_y;
+                if constexpr (std::is_same_v<T, float>) grad_x[t * grad_step + i] = grad_y;
             } else {
-                store(grad_x[t * step + i], scale * (grad_y - channel[OFFSET][i] - centred * channel[SLOPE][i]));
+                store(grad_x[t * grad_step + i], scale * (grad_y - channel[OFFSET][i] - centred * channel[SLOPE][i]));
             }
         }
         carry[i] = q;
@@ -299,13 +299,14 @@ void norm_backward_chunk(const NormCall& call, const float (*channel)[BLOCK], in
     const bool reset = !shape.detach_reset, last_reset = reset && from + STEPS < shape.steps;
     alignas(64) float y[BLOCK];
     if (shape.constant) normalise_row(x, channel[SCALE], channel[SHIFT], y, n);
-    T* grad_x = shape.constant ? nullptr : row<T>(call.grad_x, from, step, first);
+    T* grad_x = shape.constant ? nullptr : row<T>(call.grad_x, from, call.grad_step, first);
     with_surrogate(shape.surrogate, [&](auto s) {
         if (shape.constant)
             accumulate_steps<s.value>(y, grad, step, v, carried.carry, carried.grad_y, n, reset, last_reset, neuron);
         else
-            norm_backward_steps<s.value, REDUCE>(x, x_step, channel, grad, grad_x, step, v, carried.carry,
-                                                 carried.total, carried.moment, n, reset, last_reset, neuron);
+            norm_backward_steps<s.value, REDUCE>(x, x_step, channel, grad, step, grad_x, call.grad_step, v,
+                                                 carried.carry, carried.total, carried.moment, n, reset, last_reset,
+                                                 neuron);
     });
 }
 
@@ -316,9 +317,9 @@ void norm_gradient(const NormCall& call, const R (*channel)[BLOCK], R* grad_y, i
     const T* x = row<T>(call.x, t, call.shape.x_step, first);
     if constexpr (REDUCE) {
         reduce_row(x, carried.grad_y, channel[MEAN], carried.total, carried.moment, n);
-        if (grad_y) std::copy(carried.grad_y, carried.grad_y + n, row<R>(grad_y, t, call.shape.neurons, first));
+        if (grad_y) std::copy(carried.grad_y, carried.grad_y + n, row<R>(grad_y, t, call.grad_step, first));
     } else {
-        denormalise_row(x, carried.grad_y, channel, row<T>(call.grad_x, t, call.shape.neurons, first), n);
+        denormalise_row(x, carried.grad_y, channel, row<T>(call.grad_x, t, call.grad_step, first), n);
     }
 }
 
@@ -401,8 +402,8 @@ void norm_finish(const NormCall& call, const R* table, R* grad_y, int64_t begin,
         const int n = int(end - first < block ? end - first : block);
         if (first == begin || !alike) spread(call, table, COEFFICIENTS, first, n, channel);
         for (int64_t t = 0; t < (shape.constant ? 1 : shape.steps); ++t)
-            denormalise_row(row<T>(call.x, t, shape.x_step, first), row<R>(grad_y, t, shape.neurons, first), channel,
-                            row<T>(call.grad_x, t, shape.neurons, first), n);
+            denormalise_row(row<T>(call.x, t, shape.x_step, first), row<R>(grad_y, t, call.grad_step, first), channel,
+                            row<T>(call.grad_x, t, call.grad_step, first), n);
     }
 }
 

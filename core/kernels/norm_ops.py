@@ -6,11 +6,13 @@ torch operations and ``spikeport::lif``.
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
+from spikeport.core.errors import SpikeportError
 from spikeport.core.kernels import cpu, cuda, ops
 from spikeport.core.kernels.layout import Layout, with_dense_steps
 from spikeport.core.kernels.parameters import SCHEMA, Setting, state_dtype
@@ -18,12 +20,23 @@ from spikeport.core.kernels.parameters import SCHEMA, Setting, state_dtype
 _LIBRARY = torch.library.Library("spikeport", "FRAGMENT")
 _FACTORS = "Tensor? weight, Tensor? bias, Tensor mean, Tensor variance"
 _LIBRARY.define("channel_moments(Tensor x, bool constant) -> (Tensor, Tensor)")
-_LIBRARY.define(f"batch_norm_lif(Tensor x, {_FACTORS}, float eps, bool batch_statistics, {SCHEMA}) -> Tensor")
+_NUMBERS = f"float eps, bool batch_statistics, bool pooled, {SCHEMA}"
+_LIBRARY.define(f"batch_norm_lif(Tensor x, {_FACTORS}, {_NUMBERS}) -> Tensor")
 _LIBRARY.define(
-    f"batch_norm_lif_backward(Tensor x, {_FACTORS}, Tensor grad_spikes, float eps, bool batch_statistics, {SCHEMA}) "
-    "-> (Tensor, Tensor, Tensor)"
+    f"batch_norm_lif_backward(Tensor x, {_FACTORS}, Tensor grad_spikes, {_NUMBERS}) -> (Tensor, Tensor, Tensor)"
 )
-N_NUMBERS = 2 + ops.N_SETTING
+
+
+class Options(NamedTuple):
+    """What the operators take besides tensors and a ``Setting``."""
+
+    eps: float
+    batch_statistics: bool
+    pooled: bool
+
+
+N_OPTIONS = len(Options._fields)
+N_NUMBERS = N_OPTIONS + ops.N_SETTING
 
 
 def channel_moments(x: Tensor, constant: bool) -> tuple[Tensor, Tensor]:
@@ -42,8 +55,7 @@ def batch_norm_lif(
     bias: Tensor | None,
     mean: Tensor,
     variance: Tensor,
-    eps: float,
-    batch_statistics: bool,
+    options: Options,
     setting: Setting,
 ) -> Tensor:
     """Spikes [T, N, C, ...] of LIF neurons at rest whose current is (x - mean) / sqrt(variance + eps) * weight + bias.
@@ -51,12 +63,22 @@ def batch_norm_lif(
     Args:
         x: [N, C, ...] if ``setting.constant``, else [T, N, C, ...].
         weight, bias, mean, variance: [C], in the membrane's dtype.
-        batch_statistics: mean and variance are those of x, and its gradient passes through them.
+        options: batch_statistics: mean and variance are those of x, and its gradient passes through them. pooled: the
+            spikes are max-pooled in windows of 2x2 pixels, [T, N, C, H / 2, W / 2]; only where ``can_pool``.
     """
-    result: Tensor = torch.ops.spikeport.batch_norm_lif(
-        x, weight, bias, mean, variance, eps, batch_statistics, *setting
-    )
+    result: Tensor = torch.ops.spikeport.batch_norm_lif(x, weight, bias, mean, variance, *options, *setting)
     return result
+
+
+def can_pool(x: Tensor, constant: bool) -> bool:
+    """Whether ``batch_norm_lif`` can pool the spikes: images of even height and width, channels-last, on a CPU."""
+    neurons = x if constant or x.shape[0] == 0 else x[0]
+    return (
+        x.device.type == "cpu"
+        and neurons.dim() == 4
+        and not (neurons.shape[2] % 2 or neurons.shape[3] % 2)
+        and neurons.is_contiguous(memory_format=torch.channels_last)
+    )
 
 
 def _channels(layout: Layout) -> tuple[int, int]:
@@ -81,51 +103,64 @@ def _new_moments(x: Tensor, constant: bool) -> tuple[Tensor, Tensor]:
 
 
 def _norm_lif(x: Tensor, *arguments: Any) -> Tensor:
-    factors, setting, eps, batch_statistics = _parse(arguments)
+    factors, options, setting = _parse(arguments)
     x, layout = with_dense_steps(x, setting.constant)
-    spikes = layout.over(setting.steps).new(x.dtype, x.device)
-    _run(ops.FORWARD, x, layout, setting, eps, batch_statistics, factors | {"spikes": spikes})
+    spikes = _spikes(layout, options).over(setting.steps).new(x.dtype, x.device)
+    _run(ops.FORWARD, x, layout, options, setting, factors | {"spikes": spikes})
     return spikes
 
 
-def _parse(arguments: tuple[Any, ...]) -> tuple[dict[str, Tensor | None], Setting, float, bool]:
-    *tensors, eps, batch_statistics = arguments[: -ops.N_SETTING]
+def _parse(arguments: tuple[Any, ...]) -> tuple[dict[str, Tensor | None], Options, Setting]:
     names = ("weight", "bias", "mean", "variance")
-    factors = {name: None if t is None else t.contiguous() for name, t in zip(names, tensors[:4], strict=True)}
-    return factors, Setting(*arguments[-ops.N_SETTING :]), eps, batch_statistics
+    factors = {name: None if t is None else t.contiguous() for name, t in zip(names, arguments[:4], strict=False)}
+    numbers = arguments[-N_NUMBERS:]
+    return factors, Options(*numbers[:N_OPTIONS]), Setting(*numbers[N_OPTIONS:])
+
+
+def _spikes(layout: Layout, options: Options) -> Layout:
+    """Of one step."""
+    if not options.pooled:
+        return layout
+    images, channels, height, width = layout.shape
+    height, width = height // 2, width // 2
+    strides = (height * width * channels, 1, width * channels, channels)
+    return Layout((images, channels, height, width), strides)
 
 
 def _run(
-    code: int,
-    x: Tensor,
-    layout: Layout,
-    setting: Setting,
-    eps: float,
-    batch_statistics: bool,
-    tensors: dict[str, Tensor | None],
+    code: int, x: Tensor, layout: Layout, options: Options, setting: Setting, tensors: dict[str, Tensor | None]
 ) -> None:
-    if x.numel():
-        device = cuda if x.is_cuda else cpu
-        device.norm(code, x, setting, *_channels(layout), eps, batch_statistics, **tensors)
+    if not x.numel():
+        return
+    numbers = (x, setting, *_channels(layout), options.eps, options.batch_statistics)
+    if not options.pooled:
+        (cuda if x.is_cuda else cpu).norm(code, *numbers, **tensors)
+    elif can_pool(x, setting.constant):
+        cpu.norm(code, *numbers, pair=2 * layout.shape[3] * layout.shape[1], **tensors)
+    else:
+        raise SpikeportError(
+            f"batch_norm_lif pools channels-last images of even size on a CPU; got {list(x.shape)} with strides "
+            f"{list(x.stride())} on {x.device}"
+        )
 
 
 def _fake_norm_lif(x: Tensor, *arguments: Any) -> Tensor:
-    setting = Setting(*arguments[-ops.N_SETTING :])
+    _, options, setting = _parse(arguments)
     x, layout = with_dense_steps(x, setting.constant)
-    return layout.over(setting.steps).new(x.dtype, x.device)
+    return _spikes(layout, options).over(setting.steps).new(x.dtype, x.device)
 
 
 def _norm_lif_backward(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    factors, setting, eps, batch_statistics = _parse(arguments)
+    factors, options, setting = _parse(arguments)
     x, layout = with_dense_steps(x, setting.constant)
     grad_x, grad_weight, grad_bias = _new_gradients(x, layout, setting)
     tensors = factors | {
-        "grad_spikes": layout.over(setting.steps).arrange(arguments[4], x.dtype),
+        "grad_spikes": _spikes(layout, options).over(setting.steps).arrange(arguments[4], x.dtype),
         "grad_x": grad_x,
         "grad_weight": grad_weight,
         "grad_bias": grad_bias,
     }
-    _run(ops.BACKWARD, x, layout, setting, eps, batch_statistics, tensors)
+    _run(ops.BACKWARD, x, layout, options, setting, tensors)
     return grad_x, grad_weight, grad_bias
 
 
@@ -160,12 +195,12 @@ def _save_for_double_gradient(ctx: Any, inputs: tuple[Any, ...], output: Any) ->
 
 def _double_gradient(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
     *given, grad_spikes = ctx.saved_tensors
-    eps, batch_statistics, *setting = ctx.numbers
+    options, setting = Options(*ctx.numbers[:N_OPTIONS]), Setting(*ctx.numbers[N_OPTIONS:])
     with torch.enable_grad():
         leaf = lambda t: None if t is None else t.detach().requires_grad_()  # noqa: E731
         x, grad = given[0].detach().requires_grad_(), grad_spikes.detach().requires_grad_()
         weight, bias = leaf(given[1]), leaf(given[2])
-        spikes = _unfused(x, weight, bias, given[3], given[4], eps, batch_statistics, Setting(*setting))
+        spikes = _unfused(x, weight, bias, given[3], given[4], options, setting)
         inputs = [t for t in (x, weight, bias) if t is not None]
         first = torch.autograd.grad(spikes, inputs, grad, create_graph=True)
         chosen = [c for t, c in zip((x, weight, bias), cotangents, strict=True) if t is not None]
@@ -180,23 +215,23 @@ def _unfused(
     bias: Tensor | None,
     mean: Tensor,
     variance: Tensor,
-    eps: float,
-    batch_statistics: bool,
+    options: Options,
     setting: Setting,
 ) -> Tensor:
     """The same spikes by differentiable torch operations."""
     channel = 1 if setting.constant else 2
     wide = x.to(state_dtype(x.dtype))
-    if batch_statistics:
+    if options.batch_statistics:
         others = [dimension for dimension in range(x.dim()) if dimension != channel]
         variance, mean = torch.var_mean(wide, others, correction=0)
     shape = [-1 if dimension == channel else 1 for dimension in range(x.dim())]
-    y = (wide - mean.view(shape)) * (variance.view(shape) + eps).rsqrt()
+    y = (wide - mean.view(shape)) * (variance.view(shape) + options.eps).rsqrt()
     if weight is not None:
         y = y * weight.view(shape)
     if bias is not None:
         y = y + bias.view(shape)
-    return ops.lif(y, None, setting, False)[0].to(x.dtype)
+    spikes = ops.lif(y, None, setting, False)[0].to(x.dtype)
+    return max_pool2d(spikes.flatten(0, 1), 2).unflatten(0, spikes.shape[:2]) if options.pooled else spikes
 
 
 for _name, _kernel, _fake in (

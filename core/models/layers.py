@@ -1,6 +1,7 @@
 """Pieces the models share."""
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from collections.abc import Iterable
 
 from torch import Tensor, nn
 
@@ -11,23 +12,55 @@ class ConvNorm(nn.Sequential):
     """``conv``, ``bn`` and ``act``, one after the other; ``fuse`` makes the last two one in training."""
 
     fused = False
+    fused_pooling = False
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, pooled: bool = False) -> Tensor:
+        """``pooled``, where it ``pools``: through max-pooling with windows of 2x2 pixels as well."""
         conv, norm, activation = self
         if self.fused and norm.training:
-            spikes: Tensor = activation(conv(input), norm)
+            spikes: Tensor = activation(conv(input), norm, pooled)
             return spikes
         return super().forward(input)
 
+    @property
+    def pools(self) -> bool:
+        """Whether it can max-pool its own spikes, as it is now."""
+        return self.fused_pooling and self.training
 
-def fuse(network: nn.Module) -> None:
+
+def fuse(network: nn.Module, pooling: bool = True) -> None:
     """Runs BatchNorm and LIF in one wherever ``network`` trains them one after the other; names and weights stay.
 
     Their second derivative goes through the two again: for a loss that asks for it, leave the network as it is.
+
+    Args:
+        pooling: where 2x2 max-pooling follows, in one with it too. A hook on such a LIF sees pooled spikes.
     """
     for module in network.modules():
         if isinstance(module, ConvNorm):
             module.fused = isinstance(module.act, LIF) and type(module.bn) is nn.BatchNorm2d
+            module.fused_pooling = module.fused and pooling
+
+
+def in_turn(blocks: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """Runs blocks one after the other; a block that ``pools`` takes the pooling after it upon itself."""
+    left = deque(blocks)
+    while left:
+        block = left.popleft()
+        if left and getattr(block, "pools", False) and _halves(left[0]):
+            left.popleft()
+            x = block(x, pooled=True)
+        else:
+            x = block(x)
+    return x
+
+
+def _halves(module: nn.Module) -> bool:
+    """Whether it is max-pooling with windows of 2x2 pixels that do not overlap, without padding."""
+    if type(module) is not nn.MaxPool2d:
+        return False
+    sizes = (module.kernel_size, module.stride, module.padding, module.dilation)
+    return sizes == (2, 2, 0, 1) and not (module.ceil_mode or module.return_indices)
 
 
 def conv_bn(

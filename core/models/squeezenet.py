@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeport.core.errors import SpikeportError
-from spikeport.core.models.layers import conv_bn, scaled
+from spikeport.core.models.layers import conv_bn, in_turn, scaled
 from spikeport.core.models.twin import Twin
 
 #: Fire module -> (squeeze channels, channels of each of the two expand branches)
@@ -31,9 +31,14 @@ class Fire(nn.Module):
         self.expand1 = conv_bn(squeeze, expand, 1, twin.activation(), bias=True)
         self.expand3 = conv_bn(squeeze, expand, 3, twin.activation(), bias=True)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, pooled: bool = False) -> Tensor:
         x = self.squeeze(x)
-        return torch.cat([self.expand1(x), self.expand3(x)], dim=1)
+        return torch.cat([self.expand1(x, pooled), self.expand3(x, pooled)], dim=1)
+
+    @property
+    def pools(self) -> bool:
+        """As of ``ConvNorm``."""
+        return self.expand1.pools and self.expand3.pools
 
 
 class SqueezeNet(nn.Module):
@@ -72,5 +77,6 @@ class SqueezeNet(nn.Module):
         self.readout = twin.readout()
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.readout(self.classifier(self.features(self.stem(x))))
+        x = in_turn([self.stem, *self.features], x)
+        logits: Tensor = self.readout(self.classifier(x))
         return logits

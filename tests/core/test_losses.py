@@ -1,5 +1,6 @@
 """Every term of the loss on a case solved by hand."""
 
+import copy
 import math
 
 import pytest
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from spikeport.core import LIF, SpikeportError, TrainConfig
 from spikeport.core.functional import lif
+from spikeport.core.learner import learner_for
 from spikeport.core.losses import distillation, grad_cam, grad_cam_overlap, gradient_aware, rate_penalty
 from spikeport.core.objective import Objective
 from spikeport.core.rates import Rates, watched
@@ -171,6 +173,20 @@ def test_firing_rates_off_the_goal_are_charged():
     value = objective(logits, torch.tensor([0, 0]), torch.zeros(2, 1, 1, 1), 2).item()
     plain = nn.functional.cross_entropy(logits, torch.tensor([0, 0])).item()
     assert value == pytest.approx(plain + 10 * (0.75 - 0.25) ** 2, rel=1e-6)
+
+
+def test_rates_are_those_before_a_pooling():
+    config = TrainConfig(rate_weight=1.0, width=0.25, tau=1.25, v_threshold=0.25)
+    model, rates = config.spec(10, (3, 32, 32)).build(seed=0), Rates()
+    learner = learner_for(config, copy.deepcopy(model), None, torch.device("cpu"), None)
+    images = torch.randn(4, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    with watched(model, rates.see):
+        model(images)
+    learner.objective.forward(learner.forward, images)
+    expected = rates.per_layer()
+    assert {name: rate.item() for name, rate in learner.objective.rates.items()} == {
+        name: pytest.approx(expected[name], abs=1e-3) for name in learner.objective.rates
+    }
 
 
 def test_a_term_without_its_place_in_the_model_is_refused():

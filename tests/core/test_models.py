@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.functional import max_pool2d
 
 from spikeport.core import LIF, ModelSpec, SpikeportError, Twin
 from spikeport.core.models import FORMS, KINDS, MODELS
@@ -198,16 +199,23 @@ def _training_step(model):
 
 # Alone: BatchNorms with no LIF behind them, and those of mixed depthwise convolutions.
 @pytest.mark.parametrize(("name", "alone"), [("squeezenet-p", 0), ("mixnet", 26)])
-def test_a_fused_network_trains_as_the_layers_do(name, alone):
+@pytest.mark.parametrize("pooling", [False, True])
+def test_a_fused_network_trains_as_the_layers_do(name, alone, pooling):
     spec = ModelSpec(name, Twin("snn", tau=1.25, v_threshold=0.25), width=0.25)
     one, two = spec.build(seed=1), spec.build(seed=1)
-    fuse(one)
+    fuse(one, pooling)
     ran = []
     for module in one.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.register_forward_hook(lambda *_: ran.append(1))
-    fused, plain = _training_step(one), _training_step(two)
-    assert len(ran) == alone
+        if isinstance(module, nn.BatchNorm2d | nn.MaxPool2d):
+            module.register_forward_hook(lambda module, *_: ran.append(type(module)))
+    fused, plain = list(_training_step(one)), list(_training_step(two))
+    assert ran.count(nn.BatchNorm2d) == alone
+    if name == "squeezenet-p":
+        assert ran.count(nn.MaxPool2d) == (0 if pooling else 3)
+        if pooling:  # the neurons before a pooling show pooled spikes
+            fire4, fire8 = ("features.fire4.expand", "features.fire8.expand")
+            for layer in ("stem.act", *(f"{fire}{k}.act" for fire in (fire4, fire8) for k in (1, 3))):
+                plain[1][layer] = max_pool2d(plain[1][layer], 2)
     for a, b in zip(fused, plain, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
     assert list(one.state_dict()) == list(two.state_dict())
