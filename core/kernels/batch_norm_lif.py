@@ -39,12 +39,13 @@ def batch_norm_lif(
     constant = time_steps is not None
     steps = check_lif(x, None, neuron, time_steps)
     _check(x, constant, running_mean, running_var, weight, bias, training)
-    if pooled and not (kernels_usable(x.device.type, x.dtype) and can_pool(x, constant)):
+    in_one = kernels_usable(x.device.type, x.dtype) and not (x.is_cuda and steps > UNROLLED)
+    if pooled and not (in_one and can_pool(x, constant)):
         spikes = batch_norm_lif(x, running_mean, running_var, weight, bias, training, momentum, eps, neuron, time_steps)
         return nn.functional.max_pool2d(spikes.flatten(0, 1), 2).unflatten(0, spikes.shape[:2])
     dtype = state_dtype(x.dtype)
     batch_statistics = training or running_mean is None or running_var is None
-    if not kernels_usable(x.device.type, x.dtype) or (x.is_cuda and steps > UNROLLED):
+    if not in_one:
         flat = (x if constant else x.flatten(0, 1)).to(dtype)
         y = nn.functional.batch_norm(flat, running_mean, running_var, weight, bias, batch_statistics, momentum, eps)
         y = y if constant else y.view_as(x)

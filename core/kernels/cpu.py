@@ -97,7 +97,7 @@ def norm(
     inner: int,
     eps: float,
     batch_statistics: bool,
-    pair: int = 0,
+    pair: int,
     **tensors: Tensor | None,
 ) -> None:
     """Runs pass ``code`` (0 forward, 1 backward) of BatchNorm and LIF; pair: as in calls.h."""

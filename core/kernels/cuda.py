@@ -47,10 +47,11 @@ def norm(
     inner: int,
     eps: float,
     batch_statistics: bool,
+    pair: int,
     **tensors: Tensor | None,
 ) -> None:
-    """Runs pass ``code`` (0 forward, 1 backward) of BatchNorm and LIF."""
-    _queue(norm_launches(code, x, setting, channels, inner, eps, batch_statistics, tensors), x.device)
+    """Runs pass ``code`` (0 forward, 1 backward) of BatchNorm and LIF; pair: as in calls.h."""
+    _queue(norm_launches(code, x, setting, channels, inner, eps, batch_statistics, pair, tensors), x.device)
 
 
 def _queue(launches: list[Launch], device: torch.device) -> None:

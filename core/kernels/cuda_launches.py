@@ -100,9 +100,10 @@ def norm_launches(
     inner: int,
     eps: float,
     batch_statistics: bool,
+    pair: int,
     tensors: dict[str, Tensor | None],
 ) -> list[Launch]:
-    """For pass ``code`` (0 forward, 1 backward) of BatchNorm and LIF.
+    """For pass ``code`` (0 forward, 1 backward) of BatchNorm and LIF; pair: as in calls.h.
 
     Raises:
         SpikeportError: more than ``UNROLLED`` steps.
@@ -111,9 +112,10 @@ def norm_launches(
     if steps > UNROLLED:
         raise SpikeportError(f"BatchNorm and LIF in one take at most {UNROLLED} steps on a GPU, not {steps}")
     last = inner == 1
-    width = _vector_width(
-        x, steps, VALUES if code else FORWARD_VALUES, (neurons, x_step, channels if last else inner), tensors
-    )
+    places = 4 if pair else 1  # of the neurons that share a spike
+    spikes = neurons // places
+    together, values = (steps, VALUES) if code else (steps * places, FORWARD_VALUES)
+    width = _vector_width(x, together, values, (neurons, x_step, channels if last else inner), tensors)
     dtype, state = NAMES[x.dtype], NAMES[state_dtype(x.dtype)]
     scalar = ctypes.c_double if x.dtype == torch.float64 else ctypes.c_float
     given = tuple(_address(tensors.get(name)) for name in ("weight", "bias", "mean", "variance"))
@@ -126,16 +128,17 @@ def norm_launches(
         (*given, scalar(eps), channels, _address(factors)),
         (factors,),
     )
-    extent = (neurons, x_step, channels, inner)
+    extent = (neurons, x_step, channels, inner, pair)
     constants = _constants(x, setting)
-    everywhere = (-(-neurons // (width * APART)), 1)
+    everywhere = (-(-spikes // (width * APART)), 1)
+    layout = f"{_flag(last)}, {_flag(bool(pair))}"
     if code == 0:
-        expression = f"norm_forward<{dtype}, {width}, {steps}, {_flag(last)}>"
+        expression = f"norm_forward<{dtype}, {width}, {steps}, {layout}>"
         arguments = (_address(x), _address(factors), _address(tensors["spikes"]), *extent, *constants)
         return [prepare, Launch("norm_lif.cu", expression, everywhere, APART, arguments)]
 
-    template = f"<{dtype}, {width}, {steps}, {setting.surrogate}, {_flag(last)}>"
-    grid = _channel_grid(neurons, channels, width, last)
+    template = f"<{dtype}, {width}, {steps}, {setting.surrogate}, {layout}>"
+    grid = _channel_grid(spikes, channels, width, last)
     partial = x.new_empty((grid[1], channels, 2), dtype=state_dtype(x.dtype))
     coefficients = x.new_empty((2, channels), dtype=state_dtype(x.dtype))
     count = ctypes.c_double(neurons // channels * (1 if setting.constant else steps))

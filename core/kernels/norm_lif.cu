@@ -100,6 +100,23 @@ struct Walk {
     }
 };
 
+// Where the neurons lie that make the spikes at memory index `own`: there, or, POOLED (channels-last), at the four places
+// of a window of 2x2 pixels, whose spikes are max-pooled. pair: as in calls.h.
+template <bool POOLED>
+struct Places {
+    static constexpr int COUNT = POOLED ? 4 : 1;
+    long long first, right, below;
+
+    LIF_MEMBER Places(long long own, long long channels, long long pair) : first(own), right(channels), below(pair / 2) {
+        if (POOLED) {
+            const long long in_pair = own % (pair / 4);
+            first = own / (pair / 4) * pair + in_pair / channels * (2 * channels) + in_pair % channels;
+        }
+    }
+
+    LIF_MEMBER long long at(int place) const { return first + (place & 1) * right + (place >> 1) * below; }
+};
+
 template <class T, int V, bool LAST, class R = State<T>>
 __global__ void norm_moments(const T* x, Moments<R>* partial, long long steps, long long neurons, long long x_step,
                              long long channels, long long inner) {
@@ -177,95 +194,138 @@ struct Channels {
     }
 };
 
-template <class T, int V, int STEPS, bool LAST, class R = State<T>>
+template <class T, int V, int STEPS, bool LAST, bool POOLED, class R = State<T>>
 __global__ void norm_forward(const T* x, const R* factors, T* spikes, long long neurons, long long x_step,
-                             long long channels, long long inner, NEURON_PARAMETERS) {
+                             long long channels, long long inner, long long pair, NEURON_PARAMETERS) {
     const Neuron<R> neuron = NEURON;
-    const long long first = thread_number() * V;
-    if (first >= neurons) return;
-    Vector<T, V> in[STEPS];
+    constexpr int PLACES = Places<POOLED>::COUNT;
+    const long long own = thread_number() * V, step = neurons / PLACES;
+    if (own >= step) return;
+    const Places<POOLED> places(own, channels, pair);
+    Vector<T, V> in[PLACES][STEPS], out[STEPS];
 #pragma unroll
-    for (int t = 0; t < STEPS; ++t) in[t] = load_vector<V>(x + t * x_step + first);
-    const long long c = LAST ? first % channels : first / inner % channels;
-    const Channels<LAST ? V : 1, R> own(factors, c, channels);
-    R v[V] = {};
+    for (int place = 0; place < PLACES; ++place)
 #pragma unroll
-    for (int t = 0; t < STEPS; ++t) {
-        Vector<T, V> out;
+        for (int t = 0; t < STEPS; ++t) in[place][t] = load_vector<V>(x + t * x_step + places.at(place));
+    const long long c = LAST ? own % channels : own / inner % channels;
+    const Channels<LAST ? V : 1, R> channel(factors, c, channels);
 #pragma unroll
-        for (int i = 0; i < V; ++i) {
-            const int k = LAST ? i : 0;
-            const R h = charge(v[i], load(in[t].items[i]) * own.scale[k] + own.shift[k], neuron);
-            const R s = spike<0, false>(h - neuron.threshold, neuron);
-            store(out.items[i], s);
-            v[i] = discharge(h, s);
+    for (int place = 0; place < PLACES; ++place) {
+        R v[V] = {};
+#pragma unroll
+        for (int t = 0; t < STEPS; ++t) {
+#pragma unroll
+            for (int i = 0; i < V; ++i) {
+                const int k = LAST ? i : 0;
+                const R h = charge(v[i], load(in[place][t].items[i]) * channel.scale[k] + channel.shift[k], neuron);
+                const R s = spike<0, false>(h - neuron.threshold, neuron);
+                if (place == 0 || s != R(0)) store(out[t].items[i], s);
+                v[i] = discharge(h, s);
+            }
+            if (place == PLACES - 1) store_vector<V>(spikes + t * step + own, out[t]);
         }
-        store_vector<V>(spikes + t * neurons + first, out);
     }
 }
 
-// grad_y[t][i] and x[t][i] of V neurons; constant input (x_step 0): summed into grad_y[0].
-template <int STEPS, int S, bool LAST, int V, class T, class R>
-LIF_INLINE void grad_currents(const T* x, const T* grad_spikes, const Channels<LAST ? V : 1, R>& own, long long first,
-                              long long neurons, long long x_step, bool reset, const Neuron<R>& neuron,
-                              Vector<T, V> (&in)[STEPS], R (&grad_y)[STEPS][V]) {
-    Vector<T, V> grad[STEPS];
-    R h[STEPS][V], v[V] = {}, carry[V] = {};
+// The membranes h[t][i] before the spikes of V neurons, and their input.
+template <int STEPS, bool LAST, int V, class T, class R>
+LIF_INLINE void membranes(const T* x, long long x_step, const Channels<LAST ? V : 1, R>& channel,
+                          const Neuron<R>& neuron, Vector<T, V> (&in)[STEPS], R (&h)[STEPS][V]) {
+    R v[V] = {};
 #pragma unroll
-    for (int t = 0; t < STEPS; ++t) {
-        in[t] = load_vector<V>(x + t * x_step + first);
-        grad[t] = load_vector<V>(grad_spikes + t * neurons + first);
-    }
+    for (int t = 0; t < STEPS; ++t) in[t] = load_vector<V>(x + t * x_step);
 #pragma unroll
     for (int t = 0; t < STEPS; ++t)
 #pragma unroll
         for (int i = 0; i < V; ++i) {
             const int k = LAST ? i : 0;
-            h[t][i] = charge(v[i], load(in[t].items[i]) * own.scale[k] + own.shift[k], neuron);
+            h[t][i] = charge(v[i], load(in[t].items[i]) * channel.scale[k] + channel.shift[k], neuron);
             v[i] = discharge(h[t][i], spike<0, false>(h[t][i] - neuron.threshold, neuron));
         }
-#pragma unroll
-    for (int t = STEPS - 1; t >= 0; --t)
-#pragma unroll
-        for (int i = 0; i < V; ++i) {
-            const bool through_reset = reset && t < STEPS - 1;
-            const R g = load(grad[t].items[i]);
-            const R grad_h = step_backward<S, false>(h[t][i], g, carry[i], through_reset, neuron);
-            grad_y[t][i] = grad_h * neuron.gain;
-            carry[i] = grad_h * neuron.decay;
-        }
-    if (x_step == 0)
-#pragma unroll
-        for (int t = 1; t < STEPS; ++t)
-#pragma unroll
-            for (int i = 0; i < V; ++i) grad_y[0][i] += grad_y[t][i];
 }
 
-template <class T, int V, int STEPS, int S, bool LAST, class R = State<T>>
-__global__ void norm_reduce(const T* x, const R* factors, const T* grad_spikes, Sums<R>* partial, long long neurons,
-                            long long x_step, long long channels, long long inner, int detach_reset,
-                            NEURON_PARAMETERS) {
-    const Neuron<R> neuron = NEURON;
-    const Walk<LAST, V> walk(neurons, channels, inner);
-    constexpr int N = LAST ? V : 1;
-    Sums<R> own[N] = {};
-    const Channels<N, R> channel(factors, walk.items ? walk.channel : 0, channels);
-    for (long long item = walk.begin; item < walk.items; item += walk.stride) {
-        Vector<T, V> in[STEPS];
-        R grad_y[STEPS][V];
-        grad_currents<STEPS, S, LAST>(x, grad_spikes, channel, walk.neuron(item), neurons, x_step, !detach_reset,
-                                      neuron, in, grad_y);
+// Calls use(first, in, grad_y) for V neurons at every place: their memory index in a step, their input and the gradient
+// of their current; constant input (x_step 0): summed into grad_y[0].
+//
+// A window's gradient goes to the first place that fired, or to the first where none did: as torch's max_pool2d does it.
+template <int STEPS, int S, bool LAST, bool POOLED, int V, class T, class R, class Use>
+LIF_INLINE void grad_currents(const T* x, const T* grad_spikes, const Channels<LAST ? V : 1, R>& channel,
+                              const Places<POOLED>& places, long long own, long long step, long long x_step, bool reset,
+                              const Neuron<R>& neuron, Use use) {
+    Vector<T, V> in[STEPS], grad[STEPS];
+    R h[STEPS][V];
+    unsigned long long winners = 0;  // places, in two bits for each step and neuron
+#pragma unroll
+    for (int t = 0; t < STEPS; ++t) grad[t] = load_vector<V>(grad_spikes + t * step + own);
+    const auto settle = [&](int place) {
 #pragma unroll
         for (int t = 0; t < STEPS; ++t)
-            if (t == 0 || x_step)
 #pragma unroll
-                for (int i = 0; i < V; ++i) {
-                    const int k = LAST ? i : 0;
-                    own[k].grad += grad_y[t][i];
-                    own[k].moment += grad_y[t][i] * (load(in[t].items[i]) - channel.mean[k]);
-                }
+            for (int i = 0; i < V; ++i) {
+                const int at = 2 * (t * V + i);
+                const R fired = spike<0, false>(h[t][i] - neuron.threshold, neuron);
+                if (fired != R(0)) winners = (winners & ~(3ull << at)) | ((unsigned long long)place << at);
+            }
+    };
+    if (POOLED)
+#pragma unroll 1
+        for (int place = 3; place > 0; --place) {
+            membranes<STEPS, LAST>(x + places.at(place), x_step, channel, neuron, in, h);
+            settle(place);
+        }
+#pragma unroll 1
+    for (int place = 0; place < Places<POOLED>::COUNT; ++place) {
+        membranes<STEPS, LAST>(x + places.at(place), x_step, channel, neuron, in, h);
+        if (POOLED && place == 0) settle(0);
+        R grad_y[STEPS][V], carry[V] = {};
+#pragma unroll
+        for (int t = STEPS - 1; t >= 0; --t)
+#pragma unroll
+            for (int i = 0; i < V; ++i) {
+                const bool through_reset = reset && t < STEPS - 1;
+                const bool won = !POOLED || int(winners >> 2 * (t * V + i) & 3) == place;
+                const R g = won ? load(grad[t].items[i]) : R(0);
+                const R grad_h = step_backward<S, false>(h[t][i], g, carry[i], through_reset, neuron);
+                grad_y[t][i] = grad_h * neuron.gain;
+                carry[i] = grad_h * neuron.decay;
+            }
+        if (x_step == 0)
+#pragma unroll
+            for (int t = 1; t < STEPS; ++t)
+#pragma unroll
+                for (int i = 0; i < V; ++i) grad_y[0][i] += grad_y[t][i];
+        use(places.at(place), in, grad_y);
     }
-    reduce_block<LAST>(own, partial, walk.channel, channels);
+}
+
+template <class T, int V, int STEPS, int S, bool LAST, bool POOLED, class R = State<T>>
+__global__ void norm_reduce(const T* x, const R* factors, const T* grad_spikes, Sums<R>* partial, long long neurons,
+                            long long x_step, long long channels, long long inner, long long pair, int detach_reset,
+                            NEURON_PARAMETERS) {
+    const Neuron<R> neuron = NEURON;
+    const long long step = neurons / Places<POOLED>::COUNT;
+    const Walk<LAST, V> walk(step, channels, inner);
+    constexpr int N = LAST ? V : 1;
+    Sums<R> sums[N] = {};
+    const Channels<N, R> channel(factors, walk.items ? walk.channel : 0, channels);
+    for (long long item = walk.begin; item < walk.items; item += walk.stride) {
+        const long long own = walk.neuron(item);
+        const Places<POOLED> places(own, channels, pair);
+        grad_currents<STEPS, S, LAST, POOLED, V>(
+            x, grad_spikes, channel, places, own, step, x_step, !detach_reset, neuron,
+            [&](long long, const Vector<T, V>(&in)[STEPS], const R(&grad_y)[STEPS][V]) {
+#pragma unroll
+                for (int t = 0; t < STEPS; ++t)
+                    if (t == 0 || x_step)
+#pragma unroll
+                        for (int i = 0; i < V; ++i) {
+                            const int k = LAST ? i : 0;
+                            sums[k].grad += grad_y[t][i];
+                            sums[k].moment += grad_y[t][i] * (load(in[t].items[i]) - channel.mean[k]);
+                        }
+            });
+    }
+    reduce_block<LAST>(sums, partial, walk.channel, channels);
 }
 
 // A block a channel. coefficients: [2, channels]: mean of grad_y and slope of its part along x; zero without batch statistics.
@@ -287,32 +347,34 @@ __global__ void norm_finish_sums(const Sums<R>* partial, long long splits, long 
     coefficients[channels + c] = batch_statistics ? R(moment / count * inverse * inverse) : R(0);
 }
 
-template <class T, int V, int STEPS, int S, bool LAST, class R = State<T>>
+template <class T, int V, int STEPS, int S, bool LAST, bool POOLED, class R = State<T>>
 __global__ void norm_apply(const T* x, const R* factors, const T* grad_spikes, const R* coefficients, T* grad_x,
-                           long long neurons, long long x_step, long long channels, long long inner, int detach_reset,
-                           NEURON_PARAMETERS) {
+                           long long neurons, long long x_step, long long channels, long long inner, long long pair,
+                           int detach_reset, NEURON_PARAMETERS) {
     const Neuron<R> neuron = NEURON;
-    const long long first = thread_number() * V;
-    if (first >= neurons) return;
-    const long long c = LAST ? first % channels : first / inner % channels;
+    const long long own = thread_number() * V, step = neurons / Places<POOLED>::COUNT;
+    if (own >= step) return;
+    const long long c = LAST ? own % channels : own / inner % channels;
     constexpr int N = LAST ? V : 1;
     const Channels<N, R> channel(factors, c, channels);
     R offset[N], slope[N];
     load_values<N>(coefficients + c, offset);
     load_values<N>(coefficients + channels + c, slope);
-    Vector<T, V> in[STEPS];
-    R grad_y[STEPS][V];
-    grad_currents<STEPS, S, LAST>(x, grad_spikes, channel, first, neurons, x_step, !detach_reset, neuron, in, grad_y);
+    const Places<POOLED> places(own, channels, pair);
+    grad_currents<STEPS, S, LAST, POOLED, V>(
+        x, grad_spikes, channel, places, own, step, x_step, !detach_reset, neuron,
+        [&](long long first, const Vector<T, V>(&in)[STEPS], const R(&grad_y)[STEPS][V]) {
 #pragma unroll
-    for (int t = 0; t < STEPS; ++t) {
-        if (t > 0 && x_step == 0) break;
-        Vector<T, V> out;
+            for (int t = 0; t < STEPS; ++t) {
+                if (t > 0 && x_step == 0) break;
+                Vector<T, V> out;
 #pragma unroll
-        for (int i = 0; i < V; ++i) {
-            const int k = LAST ? i : 0;
-            const R along = (load(in[t].items[i]) - channel.mean[k]) * slope[k];
-            store(out.items[i], channel.scale[k] * (grad_y[t][i] - offset[k] - along));
-        }
-        store_vector<V>(grad_x + t * neurons + first, out);
-    }
+                for (int i = 0; i < V; ++i) {
+                    const int k = LAST ? i : 0;
+                    const R along = (load(in[t].items[i]) - channel.mean[k]) * slope[k];
+                    store(out.items[i], channel.scale[k] * (grad_y[t][i] - offset[k] - along));
+                }
+                store_vector<V>(grad_x + t * neurons + first, out);
+            }
+        });
 }

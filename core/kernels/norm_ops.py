@@ -71,11 +71,10 @@ def batch_norm_lif(
 
 
 def can_pool(x: Tensor, constant: bool) -> bool:
-    """Whether ``batch_norm_lif`` can pool the spikes: images of even height and width, channels-last, on a CPU."""
+    """Whether ``batch_norm_lif`` can pool the spikes: images of even height and width, channels-last."""
     neurons = x if constant or x.shape[0] == 0 else x[0]
     return (
-        x.device.type == "cpu"
-        and neurons.dim() == 4
+        neurons.dim() == 4
         and not (neurons.shape[2] % 2 or neurons.shape[3] % 2)
         and neurons.is_contiguous(memory_format=torch.channels_last)
     )
@@ -130,18 +129,17 @@ def _spikes(layout: Layout, options: Options) -> Layout:
 def _run(
     code: int, x: Tensor, layout: Layout, options: Options, setting: Setting, tensors: dict[str, Tensor | None]
 ) -> None:
-    if not x.numel():
-        return
-    numbers = (x, setting, *_channels(layout), options.eps, options.batch_statistics)
-    if not options.pooled:
-        (cuda if x.is_cuda else cpu).norm(code, *numbers, **tensors)
-    elif can_pool(x, setting.constant):
-        cpu.norm(code, *numbers, pair=2 * layout.shape[3] * layout.shape[1], **tensors)
-    else:
+    pair = 2 * layout.shape[3] * layout.shape[1] if options.pooled else 0
+    if pair and not can_pool(x, setting.constant):
         raise SpikeportError(
-            f"batch_norm_lif pools channels-last images of even size on a CPU; got {list(x.shape)} with strides "
-            f"{list(x.stride())} on {x.device}"
+            f"batch_norm_lif pools channels-last images of even height and width; got {list(x.shape)} with strides "
+            f"{list(x.stride())}"
         )
+    channels, inner = _channels(layout)
+    if x.numel():
+        device = cuda if x.is_cuda else cpu
+        numbers = (channels, 1 if pair else inner, options.eps, options.batch_statistics, pair)
+        device.norm(code, x, setting, *numbers, **tensors)
 
 
 def _fake_norm_lif(x: Tensor, *arguments: Any) -> Tensor:

@@ -8,7 +8,8 @@ the bytes LIF has to move and does nothing else: a copy forward, a product of tw
 that is there already. Before the clock starts, every contender's spikes and gradients are compared with ours.
 On a GPU, SpikingJelly runs its Triton kernels, and the input is larger than any L2 cache.
 
-"BN + LIF" compares BatchNorm and LIF in one with BatchNorm2d followed by our LIF, both training.
+"BN + LIF" compares BatchNorm and LIF in one with BatchNorm2d followed by our LIF, both training; "BN + LIF + pool" all
+three in one with the three layers, on channels-last images.
 """
 
 import argparse
@@ -33,7 +34,11 @@ Name = TypeVar("Name", bound=Hashable)
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 BOUND = "bound"
 #: layer -> the contender that the others are compared with
-PEERS = {"LIF": "SpikingJelly", "BN + LIF": "BatchNorm2d, LIF"}
+PEERS = {
+    "LIF": "SpikingJelly",
+    "BN + LIF": "BatchNorm2d, LIF",
+    "BN + LIF + pool": "BatchNorm2d, LIF, MaxPool2d",
+}
 
 
 def measure(actions: dict[Name, Action], rounds: int, device: torch.device) -> dict[Name, float]:
@@ -150,22 +155,36 @@ def norm_contenders(steps: int, device: torch.device) -> dict[str, Callable[[Ten
     }
 
 
+def pool_contenders(steps: int, device: torch.device) -> dict[str, Callable[[Tensor], Tensor]]:
+    """name -> BatchNorm, LIF as above and 2x2 max-pooling; [.., 64, 32, 32] is read as 64x32 pixels of 32 channels."""
+    norm, neurons, pool = torch.nn.BatchNorm2d(32).to(device), LIF(time_steps=steps), torch.nn.MaxPool2d(2)
+
+    def on_images(layers: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        return lambda x: layers(x.flatten(0, 1).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+    return {
+        "all three in one": on_images(lambda x: neurons(x, norm, True)),
+        "BatchNorm2d, LIF, MaxPool2d": on_images(lambda x: pool(neurons(norm(x)))),
+    }
+
+
 def check_agreement(functions: dict[str, Callable[[Tensor], Tensor]], x: Tensor, grad: Tensor, layer: str) -> None:
     """Exits where spikes or fp32 gradients differ from the first's: a faster wrong answer is no contender."""
     results = {}
     for name, function in functions.items():
         leaf = x.detach().requires_grad_()
         spikes = function(leaf)
-        results[name] = (spikes.detach(), torch.autograd.grad(spikes, leaf, grad)[0])
+        results[name] = (spikes.detach(), torch.autograd.grad(spikes, leaf, _as(grad, spikes))[0])
     (ours, (spikes, gradient)), *_ = results.items()
     for name, (other, other_gradient) in results.items():
         # snnTorch fires at h > v_threshold, the others at h >= v_threshold; below float32 some round the membrane.
         mismatch = float((other != spikes).float().mean())
-        # Among 10^8 neurons some lie within a rounding of the threshold: a spike that differs changes its gradients.
-        alike = (other == spikes).all(0)
-        distance = float(((other_gradient - gradient).float().abs() * alike).max() / gradient.float().abs().max())
-        most = (1e-6, 1e-5)
-        if layer != "LIF":  # two BatchNorms round their own way: near-ties flip, and with them single gradients
+        if layer == "LIF":
+            # Of 10^8 neurons some lie within a rounding of the threshold: a spike that differs changes its gradients.
+            alike = (other == spikes).all(0)
+            distance = float(((other_gradient - gradient).float().abs() * alike).max() / gradient.float().abs().max())
+            most = (1e-6, 1e-5)
+        else:  # two BatchNorms round their own way: near-ties flip, and with them single gradients
             distance = float((other_gradient - gradient).float().norm() / gradient.float().norm())
             most = (1e-5, 0.01)
         if x.dtype != torch.float32:
@@ -210,7 +229,13 @@ def _forward(function: Callable[[Tensor], Tensor], x: Tensor) -> None:
 
 def _forward_backward(function: Callable[[Tensor], Tensor], leaf: Tensor, grad: Tensor) -> None:
     leaf.grad = None
-    function(leaf).backward(grad)
+    spikes = function(leaf)
+    spikes.backward(_as(grad, spikes))
+
+
+def _as(grad: Tensor, spikes: Tensor) -> Tensor:
+    """As many values of ``grad`` as there are spikes."""
+    return grad.flatten()[: spikes.numel()].view_as(spikes)
 
 
 def main() -> None:
@@ -237,6 +262,7 @@ def main() -> None:
                 for layer, functions in (
                     ("LIF", contenders(steps, device)),
                     ("BN + LIF", norm_contenders(steps, device)),
+                    ("BN + LIF + pool", pool_contenders(steps, device)),
                 ):
                     times = compare(functions, steps, DTYPES[name], mib, arguments.rounds, device, layer)
                     peer, bound = times[PEERS[layer]], times[BOUND]

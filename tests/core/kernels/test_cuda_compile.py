@@ -24,10 +24,13 @@ NORM = (
     "norm_moments<__half, 8, true>",
     "norm_finish_moments<float>",
     "norm_factors<float>",
-    "norm_forward<__nv_bfloat16, 8, 4, true>",
-    "norm_reduce<float, 4, 4, 0, false>",
+    "norm_forward<__nv_bfloat16, 8, 4, true, false>",
+    "norm_forward<__half, 4, 4, true, true>",
+    "norm_reduce<float, 4, 4, 0, false, false>",
+    "norm_reduce<__nv_bfloat16, 4, 4, 0, true, true>",
     "norm_finish_sums<float>",
-    "norm_apply<float, 2, 16, 0, true>",
+    "norm_apply<float, 2, 16, 0, true, false>",
+    "norm_apply<double, 1, 3, 4, true, true>",
 )
 
 
@@ -78,8 +81,12 @@ def test_products_and_sums_are_rounded_one_by_one():
         ("lif.cu", "lif_forward<float, 4, 16>"),
         ("lif.cu", "lif_backward<float, 2, 16, 0, false>"),
         ("lif.cu", "lif_backward<__nv_bfloat16, 8, 4, 0, false>"),
-        ("norm_lif.cu", "norm_reduce<float, 2, 16, 0, false>"),
-        ("norm_lif.cu", "norm_apply<__nv_bfloat16, 8, 4, 0, true>"),
+        ("norm_lif.cu", "norm_reduce<float, 2, 16, 0, false, false>"),
+        ("norm_lif.cu", "norm_apply<__nv_bfloat16, 8, 4, 0, true, false>"),
+        ("norm_lif.cu", "norm_forward<float, 4, 4, true, true>"),
+        ("norm_lif.cu", "norm_reduce<float, 4, 4, 0, true, true>"),
+        ("norm_lif.cu", "norm_reduce<__nv_bfloat16, 2, 16, 0, true, true>"),
+        ("norm_lif.cu", "norm_apply<float, 4, 4, 0, true, true>"),
     ],
 )
 def test_the_membranes_stay_in_registers(source, expression):

@@ -99,12 +99,14 @@ def _cases(steps, shape, dtype, constant, full, surrogate):
 
 
 NORM_SHAPES = ((2, 3, 4, 5), (2, 8, 4, 4), (3, 64, 3, 3), (2, 160, 2, 2))
+POOLED_SHAPES = ((2, 8, 4, 6), (3, 1, 6, 4), (2, 22, 2, 2), (2, 160, 2, 2))
 
 
 def norm_cases():
-    """(x, setting, batch statistics) that together need every branch of the kernels of norm_lif.cu."""
+    """(x, setting, batch statistics, pooled) that together need every branch of the kernels of norm_lif.cu."""
     torch.manual_seed(1)
-    for shape, last in itertools.product(NORM_SHAPES, (False, True)):
+    layouts = [(shape, last, False) for shape in NORM_SHAPES for last in (False, True)]
+    for shape, last, pooled in layouts + [(shape, True, True) for shape in POOLED_SHAPES]:
         for steps, constant, dtype, batch in (
             (4, False, torch.float32, True),
             (3, True, torch.float32, False),
@@ -114,20 +116,21 @@ def norm_cases():
             if last:
                 dimension = x.dim() - 3
                 x = x.movedim(dimension, -1).contiguous().movedim(-1, dimension)
-            yield x, kernels.Neuron(detach_reset=batch).setting(steps, constant), batch
+            yield x, kernels.Neuron(detach_reset=batch).setting(steps, constant), batch, pooled
 
 
-def norm_tensors(x, setting, batch):
-    """Channels, inner, and all tensors of the three passes."""
+def norm_tensors(x, setting, pooled):
+    """x, channels, inner, pair, and all tensors of the three passes."""
     x, layout = norm_ops.with_dense_steps(x, setting.constant)
     channels, inner = norm_ops._channels(layout)
+    pair = 2 * layout.shape[3] * channels if pooled else 0
     new = lambda: torch.randn(channels)  # noqa: E731
     tensors = {"weight": new(), "bias": new(), "mean": new() + 4, "variance": new().square() + 8}
     tensors |= {"grad_weight": new(), "grad_bias": new(), "grad_x": torch.empty_like(x)}
-    sequence = layout.over(setting.steps)
+    sequence = norm_ops._spikes(layout, norm_ops.Options(1e-5, True, pooled)).over(setting.steps)
     tensors["spikes"] = sequence.new(x.dtype, x.device)
     tensors["grad_spikes"] = sequence.arrange(torch.randn(sequence.shape), x.dtype)
-    return x, channels, inner, tensors
+    return x, channels, 1 if pooled else inner, pair, tensors
 
 
 @pytest.fixture(scope="module")
@@ -136,11 +139,11 @@ def emulator(tmp_path_factory):
     emulator = Emulator(tmp_path_factory.mktemp("emulation"))
     for code, x, setting, tensors in lif_cases():
         emulator.need(lif_launches(code, x, setting, tensors))
-    for x, setting, batch in norm_cases():
-        x, channels, inner, tensors = norm_tensors(x, setting, batch)
+    for x, setting, batch, pooled in norm_cases():
+        x, channels, inner, pair, tensors = norm_tensors(x, setting, pooled)
         emulator.need(moments_launches(x, setting, channels, inner, tensors["mean"], tensors["variance"]))
         for code in (0, 1):
-            emulator.need(norm_launches(code, x, setting, channels, inner, 1e-5, batch, tensors))
+            emulator.need(norm_launches(code, x, setting, channels, inner, 1e-5, batch, pair, tensors))
     emulator.build()
     return emulator
 
@@ -159,8 +162,8 @@ def test_lif_is_the_cpu_kernels(emulator, kernel):
 
 
 def test_norm_lif_is_the_cpu_kernels(emulator, kernel, distance):
-    for x, setting, batch in norm_cases():
-        x, channels, inner, tensors = norm_tensors(x, setting, batch)
+    for x, setting, batch, pooled in norm_cases():
+        x, channels, inner, pair, tensors = norm_tensors(x, setting, pooled)
         expected = {name: t.clone(memory_format=torch.preserve_format) for name, t in tensors.items()}
         for kind, own in (("emulated", tensors), ("cpu", expected)):
             for moment in ("mean", "variance"):
@@ -168,11 +171,11 @@ def test_norm_lif_is_the_cpu_kernels(emulator, kernel, distance):
             if kind == "cpu":
                 cpu.norm_moments(x, setting, channels, inner, own["mean"], own["variance"])
                 for code in (ops.FORWARD, ops.BACKWARD):
-                    cpu.norm(code, x, setting, channels, inner, 1e-5, batch, **own)
+                    cpu.norm(code, x, setting, channels, inner, 1e-5, batch, pair, **own)
             else:
                 emulator.execute(moments_launches(x, setting, channels, inner, own["mean"], own["variance"]))
                 for code in (ops.FORWARD, ops.BACKWARD):
-                    emulator.execute(norm_launches(code, x, setting, channels, inner, 1e-5, batch, own))
+                    emulator.execute(norm_launches(code, x, setting, channels, inner, 1e-5, batch, pair, own))
         for name in ("mean", "variance", "spikes", "grad_x", "grad_weight", "grad_bias"):
             limit = 1e-2 if x.dtype == torch.bfloat16 and name == "grad_x" else 1e-5
             assert distance(tensors[name].double(), expected[name].double()) <= limit, (name, setting, x.shape)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from in_one import InOne
 from torch import nn
+from torch.nn.functional import max_pool2d
 
 from spikeport.core import LIF, kernels, lif
 from spikeport.core.surrogates import SURROGATES
@@ -101,6 +102,23 @@ def test_batch_norm_and_lif_in_one(distance, shape, layout):
         assert (spikes != expected).double().mean() <= 1e-4
         for result, reference in zip(gradients, expected_gradients, strict=True):
             assert distance(result, reference) <= 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pooling_in_one_too(distance, dtype):
+    for steps, constant, shape in itertools.product((1, 4, 16, 20), (False, True), ((64, 8, 8), (6, 4, 10), (1, 6, 4))):
+        x = arranged(torch.randn((1 if constant else steps) * 3, *shape), "channels-last").to(DEVICE, dtype)
+        norm, neurons = nn.BatchNorm2d(shape[0]).to(DEVICE), LIF(time_steps=steps, constant_input=constant)
+        results = []
+        for pooled in (True, False):
+            leaf = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+            spikes = neurons(leaf, norm, True) if pooled else max_pool2d(neurons(leaf, norm), 2)
+            cotangent = torch.arange(spikes.numel()).cos().view(spikes.shape).to(spikes)
+            results.append([spikes, *torch.autograd.grad(spikes, [leaf, *norm.parameters()], cotangent)])
+        (spikes, *gradients), (expected, *expected_gradients) = results
+        assert torch.equal(spikes, expected)
+        for result, reference in zip(gradients, expected_gradients, strict=True):
+            assert distance(result.double(), reference.double()) <= (1e-5 if dtype == torch.float32 else 0.02)
 
 
 def test_runs_on_the_current_stream():
