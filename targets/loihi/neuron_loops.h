@@ -48,7 +48,8 @@ template <int STEPS, bool MEMORY, class I>
 }
 
 // A row of constants for whole pixels.
-inline void repeat(const int32_t* channels, int64_t count, int64_t pixels, std::vector<int32_t>& row) {
+template <class V>
+void repeat(const V* channels, int64_t count, int64_t pixels, std::vector<V>& row) {
     for (int64_t pixel = 0; channels && pixel < pixels; ++pixel) row.insert(row.end(), channels, channels + count);
 }
 
@@ -79,5 +80,3 @@ void run(const Call& call, int64_t begin, int64_t end, Counts& counts) {
     if (call.kept_u) run_pixels<true, int64_t>(call, begin, end, counts);
     else run_pixels<false, int32_t>(call, begin, end, counts);
 }
-
-constexpr Kernels KERNELS{run};

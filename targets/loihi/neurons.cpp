@@ -1,7 +1,8 @@
-// The chip's neurons over several steps, in integers, as arithmetic.py defines them. A plain C interface for ctypes
-// (see neurons.py).
+// The chip's neurons over several steps, in integers, as arithmetic.py defines them, and their gradient. A plain C
+// interface for ctypes (see neurons.py and gradients.py).
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -21,8 +22,27 @@ struct Call {
     int64_t *counts;        // wraps of u and saturations of v, added to
 };
 
+// Layouts as above; a null gradient is zero.
+struct GradientCall {
+    int64_t steps, pixels, channels, current_step;
+    int64_t kind;                    // a Surrogate of lif_step.h, WINDOW or SILENT
+    int64_t detach_reset;
+    const float *current, *spikes;   // what the neurons were given, and gave
+    const float *grad_spikes;
+    const float *grad_v;             // of the voltages after the last step, [pixels, channels]
+    const float *kept_u, *kept_v;    // the part of u and of v that a step keeps, [channels]
+    const float *bias;               // [channels]
+    float inverse_unit;              // of the voltage that stands for 1
+    float threshold, alpha;          // of the neuron that is trained
+    float silent;                    // WINDOW: the voltage that stands in for 0, where there is no spike in the window
+    float* grad_current;             // as current
+    double* grad_bias;               // [channels]
+};
+
 namespace {
 
+constexpr int WINDOW = 5;              // neurons that pool spikes by OR: v counts those in the window
+constexpr int SILENT = 6;              // neurons that never fire
 constexpr int32_t ALIGNMENT = 64;      // of currents to v
 constexpr int32_t LIMIT = 1 << 23;     // u wraps and v saturates there
 constexpr int64_t BLOCK = 2048;        // neurons taken through all steps together
@@ -33,9 +53,10 @@ struct Counts {
 
 struct Kernels {
     void (*run)(const Call&, int64_t begin, int64_t end, Counts&);
+    void (*gradient)(const GradientCall&, int64_t begin, int64_t end, double* sums);
 };
 
-#define SPIKEPORT_LOOPS "neuron_loops.h"
+#define SPIKEPORT_LOOPS "loops.h"
 #include "instruction_sets.h"
 
 }  // namespace
@@ -56,4 +77,17 @@ EXPORT void spikeport_loihi_neurons(const Call* call, int32_t threads) {
     });
     call->counts[0] += wraps;
     call->counts[1] += saturations;
+}
+
+// Sums are taken per part and added up in order; the number of parts does not depend on the threads.
+EXPORT void spikeport_loihi_gradient(const GradientCall* call, int32_t threads) {
+    const int64_t channels = call->channels, elements = call->steps * call->pixels * channels;
+    const int64_t parts = std::clamp<int64_t>(elements / 65536, 1, std::min<int64_t>(64, call->pixels));
+    std::vector<double> partial(parts * channels);
+    parallel::run(parts, parallel::worth(elements, threads), [&](int64_t part) {
+        chosen()->gradient(*call, call->pixels * part / parts, call->pixels * (part + 1) / parts,
+                           partial.data() + part * channels);
+    });
+    std::fill_n(call->grad_bias, channels, 0.0);
+    for (int64_t i = 0; i < parts * channels; ++i) call->grad_bias[i % channels] += partial[i];
 }

@@ -55,7 +55,7 @@ def run(population: Population, current: Tensor, steps: int, feedback: Feedback 
     _, n, *shape = current.shape
     maps = torch.empty(steps * n, *shape, device=current.device, memory_format=torch.channels_last)
     spikes = maps.unflatten(0, (steps, n))
-    advance = (_Compiled if _compiled(current) else _Integers)(population, current)
+    advance = (_Compiled if compiled(current) else _Integers)(population, current)
     if feedback is None:
         advance(current, spikes)
     else:
@@ -65,14 +65,23 @@ def run(population: Population, current: Tensor, steps: int, feedback: Feedback 
     return Trajectory(spikes, advance.v, int(advance.counts[0]), int(advance.counts[1]))
 
 
-def _compiled(current: Tensor) -> bool:
+def compiled(current: Tensor) -> bool:
+    """Whether the compiled loops take such currents here."""
     fitting = current.dtype == torch.float32 and current.device.type == "cpu"
-    return fitting and kernels_usable("cpu", torch.float32) and _library() is not None
+    return fitting and kernels_usable("cpu", torch.float32) and library() is not None
 
 
 @functools.cache
-def _library() -> ctypes.CDLL | None:
+def library() -> ctypes.CDLL | None:
+    """The compiled loops, or None where they were not built."""
     return native_library(__file__)
+
+
+def loaded() -> ctypes.CDLL:
+    """The compiled loops, where some are ``compiled``."""
+    found = library()
+    assert found is not None
+    return found
 
 
 class _Compiled:
@@ -112,9 +121,7 @@ class _Compiled:
             counts=self.counts.ctypes.data,
             **{name: values.ctypes.data for name, values in self.constants.items()},
         )
-        library = _library()
-        assert library is not None
-        library.spikeport_loihi_neurons(ctypes.byref(call), torch.get_num_threads())
+        loaded().spikeport_loihi_neurons(ctypes.byref(call), torch.get_num_threads())
 
 
 class _Integers:

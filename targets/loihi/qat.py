@@ -6,10 +6,8 @@ way back, rounding and truncation pass the gradient straight through (Bengio et 
 has the surrogate derivative of its neuron.
 """
 
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -21,13 +19,13 @@ from spikeport.core.errors import SpikeportError
 from spikeport.core.learner import Prepare
 from spikeport.core.neurons import LIF
 from spikeport.core.runs import DataInfo
-from spikeport.core.surrogates import surrogate_named
 from spikeport.export.nir_graph import Metadata, build_nir
 from spikeport.export.trace import rewrite
 from spikeport.targets.loihi import neurons
-from spikeport.targets.loihi.arithmetic import DECAY_ONE, SHIFT
+from spikeport.targets.loihi.arithmetic import SHIFT
 from spikeport.targets.loihi.compile import population
 from spikeport.targets.loihi.convolution import exact_dtype
+from spikeport.targets.loihi.gradients import Slope, gradient
 from spikeport.targets.loihi.layers import Layer, Network, layers
 from spikeport.targets.loihi.program import INPUT, Population
 from spikeport.targets.loihi.synapses import Path
@@ -85,7 +83,7 @@ class ChipNetwork(nn.Module):
         ]
         bias = (layer.bias * layer.scale * (1 << SHIFT)).float().to(arriving[0].device)
         slope = _slope(layer, self._neurons.get(layer.source))
-        spikes, v = _Neurons.apply(sum(arriving), bias, chip, steps, *slope)
+        spikes, v = _Neurons.apply(sum(arriving), bias, chip, steps, slope)
         return spikes.flatten(0, 1) if chip.spiking else v.double() / (layer.scale * (1 << SHIFT) * steps)
 
 
@@ -110,69 +108,30 @@ class _Neurons(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        current: Tensor,
-        bias: Tensor,
-        chip: Population,
-        steps: int,
-        slope: Callable[[Tensor], Tensor],
-        detach_reset: bool,
+        ctx: Any, current: Tensor, bias: Tensor, chip: Population, steps: int, slope: Slope
     ) -> tuple[Tensor, Tensor]:
         """``bias`` is there for its gradient: the chip has its own, in integers."""
         found = neurons.run(chip, current, steps)
         ctx.save_for_backward(current, found.spikes)
-        ctx.chip, ctx.slope, ctx.detach_reset = chip, slope, detach_reset
+        ctx.chip, ctx.slope = chip, slope
+        ctx.set_materialize_grads(False)
         return found.spikes, found.v.float()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         current, spikes = ctx.saved_tensors
-        device = current.device
-        kept_u, kept_v = (1 - _channels(d).to(device) / DECAY_ONE for d in (ctx.chip.du + 1, ctx.chip.dv))
-        bias = torch.from_numpy(ctx.chip.bias).to(device, torch.float32)
-        u = v = torch.zeros_like(current[0])
-        before_reset = []
-        for t in range(len(spikes)):
-            u = (u * kept_u).add_(current[min(t, len(current) - 1)], alpha=1 << SHIFT)
-            h = (v * kept_v).add_(u).add_(bias)
-            v = torch.addcmul(h, h, spikes[t], value=-1)
-            before_reset.append(h)
-        into_current, into_bias = torch.zeros_like(current), torch.zeros(len(bias), device=device)
-        into_u, into_v = torch.zeros_like(u), grads[1]  # v after its reset
-        for t in reversed(range(len(spikes))):
-            h = before_reset[t]
-            into_h = torch.addcmul(into_v, into_v, spikes[t], value=-1)
-            if ctx.chip.spiking:
-                into_spikes = grads[0][t] if ctx.detach_reset else torch.addcmul(grads[0][t], into_v, h, value=-1)
-                into_h.addcmul_(into_spikes, ctx.slope(h))
-            into_u = into_u.mul_(kept_u).add_(into_h)
-            into_current[min(t, len(current) - 1)].add_(into_u, alpha=1 << SHIFT)
-            into_bias += into_h.sum((0, 2, 3))
-            into_v = into_h.mul_(kept_v)
-        return into_current, into_bias, None, None, None, None
+        grad_spikes, grad_v = grads
+        return *gradient(ctx.chip, current, spikes, grad_spikes, grad_v, ctx.slope), None, None, None
 
 
-def _channels(values: Any) -> Tensor:
-    """One number, or one per channel, to broadcast against maps."""
-    return torch.as_tensor(np.asarray(values), dtype=torch.float32).reshape(-1, 1, 1)
-
-
-def _slope(layer: Layer, neuron: LIF | None) -> tuple[Callable[[Tensor], Tensor], bool]:
-    """The derivative of a spike by the voltage v, and whether the reset is left out of the gradient.
-
-    Neurons that are no LIF of the model pool spikes by OR: v counts those in the window. The gradient of one spike
-    more is 1 over that count, or over the size of the window where there is none.
-    """
+def _slope(layer: Layer, neuron: LIF | None) -> Slope:
+    """Neurons that are no LIF of the model pool spikes by OR."""
     unit = layer.scale * (1 << SHIFT)
     threshold: Any = layer.constants.threshold  # one number: neurons of a model do not differ
-    if neuron is not None:
-        derivative, _ = surrogate_named(neuron.surrogate)
-        alpha = neuron.neuron.steepness
-        return lambda v: derivative(v / unit - threshold, alpha) / unit, neuron.detach_reset
-    one = unit * 2 * (threshold or 1.0)
-    window = layer.weights[0][0].numel()
-    return lambda v: 1 / (one * torch.where(v > 0, v / one, window)), True
+    if neuron is None:
+        return Slope(None, unit * 2 * (threshold or 1.0), window=layer.weights[0][0].numel())
+    return Slope(neuron.surrogate, unit, threshold, neuron.neuron.steepness, detach_reset=neuron.detach_reset)
 
 
 def prepare(model: nn.Module, info: DataInfo) -> nn.Module:

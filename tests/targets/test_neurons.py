@@ -80,7 +80,7 @@ def form(request, monkeypatch):
         monkeypatch.setenv("SPIKEPORT_KERNELS", "reference")
         yield
         return
-    use = neurons._library().spikeport_loihi_use
+    use = neurons.library().spikeport_loihi_use
     if not use(["portable", "avx2", "avx512"].index(request.param)):
         pytest.skip(f"this processor has no {request.param}")
     yield
