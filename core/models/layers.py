@@ -25,7 +25,7 @@ class ConvNorm(nn.Sequential):
     @property
     def pools(self) -> bool:
         """Whether it can max-pool its own spikes, as it is now."""
-        return self.fused_pooling and self.training
+        return self.fused_pooling and self.bn.training
 
 
 def fuse(network: nn.Module, pooling: bool = True) -> None:

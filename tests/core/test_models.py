@@ -224,6 +224,20 @@ def test_a_fused_network_trains_as_the_layers_do(name, alone, pooling):
     assert torch.equal(one.eval()(images), two.eval()(images))
 
 
+def test_a_batch_norm_that_keeps_its_statistics_is_followed_by_the_pooling():
+    spec = ModelSpec(twin=Twin("snn", tau=1.25, v_threshold=0.25), width=0.125)
+    one, two = spec.build(seed=1), spec.build(seed=1)
+    fuse(one)
+    for network in (one, two):
+        network.train()
+        network.stem.bn.eval()
+        network.features.fire4.expand3.bn.eval()
+    (logits, seen, *rest), (expected, expected_seen, *expected_rest) = _training_step(one), _training_step(two)
+    torch.testing.assert_close([logits, *rest], [expected, *expected_rest], rtol=1e-3, atol=1e-4)
+    pooled = {name for name, spikes in seen.items() if spikes.shape != expected_seen[name].shape}
+    assert pooled == {"features.fire8.expand1.act", "features.fire8.expand3.act"}
+
+
 def test_what_is_no_lif_after_a_batch_norm_is_not_fused():
     spec = ModelSpec(twin=Twin("cnn"))
     cnn = spec.build(seed=0)
