@@ -94,6 +94,16 @@ def test_another_layout_and_odd_sizes_are_pooled_by_torch(kernel, monkeypatch, s
     assert set(pairs) == {0}
 
 
+def test_without_the_kernels_the_three_layers_run(monkeypatch):
+    monkeypatch.setenv("SPIKEPORT_KERNELS", "reference")
+    monkeypatch.setattr(cpu, "norm", lambda *a, **k: pytest.fail("a kernel ran"))
+    x = draw((8, 6, 4, 4))
+    spikes, gradients = run(*layers(6, time_steps=4), x, True)
+    expected, expected_gradients = run(*layers(6, time_steps=4), x, False)
+    assert torch.equal(spikes, expected)
+    assert all(torch.equal(a, b) for a, b in zip(gradients, expected_gradients, strict=True))
+
+
 def test_the_operator_refuses_what_it_cannot_pool(kernel):
     factors = [torch.ones(6) for _ in range(4)]
     numbers = (1e-5, True, True, 2, False, [0.5, 0.5, 1.0, 0.0, 2.0], 0, False, False)
