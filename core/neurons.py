@@ -41,7 +41,7 @@ class LIF(nn.Module):
     def forward(self, x: Tensor, norm: nn.BatchNorm2d | None = None, pooled: bool = False) -> Tensor:
         """Spikes. ``norm`` is what x passes first: in one with the neurons, which saves passes over memory.
 
-        ``pooled``: the spikes go through 2x2 max-pooling as well, in one with both.
+        ``pooled``, with ``norm``: the spikes go through 2x2 max-pooling as well, in one with both.
         """
         if not self.constant_input:
             x = split_time(x, self.time_steps)

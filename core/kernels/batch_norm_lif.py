@@ -7,7 +7,7 @@ from spikeport.core.errors import SpikeportError
 from spikeport.core.functional import check_lif, run_lif
 from spikeport.core.kernels import Neuron, kernels_usable, state_dtype
 from spikeport.core.kernels.cuda_launches import UNROLLED
-from spikeport.core.kernels.norm_ops import Options, can_pool, channel_moments
+from spikeport.core.kernels.norm_ops import Options, can_pool, channel_moments, max_pooled
 from spikeport.core.kernels.norm_ops import batch_norm_lif as fused
 
 
@@ -39,10 +39,13 @@ def batch_norm_lif(
     constant = time_steps is not None
     steps = check_lif(x, None, neuron, time_steps)
     _check(x, constant, running_mean, running_var, weight, bias, training)
+    if pooled and x.dim() != (4 if constant else 5):
+        expected = "[N, C, H, W]" if constant else "[T, N, C, H, W]"
+        raise SpikeportError(f"batch_norm_lif: only images are pooled; x has shape {list(x.shape)}, not {expected}")
     in_one = kernels_usable(x.device.type, x.dtype) and not (x.is_cuda and steps > UNROLLED)
     if pooled and not (in_one and can_pool(x, constant)):
         spikes = batch_norm_lif(x, running_mean, running_var, weight, bias, training, momentum, eps, neuron, time_steps)
-        return nn.functional.max_pool2d(spikes.flatten(0, 1), 2).unflatten(0, spikes.shape[:2])
+        return max_pooled(spikes)
     dtype = state_dtype(x.dtype)
     batch_statistics = training or running_mean is None or running_var is None
     if not in_one:
@@ -52,7 +55,7 @@ def batch_norm_lif(
         spikes, _ = run_lif(y, None, neuron, time_steps, membrane=False)
         return spikes.to(x.dtype)
 
-    if training or running_mean is None or running_var is None:
+    if batch_statistics:
         mean, variance = channel_moments(x.detach(), constant)
         if running_mean is not None and running_var is not None:
             count = x.numel() // mean.numel()

@@ -72,7 +72,7 @@ LIF_INLINE Value sum_of_block(const Value& own) {
     return shared[0];
 }
 
-// The work of a block: `step(i)` for the first memory index of every group of V of its channels in a time step.
+// The work of a block: `neuron(item)`, the first memory index of every group of V of its channels in a time step.
 // items: groups of all samples and pixels; this thread's are begin, begin + stride, ...
 template <bool LAST, int V>
 struct Walk {

@@ -87,9 +87,18 @@ def _channels(layout: Layout) -> tuple[int, int]:
     return channels, layout.strides[1] if channels > 1 else math.prod(layout.shape)
 
 
-def _moments(x: Tensor, constant: bool) -> tuple[Tensor, Tensor]:
+def _dense(x: Tensor, constant: bool) -> tuple[Tensor, Layout]:
+    """As ``with_dense_steps``; copied too where all steps are one in memory, which the GPU takes for constant."""
     x, layout = with_dense_steps(x, constant)
+    repeated = not constant and x.shape[0] > 1 and x.stride(0) == 0
+    return x.contiguous() if repeated else x, layout
+
+
+def _moments(x: Tensor, constant: bool) -> tuple[Tensor, Tensor]:
+    x, layout = _dense(x, constant)
     mean, variance = _new_moments(x, constant)
+    if not x.numel():
+        return mean.fill_(torch.nan), variance.fill_(torch.nan)
     steps = 1 if constant else x.shape[0]
     setting = Setting(steps, constant, [0.0] * 5, 0)
     (cuda if x.is_cuda else cpu).norm_moments(x, setting, *_channels(layout), mean, variance)
@@ -103,7 +112,7 @@ def _new_moments(x: Tensor, constant: bool) -> tuple[Tensor, Tensor]:
 
 def _norm_lif(x: Tensor, *arguments: Any) -> Tensor:
     factors, options, setting = _parse(arguments)
-    x, layout = with_dense_steps(x, setting.constant)
+    x, layout = _dense(x, setting.constant)
     spikes = _spikes(layout, options).over(setting.steps).new(x.dtype, x.device)
     _run(ops.FORWARD, x, layout, options, setting, factors | {"spikes": spikes})
     return spikes
@@ -144,13 +153,13 @@ def _run(
 
 def _fake_norm_lif(x: Tensor, *arguments: Any) -> Tensor:
     _, options, setting = _parse(arguments)
-    x, layout = with_dense_steps(x, setting.constant)
+    x, layout = _dense(x, setting.constant)
     return _spikes(layout, options).over(setting.steps).new(x.dtype, x.device)
 
 
 def _norm_lif_backward(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     factors, options, setting = _parse(arguments)
-    x, layout = with_dense_steps(x, setting.constant)
+    x, layout = _dense(x, setting.constant)
     grad_x, grad_weight, grad_bias = _new_gradients(x, layout, setting)
     tensors = factors | {
         "grad_spikes": _spikes(layout, options).over(setting.steps).arrange(arguments[4], x.dtype),
@@ -170,7 +179,7 @@ def _new_gradients(x: Tensor, layout: Layout, setting: Setting) -> tuple[Tensor,
 
 def _fake_norm_lif_backward(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     setting = Setting(*arguments[-ops.N_SETTING :])
-    x, layout = with_dense_steps(x, setting.constant)
+    x, layout = _dense(x, setting.constant)
     return _new_gradients(x, layout, setting)
 
 
@@ -204,7 +213,18 @@ def _double_gradient(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]
         chosen = [c for t, c in zip((x, weight, bias), cotangents, strict=True) if t is not None]
         second = iter(torch.autograd.grad(first, [*inputs, grad], chosen, allow_unused=True))
     grads = [None if t is None else next(second) for t in (x, weight, bias)]
-    return *grads, None, None, next(second), *(None,) * N_NUMBERS
+    *grads, into_grad = _Last.apply(4, *grads, next(second), *given, grad_spikes, *cotangents)
+    return *grads, None, None, into_grad, *(None,) * N_NUMBERS
+
+
+class _Last(torch.autograd.Function):
+    """The first ``count`` of its tensors, which have no derivative by the others."""
+
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+        return tensors[:count]
+
+    backward = staticmethod(ops.refuse_third_gradient)
 
 
 def _unfused(
@@ -229,7 +249,12 @@ def _unfused(
     if bias is not None:
         y = y + bias.view(shape)
     spikes = ops.lif(y, None, setting, False)[0].to(x.dtype)
-    return max_pool2d(spikes.flatten(0, 1), 2).unflatten(0, spikes.shape[:2]) if options.pooled else spikes
+    return max_pooled(spikes) if options.pooled else spikes
+
+
+def max_pooled(spikes: Tensor) -> Tensor:
+    """Spikes [T, N, C, H, W] after ``max_pool2d`` with windows of 2x2 pixels."""
+    return max_pool2d(spikes.flatten(0, 1), 2).unflatten(0, spikes.shape[:2])
 
 
 for _name, _kernel, _fake in (

@@ -185,7 +185,7 @@ def _double_gradient(ctx: Any, grad2_x: Tensor | None, grad2_state: Tensor | Non
     return *wanted, *(None,) * N_SETTING
 
 
-def _refuse_third_gradient(ctx: Any, *grads: Tensor) -> None:
+def refuse_third_gradient(ctx: Any, *grads: Tensor) -> None:
     raise SpikeportError(
         "LIF kernels have a first and a second derivative, not a third; set SPIKEPORT_KERNELS=reference for more"
     )
@@ -203,4 +203,4 @@ torch.library.register_autograd("spikeport::lif", _gradient, setup_context=_save
 torch.library.register_autograd(
     "spikeport::lif_backward", _double_gradient, setup_context=_save_for_double_gradient, lib=_LIBRARY
 )
-torch.library.register_autograd("spikeport::lif_double_backward", _refuse_third_gradient, lib=_LIBRARY)
+torch.library.register_autograd("spikeport::lif_double_backward", refuse_third_gradient, lib=_LIBRARY)

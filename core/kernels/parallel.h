@@ -16,13 +16,12 @@ using GompParallel = void (*)(Body, void*, unsigned threads, unsigned flags);
 
 // torch loads its OpenMP runtime (libgomp, or libomp with the same entry point) with global symbols.
 inline GompParallel& pool() {
-    static GompParallel entry = [] {
-        // libgomp's threads do not survive a fork, and calling it in the child would hang.
-        pthread_atfork(nullptr, nullptr, [] { pool() = nullptr; });
-        return reinterpret_cast<GompParallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
-    }();
+    static GompParallel entry = reinterpret_cast<GompParallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
     return entry;
 }
+
+// libgomp's threads do not survive a fork, and calling it in the child would hang: armed when the library is loaded.
+[[maybe_unused]] static const int armed = pthread_atfork(nullptr, nullptr, [] { pool() = nullptr; });
 
 // Threads that so much work is worth, `limit` at most.
 inline int worth(int64_t elements, int limit) { return int(std::min<int64_t>(limit, elements / 16384 + 1)); }

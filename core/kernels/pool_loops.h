@@ -5,10 +5,12 @@
 // A window's gradient goes to its first neuron (row by row) that fired, or to its first where none did: where torch's
 // max_pool2d sends it.
 
+// In 16 bits the backward pass runs forward once more in each of its two passes.
+
 template <class T>
-struct BitsOf { using type = uint16_t; };
-template <> struct BitsOf<float> { using type = uint32_t; };
-template <> struct BitsOf<double> { using type = uint64_t; };
+struct BitsOf { using type __attribute__((may_alias)) = uint16_t; };
+template <> struct BitsOf<float> { using type __attribute__((may_alias)) = uint32_t; };
+template <> struct BitsOf<double> { using type __attribute__((may_alias)) = uint64_t; };
 
 // Spikes of two rows [2][width][channels] to [width / 2][channels]. A spike is 1 or 0, and the bits of 0 are none.
 template <class Bits>

@@ -4,27 +4,28 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable
 
 from torch import Tensor, nn
+from torch.nn.functional import max_pool2d
 
 from spikeport.core.neurons import LIF
 
 
 class ConvNorm(nn.Sequential):
-    """``conv``, ``bn`` and ``act``, one after the other; ``fuse`` makes the last two one in training."""
+    """``conv``, ``bn`` and ``act``, one after the other; ``fuse`` makes the last two, and pooling, one in training."""
 
     fused = False
     fused_pooling = False
 
     def forward(self, input: Tensor, pooled: bool = False) -> Tensor:
-        """``pooled``, where it ``pools``: through max-pooling with windows of 2x2 pixels as well."""
+        """``pooled``: through max-pooling with windows of 2x2 pixels as well."""
         conv, norm, activation = self
         if self.fused and norm.training:
             spikes: Tensor = activation(conv(input), norm, pooled)
             return spikes
-        return super().forward(input)
+        return max_pool2d(super().forward(input), 2) if pooled else super().forward(input)
 
     @property
     def pools(self) -> bool:
-        """Whether it can max-pool its own spikes, as it is now."""
+        """Whether it max-pools its own spikes in one with the rest, as it is now."""
         return self.fused_pooling and self.bn.training
 
 
@@ -34,11 +35,12 @@ def fuse(network: nn.Module, pooling: bool = True) -> None:
     Their second derivative goes through the two again: for a loss that asks for it, leave the network as it is.
 
     Args:
-        pooling: where 2x2 max-pooling follows, in one with it too. A hook on such a LIF sees pooled spikes.
+        pooling: where 2x2 max-pooling follows, in one with it too. Then a hook on such a LIF sees pooled spikes, and
+            those of the BatchNorm, of the pooling and of the container around it do not run.
     """
     for module in network.modules():
         if isinstance(module, ConvNorm):
-            module.fused = isinstance(module.act, LIF) and type(module.bn) is nn.BatchNorm2d
+            module.fused = type(module.act) is LIF and type(module.bn) is nn.BatchNorm2d
             module.fused_pooling = module.fused and pooling
 
 

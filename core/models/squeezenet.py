@@ -77,6 +77,8 @@ class SqueezeNet(nn.Module):
         self.readout = twin.readout()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = in_turn([self.stem, *self.features], x)
+        blocks = [self.stem, *self.features]
+        pooling = any(getattr(block, "pools", False) for block in blocks)
+        x = in_turn(blocks, x) if pooling else self.features(self.stem(x))
         logits: Tensor = self.readout(self.classifier(x))
         return logits

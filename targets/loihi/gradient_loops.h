@@ -26,7 +26,7 @@ template <int KIND, bool HELD>
                   const float* __restrict kept_u, const float* __restrict kept_v, float* __restrict into_u,
                   float* __restrict into_v, float* __restrict grad_current, float* __restrict grad_bias, int64_t n,
                   const GradientCall& call, const Neuron<float> neuron) {
-    const float through_reset = call.detach_reset ? 0.0f : 1.0f;
+    const float through_reset = call.through_reset ? 1.0f : 0.0f;
     const float inverse_unit = call.inverse_unit, silent = call.silent;
     for (int64_t i = 0; i < n; ++i) {
         float into_h = into_v[i] - into_v[i] * spikes[i];
@@ -44,9 +44,9 @@ template <int KIND, bool HELD>
 template <int KIND, bool HELD>
 void gradient_of(const GradientCall& call, int64_t begin, int64_t end, double* sums) {
     const int64_t channels = call.channels, steps = call.steps;
-    const int64_t block = std::clamp<int64_t>(BLOCK / (channels * steps), 1, end - begin), size = block * channels;
-    const float threshold = call.threshold, alpha = call.alpha;
-    const Neuron<float> neuron{0, 0, threshold, 0, alpha, alpha / 2, 1.57079632679489661923f * alpha};
+    const int64_t block = std::clamp<int64_t>(BLOCK / (channels * steps), 1, std::max<int64_t>(1, end - begin)), size = block * channels;
+    const float alpha = call.alpha, arc_alpha = float(1.57079632679489661923 * call.alpha);
+    const Neuron<float> neuron{0, 0, call.threshold, 0, alpha, alpha / 2, arc_alpha};
     std::vector<float> kept_u, kept_v, bias, zeros(size), h(steps * size), u(size), v(size), total(size);
     repeat(call.kept_u, channels, block, kept_u);
     repeat(call.kept_v, channels, block, kept_v);

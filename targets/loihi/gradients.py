@@ -26,11 +26,12 @@ class Slope(NamedTuple):
 
     Attributes:
         surrogate: of the neuron; None for one that pools spikes by OR, whose v counts those in its window: the gradient
-            of one spike more is then 1 over that count, or over the size of the window where there is none.
+            of one spike more is then 1 over that count, or over the size of the window where there is none, and none
+            passes through the reset.
         unit: the voltage that stands for 1, or for one spike of the window.
         threshold, alpha: of the surrogate, in units.
         window: the size of the window.
-        detach_reset: no gradient passes through the reset.
+        detach_reset: as of the neuron.
     """
 
     surrogate: str | None
@@ -39,6 +40,11 @@ class Slope(NamedTuple):
     alpha: float = 0.0
     window: int = 1
     detach_reset: bool = False
+
+    @property
+    def through_reset(self) -> bool:
+        """Whether gradients pass through the reset."""
+        return self.surrogate is not None and not self.detach_reset
 
     def __call__(self, v: Tensor) -> Tensor:
         if self.surrogate is None:
@@ -51,7 +57,7 @@ class _Call(ctypes.Structure):
     """GradientCall in neurons.cpp."""
 
     _fields_ = (
-        *((name, c_int64) for name in ("steps", "pixels", "channels", "current_step", "kind", "detach_reset")),
+        *((name, c_int64) for name in ("steps", "pixels", "channels", "current_step", "kind", "through_reset")),
         *((name, c_void_p) for name in ("current", "spikes", "grad_spikes", "grad_v", "kept_u", "kept_v", "bias")),
         *((name, c_float) for name in ("inverse_unit", "threshold", "alpha", "silent")),
         *((name, c_void_p) for name in ("grad_current", "grad_bias")),
@@ -105,7 +111,7 @@ def _compiled(
         len(bias),
         size if len(current) > 1 else 0,
         kind,
-        slope.detach_reset,
+        slope.through_reset,
         *(None if t is None else t.data_ptr() for t in (given, fired, *grads)),
         *(array.ctypes.data for array in (kept_u, kept_v, bias)),
         1 / slope.unit,
@@ -147,7 +153,7 @@ def _torch(
         into_h = into_v - into_v * spikes[t]
         if spiking:
             into_spikes = 0 if grad_spikes is None else grad_spikes[t]
-            into_h = into_h + (into_spikes if slope.detach_reset else into_spikes - into_v * h) * slope(h)
+            into_h = into_h + (into_spikes - into_v * h if slope.through_reset else into_spikes) * slope(h)
         into_u = into_u * kept_u + into_h
         into_current[min(t, len(current) - 1)] += into_u * (1 << SHIFT)
         into_bias += into_h.sum((0, 2, 3)).view(-1, 1, 1)

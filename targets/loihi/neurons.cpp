@@ -26,7 +26,7 @@ struct Call {
 struct GradientCall {
     int64_t steps, pixels, channels, current_step;
     int64_t kind;                    // a Surrogate of lif_step.h, WINDOW or SILENT
-    int64_t detach_reset;
+    int64_t through_reset;           // whether gradients pass through the reset
     const float *current, *spikes;   // what the neurons were given, and gave
     const float *grad_spikes;
     const float *grad_v;             // of the voltages after the last step, [pixels, channels]
@@ -82,7 +82,7 @@ EXPORT void spikeport_loihi_neurons(const Call* call, int32_t threads) {
 // Sums are taken per part and added up in order; the number of parts does not depend on the threads.
 EXPORT void spikeport_loihi_gradient(const GradientCall* call, int32_t threads) {
     const int64_t channels = call->channels, elements = call->steps * call->pixels * channels;
-    const int64_t parts = std::clamp<int64_t>(elements / 65536, 1, std::min<int64_t>(64, call->pixels));
+    const int64_t parts = std::clamp<int64_t>(elements / 65536, 1, 64);  // some of them empty where pixels are few
     std::vector<double> partial(parts * channels);
     parallel::run(parts, parallel::worth(elements, threads), [&](int64_t part) {
         chosen()->gradient(*call, call->pixels * part / parts, call->pixels * (part + 1) / parts,

@@ -1,6 +1,7 @@
 """SqueezeNet and SqueezeNet-P: the paper's sizes, and two twins of one definition."""
 
 import json
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -236,6 +237,29 @@ def test_a_batch_norm_that_keeps_its_statistics_is_followed_by_the_pooling():
     torch.testing.assert_close([logits, *rest], [expected, *expected_rest], rtol=1e-3, atol=1e-4)
     pooled = {name for name, spikes in seen.items() if spikes.shape != expected_seen[name].shape}
     assert pooled == {"features.fire8.expand1.act", "features.fire8.expand3.act"}
+
+
+def test_hooks_run_where_nothing_is_in_one():
+    model = ModelSpec(twin=Twin("snn"), width=0.125).build(seed=0)
+    ran = []
+    for name in ("features", "features.pool1", "stem.bn"):
+        model.get_submodule(name).register_forward_hook(lambda *_, name=name: ran.append(name))
+    images = torch.randn(1, 3, 32, 32)
+    model(images.repeat(2, 1, 1, 1))  # training, not fused
+    fuse(model)
+    model.eval()(images)
+    assert ran == ["stem.bn", "features.pool1", "features"] * 2
+
+
+def test_a_neuron_of_ones_own_is_not_fused():
+    class Own(LIF):
+        def forward(self, x):
+            return super().forward(x)
+
+    block = ConvNorm(OrderedDict(conv=nn.Conv2d(1, 2, 1), bn=nn.BatchNorm2d(2), act=Own(time_steps=2)))
+    fuse(block)
+    assert block(torch.randn(4, 1, 2, 2)).shape == (4, 2, 2, 2)
+    assert block(torch.randn(4, 1, 2, 2), pooled=True).shape == (4, 2, 1, 1)
 
 
 def test_what_is_no_lif_after_a_batch_norm_is_not_fused():

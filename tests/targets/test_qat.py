@@ -113,6 +113,27 @@ def test_pooled_spikes_share_the_gradient():
     assert gradient.item() == pytest.approx(0.25 * 0.5 * (4 * 0.25), rel=0.02)
 
 
+def test_no_gradient_passes_through_the_reset_of_pooled_spikes():
+    """By hand, two steps: both fire, and the voltage the OR neuron resets in the first has no say in the second."""
+    net = nn.Sequential(
+        nn.Conv2d(1, 1, 1, bias=False),
+        LIF(tau=1.0, time_steps=2, constant_input=True, surrogate="piecewise-linear"),
+        nn.MaxPool2d(2),
+        nn.Conv2d(1, 1, 1, bias=False),
+        nn.Flatten(),
+        TimeMean(2),
+    ).eval()
+    with torch.no_grad():
+        net[0].weight.fill_(2.0)
+        net[3].weight.fill_(1.0)
+    chip = prepare(net, DataInfo("d", (1, 2, 2), (0.5,), (0.5,), ("a",)))
+    x = torch.full((1, 1, 2, 2), 0.75)  # h = 1.5 in every step: all fire, derivative 0.5
+    # Each of four places has a quarter of the gradient of the pooled spike, so 0.5 * 0.75 in every step; the LIF's own
+    # reset takes nothing, for with tau = 1 nothing of v is kept.
+    (gradient,) = torch.autograd.grad(chip(x).sum(), net[0].weight)
+    assert gradient.item() == pytest.approx(0.5 * 0.75, rel=0.02)
+
+
 def test_batch_norm_keeps_its_statistics():
     net = RandomNet(["conv"], 4, 6, 2, seed=1, pooled=True)
     before = {name: value.clone() for name, value in net.named_buffers()}

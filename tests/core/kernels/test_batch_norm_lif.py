@@ -9,7 +9,7 @@ from in_one import InOne
 from torch import nn
 
 from spikeport.core import LIF, SpikeportError
-from spikeport.core.kernels import Neuron, cpu
+from spikeport.core.kernels import Neuron, cpu, norm_ops
 from spikeport.core.kernels.batch_norm_lif import batch_norm_lif
 from spikeport.core.surrogates import SURROGATES
 
@@ -143,6 +143,36 @@ def test_gradient_of_the_gradient(kernel, distance, constant, training):
         assert distance(result, reference) <= 1e-10
 
 
+def test_third_derivative_is_refused(kernel):
+    fused, _ = pair(3, 2, dtype=torch.float64)
+    x = draw((3, 4, 4), 2, False, torch.float64).requires_grad_()
+    first = torch.autograd.grad(fused(x).square().sum(), x, create_graph=True)[0]
+    second = torch.autograd.grad(first.square().sum() + x.pow(4).sum(), x, create_graph=True)[0]
+    with pytest.raises(SpikeportError, match="not a third"):
+        torch.autograd.grad(second.sum(), x)
+
+
+def test_no_samples_and_one_channel_give_no_spikes(kernel):
+    factors = dict.fromkeys(("running_mean", "running_var", "weight", "bias", "time_steps"))
+    x = torch.zeros(2, 0, 1, 4, 4)
+    assert batch_norm_lif(x, training=False, momentum=0.1, eps=1e-5, neuron=Neuron(), **factors).shape == x.shape
+
+
+def test_steps_that_are_one_in_memory_have_gradients_of_their_own(kernel, distance):
+    """A step of x of 0 elements stands for a constant input on a GPU: there such an x is copied first."""
+    fused, _ = pair(3, 4)
+    step = torch.randn(2, 3, 4, 5)
+    results = []
+    for x in (step.expand(4, *step.shape), step.repeat(4, 1, 1, 1, 1)):
+        assert norm_ops._dense(x, False)[0].stride(0) > 0
+        leaf = x.detach().requires_grad_()
+        spikes = batch_norm_lif(
+            leaf, None, None, fused[0].weight, fused[0].bias, True, 0.1, 1e-5, fused[1].neuron, None
+        )
+        results.append(torch.autograd.grad(spikes, leaf, torch.cos(torch.arange(480.0)).view(spikes.shape))[0])
+    assert distance(*results) <= 1e-6
+
+
 def test_saves_one_tensor_of_the_inputs_size(kernel):
     fused, _ = pair(8, 4)
     x = draw((8, 16, 16), 4, False).requires_grad_()
@@ -209,6 +239,7 @@ def test_without_the_kernels_the_two_layers_run(monkeypatch, distance):
         (torch.zeros(4, 0, 3, 2), {"training": True}, "no two values per channel"),
         (torch.zeros(4, 2, 3, 2, dtype=torch.int32), {}, "floating point"),
         (torch.zeros(4, 2, 3, 2), {"neuron": Neuron(tau=0.9)}, "tau is 0.9"),
+        (torch.zeros(4, 2, 4, 4), {"pooled": True}, r"only images are pooled; .* not \[T, N, C, H, W\]"),
     ],
 )
 def test_bad_input_is_refused(x, options, message):
