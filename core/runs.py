@@ -30,6 +30,7 @@ from spikeport.core.files import read_json, reading_archive, replacing, write_js
 from spikeport.core.models import ModelSpec
 from spikeport.core.settings import check_types
 
+CONFIG_FILE = "config.toml"
 MODEL_FILE = "model.json"
 WEIGHTS_FILE = "weights.safetensors"
 SAMPLES_FILE = "samples.npz"
@@ -135,6 +136,9 @@ def load_run(path: Path | str) -> Run:
     if not path.is_dir():
         raise SpikeportError(f"{path}: no such run folder; `spikeport train --out {path}` makes one")
     if not (path / MODEL_FILE).exists():
+        if (path / CONFIG_FILE).exists():
+            remedy = f"`spikeport train --config {path / CONFIG_FILE} --resume --out {path}` finishes it"
+            raise SpikeportError(f"{path}: no {MODEL_FILE}, for its training has not come to its end; {remedy}")
         raise SpikeportError(f"{path}: no {MODEL_FILE}, so this is not a run folder; `spikeport train` makes one")
     value = read_json(path / MODEL_FILE)
     try:

@@ -26,6 +26,7 @@ from spikeport.core.progress import Progress, silent
 from spikeport.core.rates import Rates, watched
 from spikeport.core.records import EVENTS, LAYERS_FILE, METRICS, METRICS_FILE, Row, Told
 from spikeport.core.runs import (
+    CONFIG_FILE,
     MODEL_FILE,
     WEIGHTS_FILE,
     DataInfo,
@@ -38,7 +39,6 @@ from spikeport.core.runs import (
 )
 
 CHECKPOINT_FILE = "checkpoint.pt"
-CONFIG_FILE = "config.toml"
 #: Folders of a run that later steps write from its weights.
 DERIVED = ("onnx", "nir", "loihi", "report", "figures")
 

@@ -16,7 +16,9 @@ APART = 128  # threads of a block without sums: small blocks fill a multiprocess
 CHUNK = 8  # CHUNK in lif.cu
 UNROLLED = 16  # steps at most that are known at compile time
 FORWARD_VALUES = 64  # steps times neurons of a thread at most
-VALUES = 16  # in the backward passes: 80 registers, three times the threads at work that 32 and 140 leave (ptxas -v)
+# In the backward passes: 80 registers (126 where spikes are pooled), three times the threads at work that 32 and 140
+# registers leave (ptxas -v).
+VALUES = 16
 BLOCKS = 1024  # of a sum over channels: several for each multiprocessor of the largest GPUs
 NAMES = {
     torch.float64: "double",

@@ -19,7 +19,7 @@ from spikeport.core.data import DATASETS
 from spikeport.core.data import Entry as DataEntry
 from spikeport.core.models import MODELS, Entry
 from spikeport.core.records import METRICS_FILE
-from spikeport.core.runs import WEIGHTS_FILE
+from spikeport.core.runs import WEIGHTS_FILE, load_run
 from spikeport.core.training import CHECKPOINT_FILE, CONFIG_FILE
 
 #: Trains in a process of its own, which kills itself in the middle of epoch 3: while batches run, or between
@@ -62,7 +62,8 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tiny, tmp_path, mom
     config = tiny(epochs=4, patience=0, **settings)
     whole = train(config, tmp_path / "whole")
     kill_in_epoch_3(config, tmp_path / "killed", moment)
-    assert not (tmp_path / "killed" / "model.json").exists()
+    with pytest.raises(SpikeportError, match=r"not come to its end; `spikeport train .*--resume .*finishes"):
+        load_run(tmp_path / "killed")
     resumed = train(config, tmp_path / "killed", resume=True)
     for name in (WEIGHTS_FILE, METRICS_FILE, "model.json", CONFIG_FILE):
         assert (resumed.path / name).read_bytes() == (whole.path / name).read_bytes()
