@@ -137,7 +137,7 @@ def _compose(
         )
     if padding != (0, 0):
         _refuse_padding(path, name)
-    joined = _joined_kernel(path, weight, groups)
+    joined, joined_groups = _joined_kernel(path, weight, groups)
     full = ungrouped(weight, groups).sum((2, 3))
     return replace(
         path,
@@ -147,7 +147,7 @@ def _compose(
         bias=bias + full @ path.bias,
         stride=(path.stride[0] * stride[0], path.stride[1] * stride[1]),
         padding=(path.padding[0] + path.stride[0] * padding[0], path.padding[1] + path.stride[1] * padding[1]),
-        groups=groups if path.mean else (path.groups if mean else 1),
+        groups=joined_groups,
         mean=path.mean and mean,
     )
 
@@ -167,26 +167,26 @@ def _refuse_padding(path: Path, name: str) -> None:
         )
 
 
-def _joined_kernel(path: Path, weight: Tensor, groups: int) -> Tensor:
-    """One kernel for the path's, then ``weight``: tap (i, j) of the pair lies at stride * i + j."""
+def _joined_kernel(path: Path, weight: Tensor, groups: int) -> tuple[Tensor, int]:
+    """One kernel for the path's, then ``weight``, and its groups: tap (i, j) of the pair lies at stride * i + j."""
     first, (sh, sw) = path.weight, path.stride
     (ah, aw), (bh, bw) = first.shape[2:], weight.shape[2:]
     size = (sh * (bh - 1) + ah, sw * (bw - 1) + aw)
-    average_last = weight.shape[1] == 1 and groups == len(weight) == path.shape[0]
+    depthwise = weight.shape[1] == 1 and groups == len(weight) == path.shape[0]
     if path.mean:
         result = weight.new_zeros(*weight.shape[:2], *size)
-    elif average_last:
-        result = weight.new_zeros(*first.shape[:2], *size)
+    elif depthwise:
+        result, groups = weight.new_zeros(*first.shape[:2], *size), path.groups
     else:
         first, weight = ungrouped(first, path.groups), ungrouped(weight, groups)
-        result = weight.new_zeros(len(weight), first.shape[1], *size)
+        result, groups = weight.new_zeros(len(weight), first.shape[1], *size), 1
     for i in range(bh):
         for j in range(bw):
             window = result[:, :, sh * i : sh * i + ah, sw * j : sw * j + aw]
             if path.mean:
                 window += weight[:, :, i, j, None, None] * first[0, 0]
-            elif average_last:
+            elif depthwise:
                 window += weight[:, :, i, j, None, None] * first
             else:
                 window += torch.einsum("om,mckl->ockl", weight[:, :, i, j], first)
-    return result
+    return result, groups

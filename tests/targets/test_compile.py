@@ -1,6 +1,6 @@
 """Compiling: every integer in its register, the scale as large as it can be, and exact where it can be exact."""
 
-from itertools import product
+from itertools import pairwise, product
 
 import nir
 import numpy as np
@@ -254,6 +254,30 @@ def test_a_network_of_small_integers_is_exact(seed):
         np.testing.assert_array_equal(record.rasters[name], spikes.transpose(1, 0, 2, 3, 4))
     scale = program.population(program.output).scale
     np.testing.assert_allclose(record.outputs, reference.prediction, atol=1.0 / scale * 40)
+
+
+@pytest.mark.parametrize("groups", [2, 4])
+def test_grouped_convolutions_without_neurons_between_are_exact(groups):
+    """Whole numbers of which the largest is 127, so that the scale is 1 and nothing is rounded."""
+    rng = np.random.default_rng(groups)
+    first, second = rng.integers(-3, 4, (4, 4 // groups, 2, 2)), rng.integers(-3, 4, (4, 1, 2, 2))
+    first[0, 0], second[0, 0] = [[127, 0], [0, 0]], [[1, 0], [0, 0]]
+    nodes = {
+        "input": nir.Input({"input": np.array([4, 6, 6])}),
+        "first": nir.Conv2d((6, 6), first.astype(np.float64), 1, 0, 1, groups, np.arange(4.0)),
+        "second": nir.Conv2d((5, 5), second.astype(np.float64), 1, 0, 1, 4, -np.arange(4.0)),
+        "factor": nir.Scale(np.array([1.0, -1.0, 2.0, 3.0])[:, None, None]),
+        "neurons": nir.IF(np.full((4, 4, 4), 1e3), np.full((4, 4, 4), 5.5)),
+        "flatten": nir.Flatten({"input": np.array([4, 4, 4])}, start_dim=0),
+        "classes": nir.Linear(rng.integers(-5, 6, (3, 64)).astype(np.float64)),
+        "output": nir.Output({"output": np.array([3])}),
+    }
+    graph = with_metadata(nir.NIRGraph(nodes, list(pairwise(nodes)), type_check=False), 3, 1e-3)
+    x = rng.integers(-2, 3, (5, 4, 6, 6)).astype(np.float64)
+    expected = interpret(graph, x).spikes["neurons"]
+    record = simulate_fixed(compile(graph, x), x, rasters=5)
+    assert 0.1 < expected.mean() < 0.9
+    np.testing.assert_array_equal(record.rasters["neurons"], expected.swapaxes(0, 1))
 
 
 def test_the_input_range_comes_from_metadata_or_calibration():

@@ -32,6 +32,8 @@ def run(node, x):
         return F.avg_pool2d(x, kernel, stride, padding)
     if isinstance(node, nir.Affine):
         return (x.flatten(1) @ torch.from_numpy(node.weight).T + torch.from_numpy(node.bias))[..., None, None]
+    if isinstance(node, nir.Scale):
+        return x * torch.from_numpy(node.scale)
     return x
 
 
@@ -80,6 +82,36 @@ def test_affine_behind_a_pool_is_a_covering_convolution(seed):
         path = follow(path, f"n{k}", node)
     found = F.conv2d(x, path.weight, path.bias, path.stride, path.padding)
     np.testing.assert_allclose(found.numpy(), run(nodes[1], run(nodes[0], x)).numpy(), atol=1e-10)
+
+
+def scale(rng):
+    return nir.Scale(rng.normal(size=(4, 1, 1)))
+
+
+RNG = np.random.default_rng(0)
+CHAINS = {
+    "depthwise, depthwise": [conv(RNG, 4, 4, 3, 1, 1, groups=4), conv(RNG, 4, 4, 3, 2, 0, groups=4)],
+    "groups, depthwise": [conv(RNG, 4, 4, 3, 1, 1, groups=2), conv(RNG, 4, 4, 2, 1, 0, groups=4)],
+    "depthwise, mean, depthwise": [conv(RNG, 4, 4, 3, 1, 1, groups=4), mean(2, 2), conv(RNG, 4, 4, 2, 1, 0, groups=4)],
+    "groups, scale": [conv(RNG, 4, 4, 3, 1, 1, groups=2), scale(RNG)],
+    "scale, scale": [scale(RNG), scale(RNG)],
+    "mean, depthwise, scale, all": [
+        mean(2, 2),
+        conv(RNG, 4, 4, 2, 1, 0, groups=4),
+        scale(RNG),
+        conv(RNG, 4, 3, 2, 1, 0),
+    ],
+}
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_what_keeps_channels_apart_keeps_the_groups_before_it(chain):
+    x = torch.from_numpy(np.random.default_rng(1).normal(size=(2, 4, 8, 8)))
+    y, path = x, start("pre", (4, 8, 8))
+    for k, node in enumerate(CHAINS[chain]):
+        path, y = follow(path, f"n{k}", node), run(node, y)
+    found = F.conv2d(x, path.weight, path.bias, path.stride, path.padding, 1, path.groups)
+    np.testing.assert_allclose(found.numpy(), y.numpy(), atol=1e-12)
 
 
 def test_padding_behind_a_convolution_is_refused():
