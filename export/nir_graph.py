@@ -6,6 +6,7 @@ metadata under ``spikeport``.
 
 import json
 import math
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -128,8 +129,13 @@ def _unique(node: ex.Node, taken: dict[str, nir.NIRNode]) -> str:
     base = node.source.replace(".", "_").replace("/", "_") or "node"  # HDF5 takes "/" for a folder
     if isinstance(node, ex.Pool):
         base += "_mean"
+    return unique(base, {*taken, "output"})
+
+
+def unique(base: str, taken: Collection[str]) -> str:
+    """The name itself, or numbered where it is taken."""
     name, number = base, 1
-    while name in taken or name == "output":
+    while name in taken:
         number += 1
         name = f"{base}_{number}"
     return name

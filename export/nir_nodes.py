@@ -36,6 +36,9 @@ def check_synapses(name: str, node: nir.NIRNode) -> None:
         whole = not (value % 1).any() and (value >= least).all()
         if not whole or value.shape not in ((), (1,), (2,)):
             raise SpikeportError(f"{name}: its {field_name} is {value.tolist()}; whole numbers from {least} are needed")
+    groups = int(np.max(getattr(node, "groups", 1)))
+    if weight is not None and len(weight) % groups:
+        raise SpikeportError(f"{name}: {len(weight)} outputs in {groups} groups; a multiple of {groups} is needed")
 
 
 def check_neurons(name: str, node: nir.NIRNode, shape: tuple[int, ...]) -> None:

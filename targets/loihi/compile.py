@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from spikeport.core.errors import SpikeportError
-from spikeport.export.nir_graph import Metadata
+from spikeport.export.nir_graph import Metadata, unique
 from spikeport.targets.loihi import arithmetic as loihi
 from spikeport.targets.loihi.constants import Values
+from spikeport.targets.loihi.fields import check_fields
 from spikeport.targets.loihi.layers import Layer, layers
 from spikeport.targets.loihi.program import INPUT, LoihiProgram, Population, Synapse
 from spikeport.targets.loihi.synapses import Path
@@ -32,17 +33,18 @@ def compile(graph: nir.NIRGraph, calibration: np.ndarray | None = None, input_mo
     populations: list[Population] = []
     synapses: list[Synapse] = []
     depth = {INPUT: 0}
+    layer_names = {layer.name for layer in network.layers}
     for layer in network.layers:
         others = [path.pre for path in layer.paths if path.pre != layer.name]
         depth[layer.name] = 1 + max((depth[pre] for pre in others), default=0)
         for path, weight in zip(layer.paths, layer.weights, strict=True):
             before = depth[layer.name] - 1
-            own = path.pre == layer.name
-            pre = path.pre if own else _relayed(path.pre, depth, before, populations, synapses)
+            itself = path.pre == layer.name
+            pre = path.pre if itself else _relayed(path.pre, depth, before, populations, synapses, layer_names)
             synapses.append(replace(_synapse(layer, path, weight, metadata), pre=pre))
         populations.append(population(layer, depth[layer.name]))
     carried = ("dataset", "mean", "std", "class_names", "readout", "dt")
-    return LoihiProgram(
+    program = LoihiProgram(
         time_steps=metadata.time_steps,
         input_shape=network.input_shape,
         input_scale=network.input_scale,
@@ -50,10 +52,12 @@ def compile(graph: nir.NIRGraph, calibration: np.ndarray | None = None, input_mo
         held=metadata.input == "constant",
         input_mode=input_mode,
         populations=tuple(populations),
-        synapses=tuple(synapses),
+        synapses=_with_layer_names(synapses),
         output=network.output,
         metadata={name: getattr(metadata, name) for name in carried},
     )
+    check_fields(program)
+    return program
 
 
 def population(layer: Layer, depth: int) -> Population:
@@ -108,6 +112,14 @@ def _synapse(layer: Layer, path: Path, weight: Tensor, metadata: Metadata) -> Sy
     )
 
 
+def _with_layer_names(synapses: list[Synapse]) -> tuple[Synapse, ...]:
+    """The same synapses, numbered where several have one name: one layer may reach another along several ways."""
+    names: list[str] = []
+    for synapse in synapses:
+        names.append(unique(synapse.name, names))
+    return tuple(replace(synapse, name=name) for synapse, name in zip(synapses, names, strict=True))
+
+
 def _links(path: Path) -> np.ndarray | None:
     """See ``Synapse.links``: what the network's own weights leave out, not what rounding to 8 bits makes zero."""
     connected = path.weight.detach().numpy().any(axis=(2, 3))
@@ -133,15 +145,20 @@ def quantise_bias(bias: np.ndarray, host: np.ndarray | None = None) -> tuple[np.
 
 
 def _relayed(
-    pre: str, depth: dict[str, int], wanted: int, populations: list[Population], synapses: list[Synapse]
+    pre: str,
+    depth: dict[str, int],
+    wanted: int,
+    populations: list[Population],
+    synapses: list[Synapse],
+    layer_names: set[str],
 ) -> str:
     """The population that repeats the spikes of ``pre`` at depth ``wanted``: relay neurons, one step each.
 
     Spikes travel one synapse per step, so branches that join must be equally deep. The input comes from the
-    host, which sends it again at any step.
+    host, which sends it again at any step. ``layer_names``: what no relay may be called.
     """
     while pre != INPUT and depth[pre] < wanted:
-        name = f"{pre}_relay"
+        name = unique(f"{pre}_relay", layer_names)
         if name not in depth:
             source = next(p for p in populations if p.name == pre)
             channels = source.shape[0]

@@ -88,6 +88,11 @@ def layers(graph: nir.NIRGraph, calibration: np.ndarray | None = None, input_mod
         if isinstance(node, nir.Input):
             values[name] = [start(INPUT, input_shape)]
         elif isinstance(node, (*NEURONS, nir.Output)):
+            if name == INPUT:
+                raise SpikeportError(
+                    f"{name}: a {type(node).__name__} node of this name, which Loihi's programs keep for the network's "
+                    "input; rename the node"
+                )
             for chain in recurrent.get(name, []) if paths else []:
                 path = start(name, paths[0].shape)
                 for link in chain:

@@ -342,6 +342,7 @@ def spoilt(node, **values):
         ("conv", {"stride": [0, 1]}, "conv: its stride"),
         ("conv", {"stride": [1.5, 1.5]}, "conv: its stride"),
         ("conv", {"groups": 0}, "conv: its groups"),
+        ("conv", {"weight": np.ones((3, 1, 3, 3)), "bias": np.ones(3), "groups": 2}, "conv: 3 outputs in 2 groups"),
         ("pool", {"kernel_size": [0, 0]}, "pool: its kernel_size"),
         ("pool", {"padding": [-1, -1]}, r"pool: its padding is \[-1, -1\]; whole numbers from 0 are needed"),
         ("scale", {"scale": np.ones((3, 1, 1))}, "scale"),

@@ -16,6 +16,7 @@ from spikeport.export.interpreter import interpret
 from spikeport.export.nir_foreign import with_metadata
 from spikeport.export.nir_graph import Metadata, build_nir
 from spikeport.export.trace import trace
+from spikeport.targets.loihi import LoihiTarget
 from spikeport.targets.loihi import arithmetic as loihi
 from spikeport.targets.loihi.compile import compile, population, quantise_bias
 from spikeport.targets.loihi.constants import Constants
@@ -23,7 +24,7 @@ from spikeport.targets.loihi.convolution import worst_currents
 from spikeport.targets.loihi.fixed import simulate_fixed
 from spikeport.targets.loihi.layers import Layer
 from spikeport.targets.loihi.neurons import run
-from spikeport.targets.loihi.program import INPUT
+from spikeport.targets.loihi.program import INPUT, LoihiProgram
 from spikeport.targets.loihi.scales import largest_scale
 
 
@@ -256,6 +257,65 @@ def test_a_network_of_small_integers_is_exact(seed):
     np.testing.assert_allclose(record.outputs, reference.prediction, atol=1.0 / scale * 40)
 
 
+def flat(nodes, edges=None, steps=4):
+    """A foreign graph of these nodes, in a row where there are no edges, over ``steps`` steps of 1 ms."""
+    return with_metadata(nir.NIRGraph(nodes, edges or list(pairwise(nodes)), type_check=False), steps, 1e-3)
+
+
+def integrators(size, threshold):
+    """IF neurons that add each step's current."""
+    return nir.IF(np.full(size, 1e3), np.full(size, threshold))
+
+
+WAYS = {
+    "an edge that is there twice": ({}, [("a", "neurons"), ("a", "neurons")]),
+    "a diamond": (
+        {"one": nir.Scale(np.ones(3)), "two": nir.Scale(np.array([1.0, 2.0, -1.0]))},
+        [("a", "one"), ("a", "two"), ("one", "neurons"), ("two", "neurons")],
+    ),
+}
+
+
+@pytest.mark.parametrize("ways", WAYS)
+def test_several_ways_between_two_layers_are_synapses_of_their_own(tmp_path, ways):
+    between, edges = WAYS[ways]
+    weight = np.array([[3.0, -2.0], [1.0, 127.0], [-4.0, 5.0]])
+    ends = {"neurons": integrators(3, 4.5), "classes": nir.Linear(np.eye(3)), "output": nir.Output({"output": [3]})}
+    nodes = {"input": nir.Input({"input": np.array([2])}), "a": nir.Affine(weight, np.ones(3))} | between | ends
+    edges = [("input", "a"), *edges, ("neurons", "classes"), ("classes", "output")]
+    graph, x = flat(nodes, edges), np.array([[1.0, 0.0], [0.0, 1.0], [2.0, -1.0], [-1.0, 1.0]])
+    program = LoihiTarget().compile(graph, tmp_path / "p.npz", x)
+    loaded = LoihiProgram.load(tmp_path / "p.npz")
+    assert loaded.digest() == program.digest()
+    expected = interpret(graph, x).spikes["neurons"]
+    found = simulate_fixed(loaded, x, rasters=4).rasters["neurons"]
+    np.testing.assert_array_equal(found.reshape(4, 4, 3), expected.swapaxes(0, 1))
+
+
+def test_a_layer_may_have_the_name_of_a_relay():
+    nodes = {"input": nir.Input({"input": np.array([2])}), "a": nir.Linear(np.array([[127.0, 0.0], [1.0, 2.0]]))}
+    for name in ("first", "first_relay", "last"):
+        nodes |= {f"to_{name}": nir.Linear(np.array([[1.0, 0.0], [1.0, 1.0]])), name: integrators(2, 1.5)}
+    nodes |= {"skip": nir.Linear(np.eye(2)), "output": nir.Output({"output": np.array([2])})}
+    chain = [name for name in nodes if name != "skip"]
+    graph = flat(nodes, [*pairwise(chain), ("first", "skip"), ("skip", "last")])
+    x = np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 3.0]])
+    record = simulate_fixed(compile(graph, x), x, rasters=3)
+    for name, spikes in interpret(graph, x).spikes.items():
+        np.testing.assert_array_equal(record.rasters[name].reshape(3, 4, 2), spikes.swapaxes(0, 1))
+    np.testing.assert_array_equal(record.rasters["first_relay_2"], record.rasters["first"])
+
+
+@pytest.mark.parametrize("name", ["lif", "output"])
+def test_neurons_that_are_called_as_the_input_are_named(tmp_path, name):
+    nodes = {"entry": nir.Input({"input": np.array([2])}), "a": nir.Linear(np.eye(2)), "lif": integrators(2, 1.5)}
+    nodes |= {"b": nir.Linear(np.eye(2)), "output": nir.Output({"output": np.array([2])})}
+    graph = flat({"input" if key == name else key: node for key, node in nodes.items()})
+    with pytest.raises(SpikeportError, match=r"input: a (IF|Output) node of this name, .* rename the node"):
+        LoihiTarget().compile(graph, tmp_path / "loihi/p.npz", np.eye(2))
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("groups", [2, 4])
 def test_grouped_convolutions_without_neurons_between_are_exact(groups):
     """Whole numbers of which the largest is 127, so that the scale is 1 and nothing is rounded."""
@@ -267,13 +327,12 @@ def test_grouped_convolutions_without_neurons_between_are_exact(groups):
         "first": nir.Conv2d((6, 6), first.astype(np.float64), 1, 0, 1, groups, np.arange(4.0)),
         "second": nir.Conv2d((5, 5), second.astype(np.float64), 1, 0, 1, 4, -np.arange(4.0)),
         "factor": nir.Scale(np.array([1.0, -1.0, 2.0, 3.0])[:, None, None]),
-        "neurons": nir.IF(np.full((4, 4, 4), 1e3), np.full((4, 4, 4), 5.5)),
+        "neurons": integrators((4, 4, 4), 5.5),
         "flatten": nir.Flatten({"input": np.array([4, 4, 4])}, start_dim=0),
         "classes": nir.Linear(rng.integers(-5, 6, (3, 64)).astype(np.float64)),
         "output": nir.Output({"output": np.array([3])}),
     }
-    graph = with_metadata(nir.NIRGraph(nodes, list(pairwise(nodes)), type_check=False), 3, 1e-3)
-    x = rng.integers(-2, 3, (5, 4, 6, 6)).astype(np.float64)
+    graph, x = flat(nodes), rng.integers(-2, 3, (5, 4, 6, 6)).astype(np.float64)
     expected = interpret(graph, x).spikes["neurons"]
     record = simulate_fixed(compile(graph, x), x, rasters=5)
     assert 0.1 < expected.mean() < 0.9
