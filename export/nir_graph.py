@@ -18,6 +18,8 @@ from torch import Tensor
 
 from spikeport.core.errors import SpikeportError, reason
 from spikeport.core.files import replacing, tuples
+from spikeport.core.functional import whole_steps
+from spikeport.core.settings import check_types
 from spikeport.export import expressions as ex
 from spikeport.export.trace import Traced
 
@@ -25,6 +27,8 @@ from spikeport.export.trace import Traced
 DT = 1e-4
 KEY = "spikeport"
 FORMAT = 1
+#: Of ``Metadata.input`` and ``Metadata.spike_condition``.
+INPUTS, CONDITIONS = ("constant", "sequence"), (">", ">=")
 
 
 @dataclass(frozen=True)
@@ -207,6 +211,26 @@ def metadata_of(graph: nir.NIRGraph) -> Metadata:
         value: dict[str, Any] = json.loads(text)
         if value["format"] != FORMAT:
             raise SpikeportError(f"the NIR graph's metadata has format {value['format']}, this version reads {FORMAT}")
-        return Metadata(**tuples(value))
-    except (TypeError, ValueError, KeyError) as error:
+        metadata = Metadata(**tuples(value))
+        _check(metadata)
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
         raise SpikeportError(f"the NIR graph's spikeport metadata is damaged ({error}); export it again") from None
+    return metadata
+
+
+def _check(metadata: Metadata) -> None:
+    """Raises ValueError, naming the field, where a file's metadata holds what a reader cannot use."""
+    try:
+        check_types(metadata)
+        whole_steps(metadata.time_steps)
+    except SpikeportError as error:
+        raise ValueError(error) from None
+    for name, legal, expected in (
+        ("dt", metadata.dt > 0, "a positive number of seconds"),
+        ("input", metadata.input in INPUTS, " or ".join(INPUTS)),
+        ("input_bound", metadata.input_bound is None or metadata.input_bound > 0, "a positive number"),
+        ("layers", all(isinstance(layer, str) for layer in metadata.layers.values()), "a name for each node"),
+        ("spike_condition", metadata.spike_condition in CONDITIONS, " or ".join(CONDITIONS)),
+    ):
+        if not legal:
+            raise ValueError(f"{name} is {getattr(metadata, name)!r}; expected {expected}")

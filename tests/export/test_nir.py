@@ -21,6 +21,7 @@ from spikeport.export.nir_graph import Metadata, build_nir, metadata_of, nir_thr
 from spikeport.export.trace import trace
 from spikeport.export.verify import explain_flips
 from spikeport.targets import compile, simulate
+from spikeport.targets.loihi.compile import compile as compile_graph
 
 
 @pytest.fixture
@@ -284,6 +285,30 @@ def test_missing_truncated_and_foreign_files_are_named(tmp_path, net, x):
         file["node/metadata/spikeport"] = "{"
     with pytest.raises(SpikeportError, match="metadata is damaged"):
         metadata_of(read_nir(tmp_path / "m.nir"))
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("time_steps", ["4", 2.5, None, 0, -1, True, 300_000_000]),
+        ("dt", ["x", None, 0, -1e-4, float("inf"), 10**400]),
+        ("input_shape", [16, None, ["2"], [2.5]]),
+        ("layers", [[], None, {"stem_conv": 5}]),
+        ("input_bound", ["1", -1, 0, True, float("nan")]),
+        ("input", ["foo", None]),
+        ("spike_condition", ["=>"]),
+        ("mean", [0.5]),
+        ("class_names", [[1]]),
+    ],
+)
+def test_metadata_that_no_reader_can_use_is_named(net, x, field, values):
+    graph, _ = build_nir(trace(net, (2, 8, 8)), Metadata(3, input_shape=(2, 8, 8), input_bound=4.0))
+    legal = json.loads(graph.metadata["spikeport"])
+    for value in values:
+        graph.metadata["spikeport"] = json.dumps(legal | {field: value})
+        for run in (interpret, compile_graph):
+            with pytest.raises(SpikeportError, match=rf"damaged \(({field} is |int too large).*export it again"):
+                run(graph, x)
 
 
 def test_dangling_edges_and_cycles_are_refused(net, x):
