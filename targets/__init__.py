@@ -157,6 +157,8 @@ def check(
         SpikeportError: no NIR file, T unknown, an unknown target or chip, or a target without limits (ONNX Runtime).
     """
     found: Any = find_target(target)
+    if calibration is not None:
+        calibration = as_array(calibration, "the calibration samples")
     with nir_file(source) as file:
         return found.check(readable(file, time_steps, dt, calibration), chip, calibration, **options)
 

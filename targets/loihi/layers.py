@@ -12,7 +12,7 @@ from spikeport.core.errors import SpikeportError
 from spikeport.export.nir_graph import Metadata, metadata_of
 from spikeport.export.nir_nodes import NEURONS, loops, ordered
 from spikeport.targets.loihi.constants import Constants, constants_of
-from spikeport.targets.loihi.program import INPUT, INPUT_MAX, INPUT_MODES, Shape
+from spikeport.targets.loihi.program import INPUT, INPUT_MAX, INPUT_MODES, Shape, batch
 from spikeport.targets.loihi.scales import largest_scale, require_steps
 from spikeport.targets.loihi.synapses import Path, follow, start
 
@@ -78,7 +78,7 @@ def layers(graph: nir.NIRGraph, calibration: np.ndarray | None = None, input_mod
             "the host writes biases between samples only, and this input changes within: use `--input graded`"
         )
     input_shape = _map_shape(metadata.input_shape)
-    input_scale, input_max = _input_range(metadata, calibration)
+    input_scale, input_max = input_range(metadata, calibration)
     values: dict[str, list[Path]] = {}
     found: list[Layer] = []
     output = ""
@@ -116,17 +116,25 @@ def _map_shape(shape: tuple[int, ...]) -> Shape:
     return (shape[0], shape[1], shape[2])
 
 
-def _input_range(metadata: Metadata, calibration: np.ndarray | None) -> tuple[float, int]:
-    """What a graded input of 1 stands for, and the largest one. Spikes and small whole numbers enter as they are."""
+def input_range(metadata: Metadata, calibration: np.ndarray | None) -> tuple[float, int]:
+    """What a graded input of 1 stands for, and the largest one. Spikes and small whole numbers enter as they are.
+
+    Raises:
+        SpikeportError: the metadata gives no range, and the samples are not there, not the network's, not finite or 0.
+    """
     if metadata.input_bound is not None:
         return metadata.input_bound / INPUT_MAX, INPUT_MAX
-    if calibration is None or len(calibration) == 0:
+    if calibration is None or calibration.size == 0:
         raise SpikeportError("the range of the input is unknown; give real samples with --calibration X.npy")
-    if not np.isfinite(calibration).all():
+    steps = None if metadata.input == "constant" else metadata.time_steps
+    values = batch(calibration, _map_shape(metadata.input_shape), steps, "calibration", "network").astype(np.float64)
+    if not np.isfinite(values).all():
         raise SpikeportError("the calibration samples hold NaN or infinity")
-    top = float(np.abs(calibration).max())
-    if top <= INPUT_MAX and not np.any(calibration % 1):
-        return 1.0, max(int(top), 1)
+    top = float(np.abs(values).max())
+    if top == 0:
+        raise SpikeportError("the calibration samples are all 0, which gives the input no range; give real samples")
+    if top <= INPUT_MAX and not np.any(values % 1):
+        return 1.0, int(top)
     return top / INPUT_MAX, INPUT_MAX
 
 

@@ -150,6 +150,11 @@ class LoihiProgram:
     def depth(self) -> int:
         return max(p.depth for p in self.populations)
 
+    @property
+    def whole(self) -> bool:
+        """Whether the input's range came from spikes or small whole numbers, which enter as they are."""
+        return self.input_scale == 1 and self.input_max < INPUT_MAX
+
     def quantise(self, x: np.ndarray) -> np.ndarray:
         """Float samples to the graded input, int32 [N, 1, C, H, W] where it is held, else [N, T, C, H, W].
 
@@ -159,24 +164,23 @@ class LoihiProgram:
             x: [N, C, H, W], or [T, N, C, H, W] for a program whose input changes; C alone for flat inputs.
 
         Raises:
-            SpikeportError: another shape, no samples, NaN, or values outside the graded range.
+            SpikeportError: another shape, no samples, NaN, values outside the graded range, or fractions where the
+                program takes whole numbers.
         """
-        leading = ("N",) if self.held else (f"{self.time_steps}", "N")
-        flat = self.input_shape[1:] == (1, 1)
-        wanted = [self.input_shape] + ([self.input_shape[:1]] if flat else [])
-        if x.shape[len(leading) :] not in wanted or x.ndim < len(leading):
-            takes = ", ".join((*leading, _commas(self.input_shape)))
-            raise SpikeportError(f"input has shape {list(x.shape)}; the program takes [{takes}]")
-        x = x.reshape(*x.shape[: len(leading)], *self.input_shape)
-        if not self.held and len(x) != self.time_steps:
-            raise SpikeportError(f"the input has {len(x)} steps, the program runs {self.time_steps}")
+        x = batch(x, self.input_shape, None if self.held else self.time_steps, "input", "program")
         x = x[:, None] if self.held else x.swapaxes(0, 1)
         if len(x) == 0:
             raise SpikeportError("zero samples to simulate; give at least one")
         if not np.isfinite(x).all():
             raise SpikeportError("input holds NaN or infinity")
-        q = np.rint(x / self.input_scale).astype(np.int64)
-        if np.abs(q).max() > self.input_max:
+        if self.whole and self.input_mode == "graded" and (x % 1).any():
+            raise SpikeportError(
+                f"input holds {x[x % 1 != 0][0]:.4g}, the program takes whole numbers from -{self.input_max} to "
+                f"{self.input_max}, as its calibration did; compile with a calibration of such samples"
+            )
+        with np.errstate(over="ignore"):
+            q = np.rint(x / self.input_scale)
+        if not np.abs(q).max() <= self.input_max:  # before the cast: what int32 does not hold comes out of it small
             end = self.input_max * self.input_scale
             raise SpikeportError(
                 f"input reaches {np.abs(x).max():.4g}, the {self.input_mode} input ends at {end:.4g}; "
@@ -222,6 +226,26 @@ class LoihiProgram:
             program = LoihiProgram(**tuples(header), populations=populations, synapses=synapses)
             check_fields(program)
             return program
+
+
+def batch(x: np.ndarray, shape: Shape, time_steps: int | None, what: str, taker: str) -> np.ndarray:
+    """Samples [N, ...], or [T, N, ...] with ``time_steps``, as [N, C, H, W], or [T, N, C, H, W].
+
+    Args:
+        shape: C, H, W; samples of a flat input may have C alone.
+        what, taker: the samples and who takes them, for an error to name.
+
+    Raises:
+        SpikeportError: another shape, or another T.
+    """
+    leading = ("N",) if time_steps is None else (f"{time_steps}", "N")
+    wanted = [shape] + ([shape[:1]] if shape[1:] == (1, 1) else [])
+    if x.shape[len(leading) :] not in wanted or x.ndim < len(leading):
+        takes = ", ".join((*leading, _commas(shape)))
+        raise SpikeportError(f"{what} has shape {list(x.shape)}; the {taker} takes [{takes}]")
+    if time_steps is not None and len(x) != time_steps:
+        raise SpikeportError(f"the {what} has {len(x)} steps, the {taker} runs {time_steps}; samples are [T, N, ...]")
+    return x.reshape(*x.shape[: len(leading)], *shape)
 
 
 def _registers(archive: Any, population: dict[str, Any]) -> dict[str, np.ndarray]:

@@ -349,6 +349,25 @@ def test_the_input_range_comes_from_metadata_or_calibration():
     assert program.input_scale * 127 == pytest.approx(float(x.abs().max()))
 
 
+def test_calibration_must_be_samples_of_the_network():
+    nodes = {"input": nir.Input({"input": np.array([3])}), "a": nir.Linear(np.eye(3))}
+    nodes["output"] = nir.Output({"output": np.array([3])})
+    graph = flat(nodes)
+    sequence = with_metadata(nir.NIRGraph(nodes, list(pairwise(nodes)), type_check=False), 4, 1e-3, sequence=True)
+    assert compile(graph, np.ones((2, 3))).input_max == 1
+    assert compile(graph, np.full((2, 3, 1, 1), -128, np.int8)).input_scale == pytest.approx(128 / 127)
+    assert not compile(sequence, np.ones((4, 2, 3))).held
+    for network, samples, message in (
+        (graph, np.ones((2, 4)), r"calibration has shape \[2, 4\]; the network takes \[N, 3, 1, 1\]"),
+        (graph, np.ones(3), "calibration has shape"),
+        (graph, np.zeros((2, 3)), "calibration samples are all 0"),
+        (sequence, np.ones((7, 2, 3)), "calibration has 7 steps, the network runs 4; samples are"),
+        (graph, np.ones((0, 3)), "range of the input is unknown"),
+    ):
+        with pytest.raises(SpikeportError, match=message):
+            compile(network, samples)
+
+
 def test_zero_weights_huge_thresholds_and_uneven_neurons_are_named():
     net = RandomNet(["conv"], 4, 6, 2, 0, True).eval()
     x = torch.randn(2, 2, 6, 6)

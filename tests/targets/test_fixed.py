@@ -189,9 +189,22 @@ def test_bad_input_is_named():
         (np.zeros((1, *shape[:-1], shape[-1] + 1)), "input has shape"),
         (np.full((1, *shape), np.nan), "NaN or infinity"),
         (np.full((1, *shape), 1e6), "the graded input ends at"),
+        (np.full((1, *shape), 1e19), r"input reaches 1e\+19, the graded input ends at"),
+        (np.full((1, *shape), -1e300), "the graded input ends at"),
+        (np.full((1, *shape), 3e38, np.float32), "the graded input ends at"),
     ):
         with pytest.raises(SpikeportError, match=message):
             simulate_fixed(program, x)
+
+
+def test_a_program_of_whole_numbers_takes_no_fractions():
+    program = replace(programs_example(), input_scale=1.0, input_max=1)
+    x = np.zeros((1, *program.input_shape))
+    x[0, 0, 0, :2] = 1, 0.6
+    with pytest.raises(SpikeportError, match="input holds 0.6, the program takes whole numbers from -1 to 1"):
+        simulate_fixed(program, x)
+    assert simulate_fixed(program, np.rint(x)).samples == 1
+    assert simulate_fixed(replace(program, input_max=127), x).samples == 1  # one of 127 steps: 8 bits, as always
 
 
 def programs_example() -> LoihiProgram:
