@@ -36,7 +36,7 @@ def largest_scale(
         host: see ``Layer``; it counts like a bias.
 
     Raises:
-        SpikeportError: all weights are zero, or the threshold ends below 1.
+        SpikeportError: all weights are zero, no scale is finite, or the threshold ends below 1.
     """
     threshold = constants.threshold
     top = max((float(np.abs(w).max(initial=0.0)) for w in weights), default=0.0)
@@ -51,6 +51,11 @@ def largest_scale(
         # Two roundings, of the bias and of the host's current, may add up to one mantissa step.
         mantissa = loihi.BIAS_MANT_MAX - (host is not None)
         scale = min(scale, (mantissa << loihi.BIAS_EXP_MAX) / (bias_top * (1 << loihi.SHIFT)))
+    if not 0 < scale < np.inf:  # it would never come to an end
+        raise SpikeportError(
+            f"{name}: weights of {top:.3g} and a bias of {bias_top:.3g} have no finite scale to integers; "
+            "bring its weights, bias and threshold near 1"
+        )
     while True:
         if threshold is not None:
             lowest = float(np.min(threshold))

@@ -205,6 +205,19 @@ def test_the_lowest_of_several_thresholds_counts():
         largest_scale("p", [np.ones((2, 3, 1, 1))], [(0, 1)], np.zeros(2), constants, 1)
 
 
+@pytest.mark.parametrize(
+    ("weights", "threshold", "host"),
+    [
+        ([np.full((1, 1, 1, 1), 1e-310)], None, None),
+        ([np.full((1, 1, 1, 1), 1e-310)], 1e-309, None),
+        ([], None, np.array([np.inf])),
+    ],
+)
+def test_values_without_a_finite_scale_are_named(weights, threshold, host):
+    with pytest.raises(SpikeportError, match="p: weights of .* have no finite scale to integers"):
+        largest_scale("p", weights, [(0, 1)] * len(weights), np.zeros(1), Constants(threshold=threshold), 4, host)
+
+
 def test_a_bias_and_a_current_of_the_host_may_both_be_rounded_up():
     """At exponent 7 a mantissa is 2 weight units: at scale 1, 1001.5 of them and 3093.5 would become 4096."""
     bias, host = np.array([2003.0]), np.array([6187.0])
