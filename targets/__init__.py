@@ -154,7 +154,8 @@ def check(
         ``targets.loihi.compatibility.Compatibility`` (Loihi).
 
     Raises:
-        SpikeportError: no NIR file, T unknown, an unknown target or chip, or a target without limits (ONNX Runtime).
+        SpikeportError: no NIR file, T or the range of the input unknown, an unknown target or chip, or a target without
+            limits (ONNX Runtime).
     """
     found: Any = find_target(target)
     if calibration is not None:

@@ -13,6 +13,7 @@ from spikeport.targets.loihi.chips import CHIPS, RESOURCES, Chip, find_chip
 from spikeport.targets.loihi.compatibility import Compatibility, Row
 from spikeport.targets.loihi.compile import compile
 from spikeport.targets.loihi.convolution import worst_currents
+from spikeport.targets.loihi.layers import input_range
 from spikeport.targets.loihi.mapping import Mapping, map_program
 from spikeport.targets.loihi.program import INPUT, INPUT_MAX, INPUT_MODES, LoihiProgram, Population
 
@@ -61,9 +62,10 @@ def check_graph(
 ) -> Compatibility:
     """Checks a NIR graph: what does not compile becomes a row; what does is checked as a program.
 
-    Args and errors as of ``check_program``; ``calibration`` as of ``compile``.
+    Args and errors as of ``check_program``; ``calibration`` as of ``compile``, whose errors about it are raised.
     """
     found = find_chip(chip)
+    input_range(metadata_of(graph), calibration)  # not a question of the chip
     try:
         program = compile(graph, calibration, input_mode if input_mode in INPUT_MODES else "graded")
     except SpikeportError as error:

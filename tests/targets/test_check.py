@@ -224,6 +224,17 @@ def test_the_largest_weight_of_a_layer_is_noted() -> None:
     assert all(note.note and note.fits for note in notes.values())
 
 
+def test_an_input_of_unknown_range_is_wrong_use_and_no_misfit() -> None:
+    bare = graph()
+    bare.metadata["spikeport"] = json.dumps(json.loads(bare.metadata["spikeport"]) | {"input_bound": None})
+    with pytest.raises(SpikeportError, match="the range of the input is unknown; give real samples") as raised:
+        check_graph(bare)
+    assert raised.value.exit_status == 2
+    with pytest.raises(SpikeportError, match="calibration has shape"):
+        check_graph(bare, calibration=np.ones((2, 1, 4, 5)))
+    assert check_graph(bare, calibration=np.ones((2, 1, 4, 4))).fits
+
+
 def test_what_does_not_compile_is_a_row() -> None:
     found = check_graph(graph(scale=0.0))
     assert not found.fits
