@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 #: Columns of a table that goes into a file or a pipe, where no terminal folds it.
 PLAIN_WIDTH = 200
@@ -38,13 +39,13 @@ def table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], text_columns: int = 1, remarks: bool = False
 ) -> None:
     """Prints a table: the first ``text_columns`` columns are text (with ``remarks`` the last, too), others numbers."""
-    drawn = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    drawn = Table(title=Text(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
     for k, name in enumerate(columns):
         # A name is folded rather than cut: a script, or a person, needs the whole of it.
         text = k < text_columns or (remarks and k == len(columns) - 1)
         drawn.add_column(name, justify="left" if text else "right", overflow="fold")
     for row in rows:
-        drawn.add_row(*("–" if cell is None else str(cell) for cell in row))
+        drawn.add_row(*(Text("–" if cell is None else str(cell)) for cell in row))
     out.print(drawn)
 
 

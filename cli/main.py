@@ -71,6 +71,10 @@ def told(error: OSError) -> str:
 def app() -> None:
     """Runs the command; an error of ours ends it in one or two lines, with its exit status."""
     keep_freed_memory()
+    for argument in sys.argv[1:]:
+        if argument != argument.encode(errors="replace").decode():  # the files we write name it, in UTF-8
+            typer.echo(f"error: {argument!a} is no UTF-8; rename that file or folder", err=True)
+            sys.exit(2)
     try:
         cli()
     except (KeyboardInterrupt, console.Interrupted) as interrupted:

@@ -9,6 +9,7 @@ from zipfile import is_zipfile
 import torch
 
 from spikeport.core.config import TrainConfig
+from spikeport.core.data import ImageData
 from spikeport.core.errors import SpikeportError, reason
 from spikeport.core.files import replacing
 from spikeport.core.models import ModelSpec
@@ -17,25 +18,33 @@ from spikeport.core.models import ModelSpec
 FREE = {"epochs", "patience", "data", "device", "start"}
 
 
-def _identity(config: TrainConfig, spec: ModelSpec) -> dict[str, Any]:
+def _identity(config: TrainConfig, spec: ModelSpec, data: ImageData) -> dict[str, Any]:
     """What must not change between a run and its resumption."""
     free = FREE - {"epochs"} if config.schedule == "cosine" else FREE  # they shape the schedule
     settings = {name: value for name, value in asdict(config).items() if name not in free}
-    return settings | {"num_classes": spec.num_classes, "image_size": spec.image_size, "in_channels": spec.in_channels}
+    sizes = {"num_classes": spec.num_classes, "image_size": spec.image_size, "in_channels": spec.in_channels}
+    facts = {"class_names": data.class_names, "images": len(data.train_images), "mean": data.mean, "std": data.std}
+    return settings | sizes | {f"the data's {name}": value for name, value in facts.items()}
 
 
-def save_checkpoint(path: Path, config: TrainConfig, spec: ModelSpec, parts: Mapping[str, Any], told: Any) -> None:
+def save_checkpoint(
+    path: Path, config: TrainConfig, spec: ModelSpec, data: ImageData, parts: Mapping[str, Any], told: Any
+) -> None:
     """Writes the state of every part, and what the run has told so far (lists and dictionaries of plain values)."""
-    state = {"identity": _identity(config, spec), "told": told} | {n: part.state_dict() for n, part in parts.items()}
+    state = {"identity": _identity(config, spec, data), "told": told} | {
+        n: part.state_dict() for n, part in parts.items()
+    }
     with replacing(path) as temporary:
         torch.save(state, temporary)
 
 
-def restore_checkpoint(path: Path, config: TrainConfig, spec: ModelSpec, parts: Mapping[str, Any]) -> Any:
+def restore_checkpoint(
+    path: Path, config: TrainConfig, spec: ModelSpec, data: ImageData, parts: Mapping[str, Any]
+) -> Any:
     """Fills every part; returns what the run had told.
 
     Raises:
-        SpikeportError: a checkpoint that is missing, damaged, or of other settings, classes or images.
+        SpikeportError: a checkpoint that is missing, damaged, or of other settings or data.
     """
     try:
         with path.open("rb") as file:
@@ -48,7 +57,7 @@ def restore_checkpoint(path: Path, config: TrainConfig, spec: ModelSpec, parts: 
         raise SpikeportError(f"{path}: damaged or truncated ({reason(error)}); train again with --overwrite") from None
     if not isinstance(state, dict) or not {"identity", "told", *parts} <= set(state):
         raise SpikeportError(f"{path}: not a checkpoint of this spikeport; train again with --overwrite")
-    wanted, found = _identity(config, spec), state["identity"]
+    wanted, found = _identity(config, spec, data), state["identity"]
     changed = [name for name in wanted if wanted[name] != found.get(name)]
     if changed:
         name = changed[0]

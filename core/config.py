@@ -21,6 +21,10 @@ TRAINING_TARGETS = ("loihi",)
 CHOICES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": PRECISIONS, "loss": LOSSES}
 POSITIVE = ("lr", "gamma", "gradient_eps", "temperature")
 NOT_NEGATIVE = ("momentum", "weight_decay", "patience", "warmup", "clip", "loss_weight", "rate_weight")
+#: Of epochs and images in a step: what fits 32 bits with a sign.
+MOST = 2**31 - 1
+#: The largest float32.
+MOST_LR = 3.4028234e38
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,16 @@ class TrainConfig:
         for name in POSITIVE:
             if getattr(self, name) <= 0:
                 raise SpikeportError(f"{name} is {getattr(self, name)}; it must be positive")
+        if self.lr > MOST_LR:
+            raise SpikeportError(f"lr is {self.lr}; at most {MOST_LR} fits the weights' float32")
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) > MOST:
+                raise SpikeportError(f"{name} is {getattr(self, name)}; at most {MOST} is possible")
+        if any(milestone < 1 for milestone in self.milestones):
+            raise SpikeportError(f"milestones are {list(self.milestones)}; epochs are counted from 1 on")
+        for name in ("data", "teacher", "start"):
+            if not _is_utf8(getattr(self, name) or ""):
+                raise SpikeportError(f"{name} is {getattr(self, name)!r}, which is no UTF-8; rename the folder")
         for name in NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise SpikeportError(f"{name} is {getattr(self, name)}; it must not be negative")
@@ -155,3 +169,12 @@ class TrainConfig:
         if unknown:
             raise SpikeportError(f"{path}: unknown setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
         return values
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether it can be written to a file of settings; a path need not be UTF-8."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

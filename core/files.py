@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,15 @@ def write_text(path: Path | str, text: str) -> None:
 
 def write_json(path: Path | str, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_record(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+    """A JSON object that has ``keys``. Raises SpikeportError where the file holds something else."""
+    value = read_json(path)
+    missing = [key for key in keys if key not in value] if isinstance(value, dict) else list(keys)
+    if missing:
+        raise SpikeportError(f"{path}: damaged (it has no {missing[0]!r}); make it again with --overwrite")
+    return value
 
 
 def read_json(path: Path | str) -> Any:

@@ -20,6 +20,9 @@ from torch import Tensor, nn
 from spikeport.core import kernels
 from spikeport.core.errors import SpikeportError
 
+#: T at most: a slip of the keyboard ends here, not in the allocator.
+MOST_STEPS = 1 << 16
+
 
 def lif(
     x: Tensor,
@@ -104,8 +107,8 @@ def split_time(x: Tensor, time_steps: int) -> Tensor:
 
 def whole_steps(time_steps: Any) -> int:
     """T as a number of ours. Raises SpikeportError where it is none."""
-    if isinstance(time_steps, bool) or not isinstance(time_steps, Integral) or time_steps < 1:
-        raise SpikeportError(f"time_steps is {time_steps!r}; a whole number from 1 on is needed")
+    if isinstance(time_steps, bool) or not isinstance(time_steps, Integral) or not 1 <= time_steps <= MOST_STEPS:
+        raise SpikeportError(f"time_steps is {time_steps!r}; a whole number from 1 to {MOST_STEPS} is needed")
     return int(time_steps)
 
 

@@ -20,7 +20,7 @@ def alone(out: Path) -> Iterator[None]:
     if not parent.is_dir():
         raise SpikeportError(f"{out} cannot be made: {parent} is a file; name another folder")
     missing = [folder for folder in out.absolute().parents if not folder.exists()]
-    file = _lock_file(out.absolute())
+    file = _lock_file(out.resolve())  # one lock, whatever links lead there
     lock = FileLock(file, timeout=0)
     try:
         lock.acquire()

@@ -104,7 +104,7 @@ def _train(
 
     told, first = Told(), distributed.first_process()
     if resume:
-        told = Told(**restore_checkpoint(out / CHECKPOINT_FILE, config, spec, learner.parts))
+        told = Told(**restore_checkpoint(out / CHECKPOINT_FILE, config, spec, data, learner.parts))
         if first:
             config.save(out / CONFIG_FILE)
     else:
@@ -127,7 +127,7 @@ def _train(
             if first:
                 _save_epoch(out, config, told, model)
         if first:
-            save_checkpoint(out / CHECKPOINT_FILE, config, spec, learner.parts, told.__dict__)
+            save_checkpoint(out / CHECKPOINT_FILE, config, spec, data, learner.parts, told.__dict__)
             on_epoch(told.metrics[-1])
     if first:
         progress(config.epochs * count, config.epochs * count)
@@ -204,6 +204,7 @@ def _save_epoch(out: Path, config: TrainConfig, told: Told, model: nn.Module) ->
     if told.best() == epoch:
         for name in DERIVED:  # made of other weights than the run is about to hold
             shutil.rmtree(out / name, ignore_errors=True)
+        (out / MODEL_FILE).unlink(missing_ok=True)  # its results are theirs, too
         save_weights(model, out / WEIGHTS_FILE)
     told.save(out)
 

@@ -25,11 +25,12 @@ class BreakEven:
     longest: int
 
 
-def break_even(model: EnergyModel, snn: ModelCounts, cnn: ModelCounts) -> BreakEven:
+def break_even(model: EnergyModel, snn: ModelCounts, cnn: ModelCounts) -> BreakEven | None:
     """All rates are scaled alike, so that their profile over the layers stays as measured.
 
     At a given number of steps the energy of the SNN is linear in its rates; what does not depend on them (the analog
-    first layer, neuron updates) stays. Analog layers that run at every step run as often as there are steps.
+    first layer, neuron updates) stays. Analog layers that run at every step run as often as there are steps. None where
+    spikes cost nothing under the model.
 
     Raises:
         SpikeportError: a network without spikes.
@@ -42,6 +43,8 @@ def break_even(model: EnergyModel, snn: ModelCounts, cnn: ModelCounts) -> BreakE
     for steps in TIME_STEPS:
         time = steps / snn.time_steps
         silent, measured = (total(model, (w.scaled(rate, time) for w in works)) for rate in (0.0, 1.0))
+        if measured == silent:
+            return None
         rates[steps] = snn.rate * (wanted - silent) / (measured - silent)
     winning = [steps for steps in TIME_STEPS if snn.rate < rates[steps]]
     return BreakEven(model.name, rates, max(winning, default=0))

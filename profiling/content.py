@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from spikeport.core.files import read_json
+from spikeport.core.files import read_record
 from spikeport.core.runs import Run
 from spikeport.export import CERTIFICATE_FILE, NIR_FILE, ONNX_FILE
 from spikeport.profiling.assumptions import ASSUMPTIONS
@@ -177,7 +177,7 @@ def _certificates(*runs: Run | None) -> dict[str, Any]:
     for run in runs:
         for kind, exported in (("nir", NIR_FILE), ("onnx", ONNX_FILE)):
             if run is not None and (file := (run.path / exported).with_name(CERTIFICATE_FILE)).exists():
-                found[kind] = read_json(file)
+                found[kind] = read_record(file, ("samples", "witnesses"))
     return found
 
 

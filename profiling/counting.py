@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -51,6 +51,8 @@ def count_operations(
     """
     if x.numel() == 0:
         raise SpikeportError("zero samples to count on; give at least one")
+    if not x.isfinite().all():
+        raise SpikeportError("the samples to count on hold NaN or infinity; leave those out")
     if is_foreign(model):
         if time_steps is None:
             raise SpikeportError(
@@ -114,7 +116,7 @@ def batch_size(x: Tensor) -> int:
 @contextmanager
 def _counting(model: nn.Module, samples: int, spiking: bool, layers: dict[str, LayerCounts]) -> Iterator[None]:
     seen = _Seen(spiking)
-    pending: list[tuple[str, Tensor]] = []  # the synaptic layers that ran last, and what they gave
+    pending: list[_Given] = []  # by the synaptic layers that ran last
 
     def hook(name: str) -> Any:
         def count(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
@@ -129,7 +131,7 @@ def _counting(model: nn.Module, samples: int, spiking: bool, layers: dict[str, L
                     found.dense = found.outputs
                     found.macs = found.macs_effective = np.full((samples, found.passes), found.outputs, np.int64)
             if isinstance(module, (nn.Conv2d, nn.Linear)):
-                pending.append((name, output))
+                pending.append(_Given(name, output, output._version))
             else:
                 pending.clear()
             layers[name] = found if name not in layers else _sum(layers[name], found)
@@ -151,16 +153,42 @@ def _counting(model: nn.Module, samples: int, spiking: bool, layers: dict[str, L
             handle.remove()
 
 
-def _fold(pending: list[tuple[str, Tensor]], x: Tensor) -> tuple[str, ...]:
+class _Given(NamedTuple):
+    """What a layer gave, and how often it had been written to then."""
+
+    name: str
+    output: Tensor
+    version: int
+
+
+def _fold(pending: list[_Given], x: Tensor) -> tuple[str, ...]:
     """The layers whose outputs, side by side, are the input of a BatchNorm; none where it is something else."""
     for k in range(1, len(pending) + 1):
-        names, outputs = zip(*pending[-k:], strict=True)
+        names, outputs, versions = zip(*pending[-k:], strict=True)
+        if outputs[0]._version != versions[0]:
+            return ()
         if outputs[-1] is x:
             return (names[-1],)
         channels = sum(y.shape[1] for y in outputs)
         if channels >= x.shape[1]:
             return names if channels == x.shape[1] and torch.equal(torch.cat(outputs, 1), x) else ()
     return ()
+
+
+class _Kept:
+    """A value for every tensor, as long as nothing is written to it."""
+
+    def __init__(self) -> None:
+        self._values = WeakIdKeyDictionary()
+
+    def __contains__(self, x: Tensor) -> bool:
+        return x in self._values and self._values[x][0] == x._version
+
+    def __getitem__(self, x: Tensor) -> np.ndarray:
+        return self._values[x][1]
+
+    def __setitem__(self, x: Tensor, value: np.ndarray) -> None:
+        self._values[x] = (x._version, value)
 
 
 class _Seen(TorchFunctionMode):
@@ -174,8 +202,7 @@ class _Seen(TorchFunctionMode):
         self.spiking = spiking
         self.fired = False  # whether a LIF layer ran before
         self.running: list[tuple[str, bool]] = []  # the modules that run now, innermost last; whether each is counted
-        self._spikes = WeakIdKeyDictionary()
-        self._pixels = WeakIdKeyDictionary()
+        self._spikes, self._pixels = _Kept(), _Kept()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))

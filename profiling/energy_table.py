@@ -6,7 +6,7 @@ from typing import Any
 
 from spikeport.core.errors import SpikeportError
 from spikeport.profiling import loihi_energy
-from spikeport.profiling.comparison import TRAINING, Row, witnesses
+from spikeport.profiling.comparison import TRAINING, Row, common_samples, witnesses
 from spikeport.profiling.counts import ModelCounts
 from spikeport.profiling.energy import (
     MODELS,
@@ -76,7 +76,7 @@ def energy_table(
     found: dict[str, Entry] = {}
     for name in names or NAMES:
         if name == loihi_energy.NAME:
-            found[name] = _loihi1(program, records, seconds)
+            found[name] = _loihi1(program, records, seconds, common_samples(training, records))
         elif name == PAPER:
             counted = {CNN: cnn, TRAINING: training}
             nj = {w: paper_count(c).energy_nj for w, c in counted.items() if c is not None}
@@ -99,14 +99,14 @@ def _both_twins(model: EnergyModel, rows: list[Row], training: ModelCounts | Non
     return Entry(model.source, model.assumptions, nj, layers)
 
 
-def _loihi1(program: LoihiProgram, records: dict[str, SpikeRecord], seconds: float | None) -> Entry:
+def _loihi1(program: LoihiProgram, records: dict[str, SpikeRecord], seconds: float | None, samples: int) -> Entry:
     try:
         mapping = loihi_energy.loihi1_mapping(program)
     except SpikeportError as error:
         return Entry(loihi_energy.SOURCE, loihi_energy.ASSUMPTIONS, refused=str(error))
     nj, layers, notes = {}, {}, ""
     for engine, record in records.items():
-        energy = loihi_energy.loihi1_energy(program, record, mapping, seconds)
+        energy = loihi_energy.loihi1_energy(program, record, mapping, seconds, samples)
         nj[engine] = energy.total_nj
         layers[engine] = {_source(program, name): causes for name, causes in energy.rows.items()}
         notes = (

@@ -77,13 +77,18 @@ class Loihi1Energy:
 
 
 def loihi1_energy(
-    program: LoihiProgram, record: SpikeRecord, mapping: Mapping | None = None, seconds: float | None = None
+    program: LoihiProgram,
+    record: SpikeRecord,
+    mapping: Mapping | None = None,
+    seconds: float | None = None,
+    samples: int | None = None,
 ) -> Loihi1Energy:
     """The energy of a simulated program on Loihi 1.
 
     Args:
         mapping: of ``loihi1_mapping``, which is called where None.
         seconds: duration of one inference; static power is charged only where it is given.
+        samples: average over the first so many images of the record; over all where None.
 
     Raises:
         SpikeportError: a program Loihi 1 cannot run (graded input, a limit it breaks), or another program's record.
@@ -92,7 +97,8 @@ def loihi1_energy(
         raise SpikeportError(f"the {record.engine} record is of another program; simulate again")
     mapping = loihi1_mapping(program) if mapping is None else mapping
     traffic = spike_traffic(program, mapping)
-    per_image = lambda counts: float(counts.sum()) / record.samples  # noqa: E731
+    images = record.samples if samples is None else samples
+    per_image = lambda counts: float(counts[:images].sum()) / images  # noqa: E731
     rows: dict[str, dict[str, float]] = {}
     between = 0.0
     for population in program.populations:

@@ -5,7 +5,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from spikeport.core.errors import SpikeportError
-from spikeport.core.files import read_json, refuse_existing, write_json, write_text
+from spikeport.core.files import read_record, refuse_existing, write_json, write_text
 from spikeport.core.functional import split_time
 from spikeport.core.progress import Progress, silent
 from spikeport.core.rates import watched
@@ -92,12 +92,13 @@ def report(
     energies = energy_table(models, rows, training, cnn, program, records, seconds)
     even = []
     if training is not None and cnn is not None and training.rate:
-        even = [break_even(MODELS[name], training, cnn) for name in energies if name in MODELS]
+        found_even = (break_even(MODELS[name], training, cnn) for name in energies if name in MODELS)
+        even = [found for found in found_even if found]
     labels = run.samples(samples)[1] if run else None
     statistics = firing_statistics(training, labels) if training else {}
     subject = Subject(run, cnn_run, program, records, training, cnn, rows, samples, sample)
     checks = _cross_check(run, cnn_run) if check else None
-    fit = _optional_json(program_file.with_name(COMPATIBILITY_FILE))
+    fit = _fit(program_file.with_name(COMPATIBILITY_FILE))
     found = report_content(subject, energies, even, statistics, checks, fit)
     names = run.data.class_names if run else ()
     pictures = [
@@ -147,12 +148,25 @@ def _count_training(run: Run, records: dict[str, SpikeRecord], progress: Progres
 def _count_cnn(cnn: Run, snn: Run | None) -> ModelCounts:
     if cnn.kind != "cnn":
         raise SpikeportError(f"--against {cnn.path} is an SNN; give the run of the CNN twin")
-    if snn is not None and cnn.data.image_shape != snn.data.image_shape:
-        raise SpikeportError(
-            f"--against {cnn.path} takes images of {cnn.data.image_shape}, {snn.path} of {snn.data.image_shape}; "
-            "train the twins on the same data"
-        )
+    if snn is not None:
+        for name in ("name", "image_shape", "class_names"):
+            theirs, ours = getattr(cnn.data, name), getattr(snn.data, name)
+            if theirs != ours:
+                raise SpikeportError(
+                    f"--against {cnn.path}: the {name} of its data is {theirs}, that of {snn.path} {ours}; train the "
+                    "twins on the same data"
+                )
+        if replace(cnn.spec, twin=snn.spec.twin) != snn.spec:
+            raise SpikeportError(
+                f"--against {cnn.path} is {_model(cnn)}, {snn.path} is {_model(snn)}: no twin of it; give the run of "
+                "the same network with --kind cnn"
+            )
     return count_operations(cnn.model(), torch.from_numpy(cnn.samples(1)[0]))
+
+
+def _model(run: Run) -> str:
+    spec = run.spec
+    return f"{spec.name} of width {spec.width:g}" + (f" with Fire modules {list(spec.keep)}" if spec.keep else "")
 
 
 def _cross_check(run: Run | None, cnn: Run | None) -> list[dict[str, Any]]:
@@ -184,5 +198,5 @@ def _rasters(
     return spikes
 
 
-def _optional_json(path: Path) -> Any:
-    return read_json(path) if path.exists() else None
+def _fit(path: Path) -> Any:
+    return read_record(path, ("chip", "fits", "errors")) if path.exists() else None

@@ -13,6 +13,7 @@ from spikeport.core.errors import SpikeportError
 from spikeport.core.files import read_json, tuples, write_json
 from spikeport.core.progress import Progress, silent
 from spikeport.core.runs import Run
+from spikeport.core.settings import check_types
 from spikeport.export import ONNX_FILE
 from spikeport.export.onnx_model import int8_path, open_onnx
 from spikeport.targets.base import check_labels, pick_engine
@@ -46,11 +47,17 @@ class OnnxRecord:
     def save(self, path: Path) -> None:
         write_json(path, asdict(self))
 
+    def __post_init__(self) -> None:
+        check_types(self)
+        numbers = {"accuracy", "latency_ms", "agreement"}
+        if self.int8 is not None and (set(self.int8) != numbers or any(isinstance(v, str) for v in self.int8.values())):
+            raise SpikeportError(f"int8 is {self.int8}; expected the numbers {', '.join(sorted(numbers))}")
+
     @staticmethod
     def load(path: Path) -> "OnnxRecord":
         try:
             return OnnxRecord(**tuples(read_json(path)))
-        except (TypeError, AttributeError) as error:
+        except (TypeError, AttributeError, SpikeportError) as error:
             raise SpikeportError(f"{path}: not a record of ONNX Runtime ({error}); simulate again") from None
 
 
@@ -91,7 +98,10 @@ class OnnxTarget:
             raise SpikeportError(f"samples have shape {list(x.shape)}, the model takes {list(wanted.shape)}")
         classes = session.get_outputs()[0].shape[-1]
         check_labels(labels, len(x), classes if isinstance(classes, int) else sys.maxsize)
-        x = np.asarray(x, np.float32)
+        with np.errstate(over="ignore"):
+            x = np.asarray(x, np.float32)
+        if not np.isfinite(x).all():
+            raise SpikeportError("the samples hold NaN, infinity or values beyond float32; leave those out")
         predictions, latency = _run(session, x, progress)
         quantised = int8_path(program)
         return OnnxRecord(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from spikeport.core.errors import SpikeportError
+from spikeport.core.functional import whole_steps
 from spikeport.core.neurons import LIF, TimeMean
 from spikeport.core.settings import check_types
 from spikeport.core.surrogates import surrogate_named
@@ -37,8 +38,7 @@ class Twin:
         for value, allowed in ((self.kind, KINDS), (self.spiking, FORMS)):
             if value not in allowed:
                 raise SpikeportError(f"{value!r} is not one of {', '.join(allowed)}")
-        if self.time_steps < 1:
-            raise SpikeportError(f"time_steps is {self.time_steps}; at least 1 is needed")
+        whole_steps(self.time_steps)
         if self.tau < 1:
             raise SpikeportError(f"tau is {self.tau}; the time constant is at least 1 step")
         if self.v_threshold <= 0:

@@ -114,6 +114,20 @@ def test_a_network_of_the_wrong_kind_is_refused_with_the_command_to_use(refused,
     assert remedy.format(**paths) in refused(*given)
 
 
+def test_a_path_that_is_no_utf8_is_refused_before_anything_is_done(refused, tmp_path):
+    message = refused("train", "--dataset", "digits", "--overwrite", "--out", f"{tmp_path}/x\udcff")
+    assert "x\\udcff' is no UTF-8; rename that file or folder" in message
+
+
+def test_brackets_in_names_are_no_markup(spikeport, tmp_path, runs):
+    for name in ("a[b]", "a[", "[bold]"):
+        folder = tmp_path / name
+        folder.mkdir()
+        shutil.copy(runs / "snn/nir/model.nir", folder / "model.nir")
+        outcome = spikeport("check", folder / "model.nir", "--target", "loihi")
+        assert name in outcome.out, outcome.err
+
+
 @pytest.mark.parametrize("verb", ["export", "check", "simulate", "report"])
 def test_a_missing_run_folder_is_named(refused, tmp_path, verb):
     target = () if verb == "report" else ("--target", "loihi")
@@ -289,6 +303,15 @@ def test_samples_that_do_not_suit_are_refused(refused, runs, tmp_path, message, 
     assert message in refused("simulate", runs / "snn", "--input", tmp_path / "x.npy", "--overwrite")
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+def test_onnx_runtime_is_not_asked_about_samples_that_are_no_numbers(refused, runs, tmp_path, value):
+    x = np.zeros((2, 1, 16, 16))
+    x[1, 0, 3, 4] = value
+    np.save(tmp_path / "x.npy", x)
+    command = ("simulate", runs / "cnn", "--target", "onnx", "--input", tmp_path / "x.npy", "--overwrite")
+    assert "NaN, infinity or values beyond float32" in refused(*command)
+
+
 def test_time_steps_of_a_foreign_file_are_at_least_one(refused, runs, tmp_path):
     graph = nir.read(str(runs / "snn/nir/model.nir"), type_check=False)
     graph.metadata.clear()
@@ -297,7 +320,7 @@ def test_time_steps_of_a_foreign_file_are_at_least_one(refused, runs, tmp_path):
     options = ("--target", "loihi", "--calibration", tmp_path / "x.npy", "--out", tmp_path / "new")
     for steps in (0, -1):
         message = refused("export", tmp_path / "foreign.nir", *options, "--time-steps", steps)
-        assert f"time_steps is {steps}; a whole number from 1 on is needed" in message
+        assert f"time_steps is {steps}; a whole number from 1 to 65536 is needed" in message
     np.save(tmp_path / "x.npy", 3.0)
     assert "holds one number" in refused("export", tmp_path / "foreign.nir", *options, "--time-steps", 4)
 

@@ -14,9 +14,10 @@ import small_digits
 import torch
 from torch import nn
 
-from spikeport.core import SpikeportError, TrainConfig, Twin, train
+from spikeport.core import SpikeportError, TrainConfig, Twin, train, training
 from spikeport.core.data import DATASETS
 from spikeport.core.data import Entry as DataEntry
+from spikeport.core.evaluation import evaluate
 from spikeport.core.models import MODELS, Entry
 from spikeport.core.records import METRICS_FILE
 from spikeport.core.runs import WEIGHTS_FILE, load_run
@@ -143,6 +144,33 @@ def test_resuming_with_data_of_other_classes_is_refused(tiny, tmp_path, monkeypa
         train(tiny(kind="cnn", start=str(run.path)), tmp_path / "new")
     with pytest.raises(SpikeportError, match="trained with class_names .*now has .*'i'"):
         run.samples(1)
+
+
+def test_resuming_with_other_images_is_refused(tiny, tmp_path, monkeypatch):
+    run = train(tiny(kind="cnn", epochs=1), tmp_path / "run")
+    data = small_digits.load()
+    fewer = replace(data, train_images=data.train_images[:-10], train_labels=data.train_labels[:-10])
+    for changed, name in ((fewer, "images"), (replace(data, mean=(0.25,)), "mean")):
+        monkeypatch.setitem(DATASETS, small_digits.NAME, DataEntry(lambda folder, changed=changed: changed, "others"))
+        with pytest.raises(SpikeportError, match=f"trained with the data's {name} = .*, asked for"):
+            train(tiny(kind="cnn", epochs=2), run.path, resume=True)
+
+
+def test_results_of_weights_that_are_gone_go_too(tiny, tmp_path, monkeypatch):
+    """A finished run that is resumed and cut short holds better weights, and what they give is not known yet."""
+    better = iter(range(1, 100))
+    monkeypatch.setattr(training, "evaluate", lambda *a: replace(evaluate(*a), accuracy=next(better) / 100))
+    config = tiny(kind="cnn", epochs=1)
+    run = train(config, tmp_path / "run")
+
+    def stop(row):
+        if row["epoch"] == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(replace(config, epochs=9, patience=0), run.path, resume=True, on_epoch=stop)
+    with pytest.raises(SpikeportError, match="its training has not come to its end"):
+        load_run(run.path)
 
 
 def test_resuming_with_images_of_another_size_is_refused(tiny, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from spikeport.core import SpikeportError, neurons, train, training
 from spikeport.core.data import ImageData, split
 from spikeport.core.evaluation import evaluate
+from spikeport.core.locks import alone
 from spikeport.core.records import METRICS_FILE
 from spikeport.core.runs import WEIGHTS_FILE
 from spikeport.core.training import CHECKPOINT_FILE, CONFIG_FILE
@@ -261,6 +262,14 @@ def test_a_run_folder_has_one_training_at_a_time(tiny, tmp_path, resume):
     train(tiny(kind="cnn", epochs=1), tmp_path / "a/run", on_epoch=second)
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["run"]
     train(tiny(kind="cnn", epochs=1), tmp_path / "a/run", overwrite=True)
+
+
+def test_a_run_folder_behind_a_link_is_the_same(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    refused = pytest.raises(SpikeportError, match="another process trains into it")
+    with alone(tmp_path / "run"), refused, alone(tmp_path / "link"):
+        pytest.fail("two trainings in one folder")
 
 
 def test_a_run_folder_that_cannot_be_made_is_refused_before_training(tiny, tmp_path):

@@ -178,6 +178,47 @@ def test_a_float64_model_is_counted_in_float64_and_a_half_one_refused():
         count_operations(model.bfloat16(), x)
 
 
+class Written(nn.Module):
+    """Two layers of spikes, ``write`` between them and a convolution; a convolution written to before its BatchNorm."""
+
+    def __init__(self, write):
+        super().__init__()
+        self.first, self.second, self.third = (nn.Conv2d(c, 3, 3, padding=1) for c in (1, 3, 3))
+        self.a, self.b = LIF(1.0, 0.2, time_steps=2, constant_input=True), LIF(1.0, 0.2, time_steps=2)
+        self.norm, self.end, self.write = nn.BatchNorm2d(3), TimeMean(2), write
+
+    def forward(self, x):
+        a = self.a(self.first(x))
+        b = self.b(self.second(a))
+        b = self.write(b, a)
+        y = self.third(b)
+        return self.end(self.norm(self.write(y, a)).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("in_place", "plain"),
+    [(lambda b, a: b.add_(a), lambda b, a: b + a), (lambda b, a: b.mul_(2.5), lambda b, a: b * 2.5)],
+)
+def test_what_is_written_to_in_place_is_counted_as_it_is_then(in_place, plain):
+    torch.manual_seed(0)
+    model = Written(in_place)
+    x = torch.randn(2, 1, 6, 6)
+    found, model.write = count_operations(model, x), plain
+    expected = count_operations(model, x)
+    for name, counts in expected.layers.items():
+        for quantity in ("acs", "macs", "macs_effective"):
+            assert np.array_equal(getattr(found.layers[name], quantity), getattr(counts, quantity)), (name, quantity)
+    assert expected.layers["norm"].folds_into == found.layers["norm"].folds_into == ()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_samples_that_are_not_finite_are_refused(value):
+    x = torch.zeros(2, 1, 6, 6)
+    x[1, 0, 2, 3] = value
+    with pytest.raises(SpikeportError, match="samples to count on hold NaN or infinity"):
+        count_operations(Written(lambda b, a: b), x)
+
+
 def test_zero_samples_and_mixed_steps_are_refused():
     with pytest.raises(SpikeportError, match="zero samples"):
         count_operations(nn.ReLU(), torch.zeros(0, 1))

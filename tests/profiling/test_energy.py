@@ -133,6 +133,18 @@ def test_twice_the_steps_scale_as_a_model_with_twice_the_steps_counts(steps):
             assert getattr(scaled, quantity) == getattr(counted, quantity), (name, quantity)
 
 
+def test_spikes_that_cost_nothing_have_no_break_even():
+    """A global pooling multiplies what the neurons give it: there is no addition to save."""
+    snn = nn.Sequential(
+        nn.Conv2d(1, 2, 3), LIF(1.0, 0.1, time_steps=2, constant_input=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(2, 2), TimeMean(2),
+    )  # fmt: skip
+    x = torch.rand(2, 1, 6, 6)
+    counts = count_operations(snn, x)
+    assert counts.rate > 0
+    assert break_even(MODELS["horowitz"], counts, counts) is None
+
+
 def test_a_silent_network_is_refused():
     _, cnn = twins(2)
     dead = nn.Sequential(LIF(v_threshold=9.0, time_steps=2, constant_input=True), nn.Conv2d(3, 2, 1), TimeMean(2))

@@ -131,6 +131,17 @@ def test_a_first_layer_on_the_host_is_macs_in_a_row_of_its_own():
     assert "computed by the host" in first.note
 
 
+def test_the_first_images_alone_are_averaged(case):
+    program, record = case
+    fewer = replace(
+        record,
+        outputs=record.outputs[:1],
+        **{name: {k: v[:1] for k, v in getattr(record, name).items()} for name in ("spikes", "events")},
+    )
+    assert loihi1_energy(program, record, samples=1) == loihi1_energy(program, fewer)
+    assert loihi1_energy(program, record, samples=1) != loihi1_energy(program, record)
+
+
 def test_graded_input_and_records_of_other_programs_are_refused(case):
     program, record = case
     graded = replace(program, input_max=127)

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from twins import exported_twins
 
-from spikeport import report
+from spikeport import report, train
 from spikeport.core import SpikeportError
 from spikeport.profiling.energy_table import NAMES
 from spikeport.targets import SpikeRecord
@@ -124,6 +125,42 @@ def test_records_of_zero_samples_other_steps_and_a_cnn_are_refused(runs, tmp_pat
         report(runs / "cnn")
     with pytest.raises(SpikeportError, match="cross-check runs other tools on the model; give the run"):
         report(runs / "snn/loihi/fixed.npz", out=tmp_path / "c", check=True)
+
+
+def test_what_is_no_twin_is_refused(runs, tmp_path, tiny):
+    other = train(tiny(kind="cnn", epochs=1, width=0.125), tmp_path / "wider")
+    with pytest.raises(SpikeportError, match=r"is squeezenet-p of width 0.125 .*, .* is squeezenet-p of width 0.0625"):
+        report(runs / "snn", other, tmp_path / "report")
+    other = train(tiny(kind="cnn", epochs=1), tmp_path / "named")
+    text = json.loads((other.path / "model.json").read_text())
+    text["data"]["class_names"] = [f"digit {k}" for k in range(10)]
+    (other.path / "model.json").write_text(json.dumps(text))
+    with pytest.raises(SpikeportError, match="the class_names of its data is .*digit 0"):
+        report(runs / "snn", other.path, tmp_path / "report")
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("loihi/compatibility.json", "5"),
+        ("loihi/compatibility.json", '{"layers": 3}'),
+        ("nir/certificate.json", "null"),
+        ("nir/certificate.json", "{}"),
+        ("onnx/record.json", '{"accuracy": "high"}'),
+        ("onnx/record.json", None),
+    ],
+)
+def test_damaged_files_beside_a_record_are_named(runs, tmp_path, file, content):
+    folder, cnn = copy(runs, tmp_path, SpikeRecord.load(runs / "snn/loihi/fixed.npz")), tmp_path / "cnn"
+    shutil.copytree(runs / "cnn", cnn)
+    damaged = (cnn if file.startswith("onnx") else folder) / file
+    if content is None:
+        content = json.dumps(json.loads(damaged.read_text()) | {"int8": {"x": 1}})
+    damaged.parent.mkdir(exist_ok=True)
+    damaged.write_text(content)
+    with pytest.raises(SpikeportError, match=f"{file}: "):
+        report(folder, cnn)
+    assert not (folder / "report").exists()
 
 
 def test_the_command_passes_its_options_on(runs, tmp_path, capsys, monkeypatch):
