@@ -19,7 +19,7 @@ from spikeport.export.foreign import adopt, is_foreign
 from spikeport.export.nir_graph import Metadata, build_nir, read_nir, write_nir
 from spikeport.export.onnx_model import export_onnx, int8_path, quantise
 from spikeport.export.trace import require_finite, trace
-from spikeport.export.verify import CERTIFICATE_FILE, Certificate, verify_nir, verify_owner
+from spikeport.export.verify import CERTIFICATE_FILE, Certificate, verify_nir, verify_owner, weights_digest
 
 __all__ = ["CERTIFICATE_FILE", "NIR_FILE", "ONNX_FILE", "Certificate", "is_factory", "read_nir", "to_nir", "to_onnx"]
 
@@ -89,6 +89,7 @@ def to_nir(
         mean=run.data.mean if run else (),
         std=run.data.std if run else (),
         class_names=run.data.class_names if run else (),
+        weights_sha256=weights_digest(run) if run else None,
     )
     graph, names = build_nir(traced, metadata)
     with replacing(path) as temporary:

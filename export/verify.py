@@ -21,6 +21,7 @@ from torch import nn
 
 from spikeport.core.errors import CheckFailed, SpikeportError, reason
 from spikeport.core.files import write_json
+from spikeport.core.runs import WEIGHTS_FILE, Run
 from spikeport.export import expressions as ex
 from spikeport.export import readers
 from spikeport.export.foreign import owner, owner_forward
@@ -103,6 +104,15 @@ class Certificate:
 
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def weights_digest(run: Run) -> str:
+    """SHA-256 of a run's weights file. Raises SpikeportError where it is not there."""
+    path = run.path / WEIGHTS_FILE
+    try:
+        return sha256(path)
+    except OSError as error:
+        raise SpikeportError(f"{path}: not readable ({error}); train again or copy the weights there") from None
 
 
 def verify_nir(

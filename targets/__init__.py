@@ -16,13 +16,24 @@ from spikeport.core.runs import Run, load_run
 from spikeport.export import CERTIFICATE_FILE, NIR_FILE, read_nir, to_nir
 from spikeport.export.nir_foreign import with_metadata
 from spikeport.export.nir_graph import DT, KEY, metadata_of
-from spikeport.export.verify import sha256
+from spikeport.export.verify import sha256, weights_digest
 from spikeport.targets.base import Target, find_target, pick_engine, target_names
 from spikeport.targets.loihi import LoihiTarget
+from spikeport.targets.loihi.against_float import require_own
 from spikeport.targets.loihi.check import check_program
 from spikeport.targets.record import SpikeRecord, differences
 
-__all__ = ["SpikeRecord", "Target", "check", "compile", "differences", "find_target", "simulate", "target_names"]
+__all__ = [
+    "SpikeRecord",
+    "Target",
+    "check",
+    "compile",
+    "differences",
+    "find_target",
+    "require_own",
+    "simulate",
+    "target_names",
+]
 
 PROGRAM_FILE = LoihiTarget.file
 #: Beside the program: the same network for lava-dl; whether it fits a chip.
@@ -68,6 +79,17 @@ def _require_certified(file: Path, certificate: Path) -> None:
         raise SpikeportError(f"{file}: not the file its certificate was made for; export it again with --overwrite")
 
 
+def _current(source: Path | str, graph: nir.NIRGraph) -> nir.NIRGraph:
+    """A run's graph. Raises SpikeportError where it was exported from other weights than the run has now."""
+    known = metadata_of(graph).weights_sha256
+    if known is not None and Path(source).is_dir() and known != weights_digest(load_run(source)):
+        raise SpikeportError(
+            f"{Path(source) / NIR_FILE}: exported from other weights than the run has now; "
+            f"`spikeport export {source} --target nir --overwrite` exports them"
+        )
+    return graph
+
+
 def compile(
     source: Path | str,
     program: Path | str | None = None,
@@ -103,7 +125,7 @@ def compile(
     if calibration is not None:
         calibration = as_array(calibration, "the calibration samples")
     with nir_file(source, overwrite) as file:
-        graph = readable(file, time_steps, dt, calibration)
+        graph = _current(source, readable(file, time_steps, dt, calibration))
         if calibration is not None and metadata_of(graph).input_bound is not None:
             raise SpikeportError(f"{file}: says the range of its input itself; leave the calibration samples out")
         compiled = target.compile(graph, path, calibration, input_mode=input_mode, net=net_file if net else None)
@@ -161,7 +183,8 @@ def check(
     if calibration is not None:
         calibration = as_array(calibration, "the calibration samples")
     with nir_file(source) as file:
-        return found.check(readable(file, time_steps, dt, calibration), chip, calibration, **options)
+        graph = _current(source, readable(file, time_steps, dt, calibration))
+        return found.check(graph, chip, calibration, **options)
 
 
 def default_folder(source: Path | str) -> Path:

@@ -11,7 +11,7 @@ from spikeport.core.errors import CheckFailed, SpikeportError
 from spikeport.core.progress import Progress, silent
 from spikeport.core.runs import Run
 from spikeport.targets.base import check_labels, pick_engine
-from spikeport.targets.loihi.against_float import against_float
+from spikeport.targets.loihi.against_float import against_float, require_own
 from spikeport.targets.loihi.check import check_graph
 from spikeport.targets.loihi.chips import find_chip
 from spikeport.targets.loihi.compatibility import Compatibility
@@ -92,6 +92,8 @@ class LoihiTarget:
                 Lava and the fixed engine disagree in any layer, sample or step.
         """
         loaded = LoihiProgram.load(program)
+        if run is not None:
+            require_own(run, loaded)  # before the engine takes its time
         classes = loaded.population(loaded.output).neurons
         check_labels(labels, x.shape[0 if loaded.held or x.ndim < 2 else 1], classes)
         if options.get("rasters", 0) < 0:

@@ -9,7 +9,7 @@ from spikeport.core.errors import SpikeportError
 from spikeport.core.runs import Run
 from spikeport.export.nir_graph import Metadata, build_nir
 from spikeport.export.trace import trace
-from spikeport.export.verify import assembled, observe
+from spikeport.export.verify import assembled, observe, weights_digest
 from spikeport.targets.loihi.fixed import simulate_fixed
 from spikeport.targets.loihi.program import LoihiProgram
 
@@ -38,6 +38,23 @@ class LayerDifference:
         return self.differing / self.neurons
 
 
+def require_own(run: Run, program: LoihiProgram) -> None:
+    """Raises SpikeportError where a program was compiled from other weights than a run's.
+
+    One that does not say which (a version before this wrote it, or it is of a model that was no run) passes.
+    """
+    known = program.metadata.get("weights_sha256")
+    if known is not None and known != weights_digest(run):
+        raise _foreign(run)
+
+
+def _foreign(run: Run) -> SpikeportError:
+    return SpikeportError(
+        f"{run.path}: its program was compiled from another network; `spikeport export {run.path} --target loihi "
+        "--overwrite` compiles it again"
+    )
+
+
 def against_float(run: Run, program: LoihiProgram, x: np.ndarray, labels: np.ndarray | None) -> dict[str, Any]:
     """Runs the model (PyTorch, float32) and the fixed engine on real samples [N, C, H, W] of classes [N], or None.
 
@@ -49,16 +66,14 @@ def against_float(run: Run, program: LoihiProgram, x: np.ndarray, labels: np.nda
     Raises:
         SpikeportError: the program is not the run's.
     """
+    require_own(run, program)
     model = run.model()
     traced = trace(model, x.shape[1:])
     _, names = build_nir(traced, Metadata(traced.time_steps, input_shape=x.shape[1:]))
     known = {p.name for p in program.populations}
     needed = {names[term.node] for _, signal in traced.observed for term in signal.terms}
     if not needed <= known or traced.time_steps != program.time_steps:
-        raise SpikeportError(
-            f"{run.path}: its program was compiled from another network; `spikeport export {run.path} --target loihi "
-            "--overwrite` compiles it again"
-        )
+        raise _foreign(run)
     layers = [LayerDifference(layer) for layer, _ in traced.observed]
     classes: list[np.ndarray] = []
     for start in range(0, len(x), BATCH):

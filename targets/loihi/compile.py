@@ -43,7 +43,7 @@ def compile(graph: nir.NIRGraph, calibration: np.ndarray | None = None, input_mo
             pre = path.pre if itself else _relayed(path.pre, depth, before, populations, synapses, layer_names)
             synapses.append(replace(_synapse(layer, path, weight, metadata), pre=pre))
         populations.append(population(layer, depth[layer.name]))
-    carried = ("dataset", "mean", "std", "class_names", "readout", "dt")
+    carried = ("dataset", "mean", "std", "class_names", "readout", "dt", "weights_sha256")
     program = LoihiProgram(
         time_steps=metadata.time_steps,
         input_shape=network.input_shape,

@@ -1,6 +1,8 @@
 """`simulate` holds a run against its own float model: accuracy, and every spike of every layer."""
 
 import json
+from dataclasses import replace
+from shutil import copytree, ignore_patterns
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import torch
 
 from spikeport.core import LIF, SpikeportError, load_run, train
 from spikeport.core.runs import save_weights
-from spikeport.targets import SpikeRecord, compile, simulate
+from spikeport.targets import SpikeRecord, check, compile, require_own, simulate
 from spikeport.targets.loihi.against_float import against_float
 from spikeport.targets.loihi.program import LoihiProgram
 
@@ -77,6 +79,40 @@ def test_samples_of_any_real_type_are_compared(run, dtype):
     x = load_run(run).samples(3)[0].round().astype(dtype)
     compared = [simulate(run, x=x.astype(t), overwrite=True).details["against_float"] for t in (dtype, np.float32)]
     assert compared[0] == compared[1]
+
+
+def test_a_program_of_other_weights_is_refused_and_one_that_does_not_say_is_taken(run, tmp_path):
+    """A twin of equal layers, whose program takes the place of the run's own."""
+    other = tmp_path / "other"
+    copytree(run, other, ignore=ignore_patterns("loihi", "nir"))
+    model = load_run(run).model()
+    with torch.no_grad():
+        model.stem.bn.bias += 0.1
+    save_weights(model, other / "weights.safetensors")
+    compile(other)
+    require_own(load_run(other), LoihiProgram.load(other / "loihi/program.npz"))
+    copytree(run / "loihi", other / "loihi", dirs_exist_ok=True)
+    foreign = LoihiProgram.load(other / "loihi/program.npz")
+    message = "its program was compiled from another network; `spikeport export .*other --target loihi --overwrite`"
+    for refuse in (lambda: require_own(load_run(other), foreign), lambda: simulate(other, samples=2, overwrite=True)):
+        with pytest.raises(SpikeportError, match=message):
+            refuse()
+    replace(foreign, metadata=foreign.metadata | {"weights_sha256": None}).save(other / "loihi/program.npz")
+    assert simulate(other, samples=2, overwrite=True).samples == 2
+
+
+def test_a_graph_of_the_weights_before_is_not_compiled(run, tmp_path):
+    other = tmp_path / "other"
+    copytree(run, other, ignore=ignore_patterns("loihi"))
+    model = load_run(run).model()
+    with torch.no_grad():
+        model.stem.bn.bias += 0.1
+    save_weights(model, other / "weights.safetensors")
+    for refuse in (compile, check):
+        with pytest.raises(SpikeportError, match="model.nir: exported from other weights than the run has now; `spike"):
+            refuse(other)
+    compile(other, overwrite=True)
+    assert check(other).fits
 
 
 def test_a_layer_without_differences_is_none(run):
