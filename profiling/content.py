@@ -17,7 +17,7 @@ from spikeport.profiling.energy_table import Entry
 from spikeport.profiling.statistics import LayerStatistics
 from spikeport.targets.loihi import LoihiProgram, LoihiTarget
 from spikeport.targets.onnx import OnnxRecord, OnnxTarget
-from spikeport.targets.record import SpikeRecord, differences
+from spikeport.targets.record import SpikeRecord, differences, require_first
 
 #: Version of what ``report_content`` returns.
 SCHEMA = 2
@@ -114,8 +114,11 @@ def _summary(subject: Subject) -> dict[str, Any]:
         }
         record = (cnn_run.path / OnnxTarget.file).with_name(OnnxTarget.record)
         if record.exists():
-            summary["onnx"] = asdict(OnnxRecord.load(record))
-            summary["onnx"].pop("predictions")
+            onnx = OnnxRecord.load(record)
+            require_first(onnx.samples_digest, cnn_run, onnx.samples, str(record))
+            summary["onnx"] = asdict(onnx)
+            for name in ("predictions", "samples_digest"):
+                summary["onnx"].pop(name)
     for engine, found in subject.records.items():
         summary[engine] = {
             "accuracy": found.accuracy,
@@ -135,7 +138,7 @@ def _engines(records: dict[str, SpikeRecord]) -> dict[str, Any]:
             "samples": r.samples,
             "wraps": sum(r.wraps.values()),
             "saturations": sum(r.saturations.values()),
-            "details": r.details,
+            "details": {name: value for name, value in r.details.items() if name != "samples_digest"},
         }
         for name, r in records.items()
     }

@@ -29,9 +29,9 @@ from spikeport.profiling.energy import MODELS
 from spikeport.profiling.energy_table import energy_table
 from spikeport.profiling.page import layers_csv, render
 from spikeport.profiling.statistics import firing_statistics
-from spikeport.targets import COMPATIBILITY_FILE
+from spikeport.targets import COMPATIBILITY_FILE, require_own
 from spikeport.targets.loihi import LoihiProgram, LoihiTarget
-from spikeport.targets.record import SpikeRecord
+from spikeport.targets.record import SpikeRecord, require_first
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,8 @@ def report(
     home = run.path if run else Path(source).parent  # type: ignore[arg-type]
     program_file = home / LoihiTarget.file if run else home / Path(LoihiTarget.file).name
     program, records = _records(program_file, single)
+    if run is not None:
+        require_own(run, program)
     target = Path(out) if out else home / "report"
     refuse_existing(target / "index.html", overwrite)
 
@@ -137,6 +139,7 @@ def _count_training(run: Run, records: dict[str, SpikeRecord], progress: Progres
     """Counts of the PyTorch model on the samples that all records hold."""
     x, labels = run.samples(max(r.samples for r in records.values()))
     for record in records.values():
+        require_first(record.details.get("samples_digest"), run, record.samples, f"the {record.engine} record")
         if record.labels is None or not np.array_equal(record.labels, labels[: record.samples]):
             raise SpikeportError(
                 f"the {record.engine} record is of other samples than the first {record.samples} test images of "

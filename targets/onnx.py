@@ -17,6 +17,7 @@ from spikeport.core.settings import check_types
 from spikeport.export import ONNX_FILE
 from spikeport.export.onnx_model import int8_path, open_onnx
 from spikeport.targets.base import check_labels, pick_engine
+from spikeport.targets.record import samples_digest
 
 LATENCY_RUNS = 30
 BATCH = 64
@@ -33,6 +34,7 @@ class OnnxRecord:
         threads: threads of one operator; 0 lets ONNX Runtime choose.
         int8: ``accuracy`` and ``latency_ms`` of the 8-bit form beside the file, and ``agreement``, the share of samples
             to which both give the same class; None where there is no such form.
+        samples_digest: which samples these were.
     """
 
     engine: str
@@ -43,6 +45,7 @@ class OnnxRecord:
     threads: int
     version: str
     int8: dict[str, float | None] | None = None
+    samples_digest: str | None = None
 
     def save(self, path: Path) -> None:
         write_json(path, asdict(self))
@@ -113,6 +116,7 @@ class OnnxTarget:
             threads=session.get_session_options().intra_op_num_threads,
             version=onnxruntime.__version__,
             int8=_run_int8(open_onnx(quantised), x, labels, predictions) if quantised.is_file() else None,
+            samples_digest=samples_digest(x),
         )
 
 

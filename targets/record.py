@@ -1,5 +1,6 @@
 """What a simulation saw: spikes, synaptic events and outputs, layer by layer and step by step."""
 
+import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from spikeport.core.arrays import kind_of
 from spikeport.core.errors import SpikeportError
 from spikeport.core.files import reading_archive, write_archive
+from spikeport.core.runs import Run
 from spikeport.core.settings import check_types
 
 FORMAT = 2
@@ -36,7 +38,7 @@ class SpikeRecord:
         saturations: population -> times a voltage v stood at its 24-bit limit.
         labels: true classes, int64 [N], or None.
         rasters: population -> spikes of the first samples, bool [n, T, C, H, W]; empty unless asked for.
-        details: versions and options of the engine (JSON values).
+        details: versions and options of the engine (JSON values), and "samples_digest": which samples these were.
     """
 
     engine: str
@@ -95,6 +97,21 @@ class SpikeRecord:
             record = SpikeRecord(**header, **plain, **kinds)
             _check_fields(record)
             return record
+
+
+def samples_digest(x: np.ndarray) -> str:
+    """Which samples these are: the same on machines that round the normalisation of pixels differently."""
+    steps = np.rint(np.clip(np.asarray(x, np.float64), -1e12, 1e12) * 64).astype(np.int64)
+    return hashlib.sha256(repr(steps.shape).encode() + steps.tobytes()).hexdigest()
+
+
+def require_first(digest: str | None, run: Run, samples: int, record: str) -> None:
+    """Raises SpikeportError where a record is not of the first ``samples`` test images of a run; None tells nothing."""
+    if digest is not None and digest != samples_digest(run.samples(samples)[0]):
+        raise SpikeportError(
+            f"{record} is of other samples than the first {samples} test images of {run.data.name}; simulate the run "
+            "again, or report on the record alone"
+        )
 
 
 def _check_fields(record: SpikeRecord) -> None:

@@ -20,7 +20,7 @@ from spikeport.targets.loihi.fixed import simulate_fixed
 from spikeport.targets.loihi.layers import require_input_mode
 from spikeport.targets.loihi.netx import for_netx, write_net
 from spikeport.targets.loihi.program import LoihiProgram
-from spikeport.targets.record import SpikeRecord, differences
+from spikeport.targets.record import SpikeRecord, differences, samples_digest
 
 __all__ = ["LoihiProgram", "LoihiTarget"]
 
@@ -114,6 +114,7 @@ class LoihiTarget:
                         f"{layer}: its state {what} {count} times in engine {record.engine}, so the result is not the "
                         "network's; train with smaller weights or fewer time steps"
                     )
+        record.details["samples_digest"] = samples_digest(x)
         if run is not None:
             compared = against_float(run, loaded, x, labels)
             record = replace(record, details=record.details | {"against_float": compared})

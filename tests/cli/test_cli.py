@@ -221,8 +221,8 @@ def test_a_file_of_another_framework_is_checked_with_its_samples(walked, works, 
     np.save(tmp_path / "x.npy", load_run(walked / "snn").samples(4)[0])
     told = ("--time-steps", 4, "--json")
     outcome = spikeport("check", tmp_path / "other.nir", *told)
-    assert outcome.status == 1
-    assert "give real samples with --calibration X.npy" in json.loads(outcome.out)["errors"][0]
+    assert outcome.status == 2  # wrong use: nothing was checked
+    assert "give real samples with --calibration X.npy" in outcome.err
     told += ("--calibration", tmp_path / "x.npy")
     assert json.loads(works("check", tmp_path / "other.nir", *told))["fits"]
     # Another step in seconds is another decay: here one that the chip does not have.

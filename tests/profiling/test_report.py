@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from twins import exported_twins
 
-from spikeport import report, train
+from spikeport import load_run, report, simulate, train
 from spikeport.core import SpikeportError
 from spikeport.profiling.energy_table import NAMES
 from spikeport.targets import SpikeRecord
@@ -125,6 +125,20 @@ def test_records_of_zero_samples_other_steps_and_a_cnn_are_refused(runs, tmp_pat
         report(runs / "cnn")
     with pytest.raises(SpikeportError, match="cross-check runs other tools on the model; give the run"):
         report(runs / "snn/loihi/fixed.npz", out=tmp_path / "c", check=True)
+
+
+def test_records_of_other_images_are_refused(runs, tmp_path):
+    run = load_run(runs / "snn")
+    x, labels = run.samples(8)
+    folder = copy(runs, tmp_path, SpikeRecord.load(runs / "snn/loihi/fixed.npz"))
+    simulate(folder, x=x[::-1].copy(), labels=labels, overwrite=True)
+    with pytest.raises(SpikeportError, match="the fixed record is of other samples than the first 8 test images"):
+        report(folder)
+    simulate(folder, x=x, labels=labels, overwrite=True)
+    shutil.copytree(runs / "cnn", tmp_path / "cnn")
+    simulate(tmp_path / "cnn", "onnx", x=x[:6] * 0.5, labels=labels[:6], overwrite=True)
+    with pytest.raises(SpikeportError, match="onnx/record.json is of other samples than the first 6 test images"):
+        report(folder, tmp_path / "cnn")
 
 
 def test_what_is_no_twin_is_refused(runs, tmp_path, tiny):
