@@ -107,7 +107,7 @@ def split_time(x: Tensor, time_steps: int) -> Tensor:
 
 def whole_steps(time_steps: Any) -> int:
     """T as a number of ours. Raises SpikeportError where it is none."""
-    if isinstance(time_steps, bool) or not isinstance(time_steps, Integral) or not 1 <= time_steps <= MOST_STEPS:
+    if isinstance(time_steps, bool) or not isinstance(time_steps, Integral) or not 1 <= int(time_steps) <= MOST_STEPS:
         raise SpikeportError(f"time_steps is {time_steps!r}; a whole number from 1 to {MOST_STEPS} is needed")
     return int(time_steps)
 

@@ -149,7 +149,7 @@ def train(
 def settings_of_run(path: Path) -> dict[str, Any]:
     """What a training that starts from the run ``path`` takes over: its network and its data."""
     from spikeport.core import TrainConfig
-    from spikeport.core.training import CONFIG_FILE
+    from spikeport.core.runs import CONFIG_FILE
 
     network = ("model", "kind", "keep", "width", "spiking", "time_steps", "tau", "v_threshold", "surrogate")
     taken = {*network, "dataset", "data", "train_images", "validation"}

@@ -55,7 +55,7 @@ def batch_norm_lif(
         spikes, _ = run_lif(y, None, neuron, time_steps, membrane=False)
         return spikes.to(x.dtype)
 
-    if batch_statistics:
+    if training or running_mean is None or running_var is None:
         mean, variance = channel_moments(x.detach(), constant)
         if running_mean is not None and running_var is not None:
             count = x.numel() // mean.numel()

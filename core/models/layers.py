@@ -26,7 +26,8 @@ class ConvNorm(nn.Sequential):
     @property
     def pools(self) -> bool:
         """Whether it max-pools its own spikes in one with the rest, as it is now."""
-        return self.fused_pooling and self.bn.training
+        _, norm, _ = self
+        return self.fused_pooling and norm.training
 
 
 def fuse(network: nn.Module, pooling: bool = True) -> None:

@@ -13,8 +13,7 @@ import numpy as np
 from spikeport.core import TrainConfig, load_run
 from spikeport.core.data import load_dataset
 from spikeport.core.records import METRICS_FILE
-from spikeport.core.runs import SAMPLES_FILE, WEIGHTS_FILE, save_model
-from spikeport.core.training import CONFIG_FILE
+from spikeport.core.runs import CONFIG_FILE, SAMPLES_FILE, WEIGHTS_FILE, save_model
 
 
 def pack(source: Path, out: Path, samples: int) -> None:

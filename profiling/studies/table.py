@@ -10,8 +10,7 @@ from typing import Any
 
 from spikeport.core.config import TrainConfig
 from spikeport.core.files import read_json, write_text
-from spikeport.core.runs import load_run
-from spikeport.core.training import CONFIG_FILE
+from spikeport.core.runs import CONFIG_FILE, load_run
 from spikeport.profiling.page import number
 from spikeport.profiling.studies.study import MEASURED_FILE, PLACE, TRIALS, finished
 

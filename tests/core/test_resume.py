@@ -20,8 +20,8 @@ from spikeport.core.data import Entry as DataEntry
 from spikeport.core.evaluation import evaluate
 from spikeport.core.models import MODELS, Entry
 from spikeport.core.records import METRICS_FILE
-from spikeport.core.runs import WEIGHTS_FILE, load_run
-from spikeport.core.training import CHECKPOINT_FILE, CONFIG_FILE
+from spikeport.core.runs import CONFIG_FILE, WEIGHTS_FILE, load_run
+from spikeport.core.training import CHECKPOINT_FILE
 
 #: Trains in a process of its own, which kills itself in the middle of epoch 3: while batches run, or between
 #: writing the weights and writing the checkpoint.

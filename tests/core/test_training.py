@@ -17,8 +17,8 @@ from spikeport.core.data import ImageData, split
 from spikeport.core.evaluation import evaluate
 from spikeport.core.locks import alone
 from spikeport.core.records import METRICS_FILE
-from spikeport.core.runs import WEIGHTS_FILE
-from spikeport.core.training import CHECKPOINT_FILE, CONFIG_FILE
+from spikeport.core.runs import CONFIG_FILE, WEIGHTS_FILE
+from spikeport.core.training import CHECKPOINT_FILE
 
 
 def rows(run: Path) -> list[dict[str, float]]:
