@@ -1,7 +1,6 @@
 """The gradient of neurons run in integers, compiled and in torch, against autograd in float64."""
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -74,20 +73,6 @@ def cases(draw):
     else:
         slope = Slope(draw(st.sampled_from(list(SURROGATES))), 64.0 * 300, 0.9, 1.7, detach_reset=draw(st.booleans()))
     return population, current, spikes, grad_spikes, grad_v, slope
-
-
-@pytest.fixture(params=["portable", "avx2", "avx512", "torch"])
-def form(request, monkeypatch):
-    """Each instruction set of the compiled loops, and torch."""
-    if request.param == "torch":
-        monkeypatch.setenv("SPIKEPORT_KERNELS", "reference")
-        yield
-        return
-    use = neurons.library().spikeport_loihi_use
-    if not use(["portable", "avx2", "avx512"].index(request.param)):
-        pytest.skip(f"this processor has no {request.param}")
-    yield
-    assert any(use(level) for level in (2, 1, 0))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # it holds for all of the examples

@@ -73,20 +73,6 @@ def assert_equal(found, population, current, steps):
     assert (found.wraps, found.saturations) == (wraps, saturations)
 
 
-@pytest.fixture(params=["portable", "avx2", "avx512", "int64"])
-def form(request, monkeypatch):
-    """Each instruction set of the compiled loops, and torch."""
-    if request.param == "int64":
-        monkeypatch.setenv("SPIKEPORT_KERNELS", "reference")
-        yield
-        return
-    use = neurons.library().spikeport_loihi_use
-    if not use(["portable", "avx2", "avx512"].index(request.param)):
-        pytest.skip(f"this processor has no {request.param}")
-    yield
-    assert any(use(level) for level in (2, 1, 0))
-
-
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # it holds for all of the examples
 @given(case=cases())
 def test_every_step_is_loihis(form, case):
