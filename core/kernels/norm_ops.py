@@ -120,7 +120,7 @@ def _norm_lif(x: Tensor, *arguments: Any) -> Tensor:
 
 def _parse(arguments: tuple[Any, ...]) -> tuple[dict[str, Tensor | None], Options, Setting]:
     names = ("weight", "bias", "mean", "variance")
-    factors = {name: None if t is None else t.contiguous() for name, t in zip(names, arguments[:4], strict=False)}
+    factors = {name: None if t is None else t.contiguous() for name, t in zip(names, arguments[:4], strict=True)}
     numbers = arguments[-N_NUMBERS:]
     return factors, Options(*numbers[:N_OPTIONS]), Setting(*numbers[N_OPTIONS:])
 
@@ -147,7 +147,8 @@ def _run(
     channels, inner = _channels(layout)
     if x.numel():
         device = cuda if x.is_cuda else cpu
-        numbers = (channels, 1 if pair else inner, options.eps, options.batch_statistics, pair)
+        inner = 1 if pair else inner  # a single channel is channels-last as well
+        numbers = (channels, inner, options.eps, options.batch_statistics, pair)
         device.norm(code, x, setting, *numbers, **tensors)
 
 
