@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from spikeport.core.errors import SpikeportError
 from spikeport.core.files import read_record
 from spikeport.core.runs import Run
 from spikeport.export import CERTIFICATE_FILE, NIR_FILE, ONNX_FILE
@@ -17,7 +18,7 @@ from spikeport.profiling.energy_table import Entry
 from spikeport.profiling.statistics import LayerStatistics
 from spikeport.targets.loihi import LoihiProgram, LoihiTarget
 from spikeport.targets.onnx import OnnxRecord, OnnxTarget
-from spikeport.targets.record import SpikeRecord, differences, require_first
+from spikeport.targets.record import SpikeRecord, differences, may_be_of
 
 #: Version of what ``report_content`` returns.
 SCHEMA = 2
@@ -115,7 +116,11 @@ def _summary(subject: Subject) -> dict[str, Any]:
         record = (cnn_run.path / OnnxTarget.file).with_name(OnnxTarget.record)
         if record.exists():
             onnx = OnnxRecord.load(record)
-            require_first(onnx.samples_digest, cnn_run, onnx.samples, str(record))
+            if not may_be_of(onnx.samples_digest, cnn_run.samples(onnx.samples)[0]):
+                raise SpikeportError(
+                    f"{record} is of other samples than the first {onnx.samples} test images of {cnn_run.data.name}; "
+                    "simulate the CNN again"
+                )
             summary["onnx"] = asdict(onnx)
             for name in ("predictions", "samples_digest"):
                 summary["onnx"].pop(name)

@@ -31,7 +31,7 @@ from spikeport.profiling.page import layers_csv, render
 from spikeport.profiling.statistics import firing_statistics
 from spikeport.targets import COMPATIBILITY_FILE, require_own
 from spikeport.targets.loihi import LoihiProgram, LoihiTarget
-from spikeport.targets.record import SpikeRecord, require_first
+from spikeport.targets.record import SpikeRecord, may_be_of
 
 
 @dataclass(frozen=True)
@@ -139,8 +139,8 @@ def _count_training(run: Run, records: dict[str, SpikeRecord], progress: Progres
     """Counts of the PyTorch model on the samples that all records hold."""
     x, labels = run.samples(max(r.samples for r in records.values()))
     for record in records.values():
-        require_first(record.details.get("samples_digest"), run, record.samples, f"the {record.engine} record")
-        if record.labels is None or not np.array_equal(record.labels, labels[: record.samples]):
+        same = may_be_of(record.details.get("samples_digest"), x[: record.samples])
+        if not same or record.labels is None or not np.array_equal(record.labels, labels[: record.samples]):
             raise SpikeportError(
                 f"the {record.engine} record is of other samples than the first {record.samples} test images of "
                 f"{run.data.name}; simulate the run again, or report on the record alone"

@@ -11,7 +11,6 @@ import numpy as np
 from spikeport.core.arrays import kind_of
 from spikeport.core.errors import SpikeportError
 from spikeport.core.files import reading_archive, write_archive
-from spikeport.core.runs import Run
 from spikeport.core.settings import check_types
 
 FORMAT = 2
@@ -105,13 +104,9 @@ def samples_digest(x: np.ndarray) -> str:
     return hashlib.sha256(repr(steps.shape).encode() + steps.tobytes()).hexdigest()
 
 
-def require_first(digest: str | None, run: Run, samples: int, record: str) -> None:
-    """Raises SpikeportError where a record is not of the first ``samples`` test images of a run; None tells nothing."""
-    if digest is not None and digest != samples_digest(run.samples(samples)[0]):
-        raise SpikeportError(
-            f"{record} is of other samples than the first {samples} test images of {run.data.name}; simulate the run "
-            "again, or report on the record alone"
-        )
+def may_be_of(digest: str | None, x: np.ndarray) -> bool:
+    """Whether a record with this digest can be of the samples ``x``; an older one has none, which rules nothing out."""
+    return digest is None or digest == samples_digest(x)
 
 
 def _check_fields(record: SpikeRecord) -> None:

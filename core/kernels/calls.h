@@ -24,8 +24,8 @@ struct LifCall {
 };
 
 // Channel of neuron i: (i / inner) % channels; inner is the number of pixels (NCHW) or 1 (channels last). grad_x has
-// `grad_step` elements from step to step. pair: the neurons of two pixel rows, whose spikes are max-pooled in windows of
-// 2x2 pixels (channels last only: a quarter as many spikes per step); 0: they are not.
+// `grad_step` elements from step to step. pair: the neurons of two pixel rows, whose spikes are max-pooled in windows
+// of 2x2 pixels (channels last only: a quarter as many spikes per step); 0: they are not.
 struct NormCall {
     Shape shape;
     int64_t channels, inner, grad_step, pair;

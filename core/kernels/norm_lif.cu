@@ -100,14 +100,15 @@ struct Walk {
     }
 };
 
-// Where the neurons lie that make the spikes at memory index `own`: there, or, POOLED (channels-last), at the four places
-// of a window of 2x2 pixels, whose spikes are max-pooled. pair: as in calls.h.
+// Where the neurons lie that make the spikes at memory index `own`: there, or, POOLED (channels-last), at the four
+// places of a window of 2x2 pixels, whose spikes are max-pooled. pair: as in calls.h.
 template <bool POOLED>
 struct Places {
     static constexpr int COUNT = POOLED ? 4 : 1;
     long long first, right, below;
 
-    LIF_MEMBER Places(long long own, long long channels, long long pair) : first(own), right(channels), below(pair / 2) {
+    LIF_MEMBER Places(long long own, long long channels, long long pair)
+        : first(own), right(channels), below(pair / 2) {
         if (POOLED) {
             const long long in_pair = own % (pair / 4);
             first = own / (pair / 4) * pair + in_pair / channels * (2 * channels) + in_pair % channels;
@@ -247,7 +248,7 @@ LIF_INLINE void membranes(const T* x, long long x_step, const Channels<LAST ? V 
 // Calls use(first, in, grad_y) for V neurons at every place: their memory index in a step, their input and the gradient
 // of their current; constant input (x_step 0): summed into grad_y[0].
 //
-// A window's gradient goes to the first place that fired, or to the first where none did: as torch's max_pool2d does it.
+// A window's gradient goes to the first place that fired, or to the first where none did: as torch's max_pool2d.
 template <int STEPS, int S, bool LAST, bool POOLED, int V, class T, class R, class Use>
 LIF_INLINE void grad_currents(const T* x, const T* grad_spikes, const Channels<LAST ? V : 1, R>& channel,
                               const Places<POOLED>& places, long long own, long long step, long long x_step, bool reset,

@@ -417,5 +417,6 @@ void norm_pass(const NormCall& call, Pass pass, const void* table, double* sums,
     if (pass == FORWARD) norm_forward<T>(call, coefficient, begin, end);
     else if (sums) norm_backward<true, T>(call, coefficient, sums, kept, begin, end);
     else if (kept) norm_finish<T>(call, coefficient, kept, begin, end);
-    else if constexpr (!std::is_same_v<T, R>) norm_backward<false, T, R>(call, coefficient, nullptr, nullptr, begin, end);
+    else if constexpr (!std::is_same_v<T, R>)
+        norm_backward<false, T, R>(call, coefficient, nullptr, nullptr, begin, end);
 }

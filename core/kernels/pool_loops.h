@@ -1,11 +1,9 @@
-// BatchNorm, LIF and 2x2 max-pooling of the spikes in one, for channels-last tensors: the loops of norm_loops.h over one
-// pair of pixel rows at a time, whose spikes never leave the cache. Included after norm_loops.h, once per instruction
+// BatchNorm, LIF and 2x2 max-pooling of the spikes in one, for channels-last tensors: the loops of norm_loops.h over
+// one pair of pixel rows at a time, whose spikes never leave the cache. Included after norm_loops.h, once per instruction
 // set, inside a namespace.
 //
 // A window's gradient goes to its first neuron (row by row) that fired, or to its first where none did: where torch's
-// max_pool2d sends it.
-
-// In 16 bits the backward pass runs forward once more in each of its two passes.
+// max_pool2d sends it. To know, each backward pass runs forward first: one pass, in 16 bits both.
 
 template <class T>
 struct BitsOf { using type __attribute__((may_alias)) = uint16_t; };
@@ -49,6 +47,7 @@ void pooled_pass(const NormCall& call, Pass pass, const void* table, double* sum
     using Bits = typename BitsOf<T>::type;
     if (pass == BACKWARD && !sums && grad_y) return norm_pass<T>(call, pass, table, sums, grad_y, begin, end);
     const int64_t steps = call.shape.steps, size = call.pair, outputs = call.shape.neurons / 4;
+    const int64_t width = size / 2 / call.channels;
     Scratch<T> spikes(steps * size);
     NormCall rows = call;
     rows.shape.neurons = size;
@@ -60,11 +59,8 @@ void pooled_pass(const NormCall& call, Pass pass, const void* table, double* sum
         for (int64_t t = 0; t < steps; ++t) {
             Bits* own = reinterpret_cast<Bits*>(spikes.data + t * size);
             const int64_t pooled = t * outputs + first / 4;
-            if (pass == FORWARD)
-                pool_rows(own, static_cast<Bits*>(call.spikes) + pooled, size / 2 / call.channels, call.channels);
-            else
-                unpool_rows(own, static_cast<const Bits*>(call.grad_spikes) + pooled, size / 2 / call.channels,
-                            call.channels);
+            if (pass == FORWARD) pool_rows(own, static_cast<Bits*>(call.spikes) + pooled, width, call.channels);
+            else unpool_rows(own, static_cast<const Bits*>(call.grad_spikes) + pooled, width, call.channels);
         }
         if (pass == FORWARD) continue;
         rows.grad_x = row<T>(call.grad_x, 0, 0, first);

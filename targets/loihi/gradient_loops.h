@@ -1,5 +1,5 @@
-// The gradient of neurons that were run in integers: backwards through the same neurons without truncation, whose spikes
-// are those the integers gave. Included once per instruction set, inside a namespace, after neuron_loops.h.
+// The gradient of neurons that were run in integers: backwards through the same neurons without truncation, whose
+// spikes are those the integers gave. Included once per instruction set, inside a namespace, after neuron_loops.h.
 
 // The voltages h before the spikes of one step; u, v: the state.
 inline void charge_row(const float* __restrict current, const float* __restrict spikes, const float* __restrict kept_u,
@@ -22,16 +22,19 @@ inline float slope(float h, float inverse_unit, float silent, const Neuron<float
 // One step backwards. into_u, into_v: the gradients of the state, after the step on entry and before it on return. Not
 // inlined: g++ would then no longer know that rows do not overlap.
 template <int KIND, bool HELD>
-[[gnu::noinline]] void gradient_row(const float* __restrict h, const float* __restrict spikes, const float* __restrict grad_spikes,
-                  const float* __restrict kept_u, const float* __restrict kept_v, float* __restrict into_u,
-                  float* __restrict into_v, float* __restrict grad_current, float* __restrict grad_bias, int64_t n,
-                  const GradientCall& call, const Neuron<float> neuron) {
+[[gnu::noinline]] void gradient_row(const float* __restrict h, const float* __restrict spikes,
+                                    const float* __restrict grad_spikes, const float* __restrict kept_u,
+                                    const float* __restrict kept_v, float* __restrict into_u, float* __restrict into_v,
+                                    float* __restrict grad_current, float* __restrict grad_bias, int64_t n,
+                                    const GradientCall& call, const Neuron<float> neuron) {
     const float through_reset = call.through_reset ? 1.0f : 0.0f;
     const float inverse_unit = call.inverse_unit, silent = call.silent;
     for (int64_t i = 0; i < n; ++i) {
         float into_h = into_v[i] - into_v[i] * spikes[i];
-        if constexpr (KIND != SILENT)
-            into_h += (grad_spikes[i] - through_reset * into_v[i] * h[i]) * slope<KIND>(h[i], inverse_unit, silent, neuron);
+        if constexpr (KIND != SILENT) {
+            const float into_spike = grad_spikes[i] - through_reset * into_v[i] * h[i];
+            into_h += into_spike * slope<KIND>(h[i], inverse_unit, silent, neuron);
+        }
         into_u[i] = into_u[i] * kept_u[i] + into_h;
         grad_current[i] = (HELD ? grad_current[i] : 0.0f) + into_u[i] * ALIGNMENT;
         grad_bias[i] += into_h;
@@ -44,7 +47,8 @@ template <int KIND, bool HELD>
 template <int KIND, bool HELD>
 void gradient_of(const GradientCall& call, int64_t begin, int64_t end, double* sums) {
     const int64_t channels = call.channels, steps = call.steps;
-    const int64_t block = std::clamp<int64_t>(BLOCK / (channels * steps), 1, std::max<int64_t>(1, end - begin)), size = block * channels;
+    const int64_t most = std::max<int64_t>(1, end - begin);
+    const int64_t block = std::clamp<int64_t>(BLOCK / (channels * steps), 1, most), size = block * channels;
     const float alpha = call.alpha, arc_alpha = float(1.57079632679489661923 * call.alpha);
     const Neuron<float> neuron{0, 0, call.threshold, 0, alpha, alpha / 2, arc_alpha};
     std::vector<float> kept_u, kept_v, bias, zeros(size), h(steps * size), u(size), v(size), total(size);

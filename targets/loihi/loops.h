@@ -1,4 +1,4 @@
-// Everything of neurons.cpp that is compiled once per instruction set, inside a namespace, and its table of entry points.
+// Everything of neurons.cpp that is compiled once per instruction set, inside a namespace, and its entry points.
 #include "lif_step.h"
 #include "neuron_loops.h"
 #include "gradient_loops.h"
