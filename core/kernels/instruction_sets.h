@@ -1,14 +1,17 @@
 // Compiles SPIKEPORT_LOOPS, a header that ends with `constexpr Kernels KERNELS`, for several instruction sets, and
 // picks the best of them that this processor has. Included inside a namespace that defines `struct Kernels`.
 
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define SPIKEPORT_X86 1
+#endif
+
 namespace portable {
 #define SPIKEPORT_PORTABLE
 #include SPIKEPORT_LOOPS
 #undef SPIKEPORT_PORTABLE
 }
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define SPIKEPORT_X86 1
+#ifdef SPIKEPORT_X86
 #pragma GCC push_options
 #pragma GCC target("avx2")
 namespace avx2 {

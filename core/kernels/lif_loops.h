@@ -146,7 +146,7 @@ template <class T>
 void forward_block(const LifCall& call, int64_t first, int n, State<T>* v, const Neuron<State<T>>& neuron) {
     const Shape& shape = call.shape;
     int64_t t = 0;
-    if constexpr (sizeof(T) < 8) {
+    if constexpr (IN_REGISTERS<T>) {
         T* spikes = row<T>(call.spikes, 0, 0, first);
         if (!call.state && !call.membrane && forward_alone(shape, row<T>(call.x, 0, 0, first), spikes, n, neuron))
             return;
@@ -232,7 +232,7 @@ void backward_in_chunks(const LifCall& call, int64_t begin, int64_t end) {
         R* v = starts.data;
         load_state(call.state, first, v, neuron.reset, n);
         for (int64_t t = 0; t < last; t += STEPS, v += block) {
-            if constexpr (sizeof(T) < 8) {
+            if constexpr (IN_REGISTERS<T>) {
                 advance_steps(row<T>(call.x, t, x_step, first), x_step, v, v + block, n, neuron);
             } else {
                 std::copy(v, v + n, v + block);
@@ -243,7 +243,7 @@ void backward_in_chunks(const LifCall& call, int64_t begin, int64_t end) {
         std::fill(total, total + n, R(0));
         for (int64_t t = last; t >= 0; t -= STEPS, v -= block) {
             const int64_t to = std::min(t + STEPS, shape.steps);
-            if constexpr (sizeof(T) < 8)
+            if constexpr (IN_REGISTERS<T>)
                 if (call.grad_spikes && to - t == STEPS) {
                     const bool reset = !shape.detach_reset, last_reset = reset && (t < last || call.grad_membrane);
                     const T* x = row<T>(call.x, t, x_step, first);
@@ -292,7 +292,7 @@ bool backward_alone(const LifCall& call, int64_t begin, int64_t end) {
 template <class T>
 void backward(const LifCall& call, int64_t begin, int64_t end) {
     const bool alone = !call.shape.constant && call.grad_spikes && !call.state && !call.grad_membrane;
-    if constexpr (sizeof(T) < 8)
+    if constexpr (IN_REGISTERS<T>)
         if (alone && backward_alone<T>(call, begin, end)) return;
     backward_in_chunks<T>(call, begin, end);
 }
@@ -353,7 +353,7 @@ void double_backward(const LifCall& call, int64_t begin, int64_t end) {
     const Rows<R>& rows = rows_of<R>(shape);
     const bool constant = shape.constant, reset = !shape.detach_reset;
     const bool inputs = call.grad_spikes && call.grad2_x;
-    if constexpr (sizeof(T) < 8)
+    if constexpr (IN_REGISTERS<T> && sizeof(T) == 4)
         if (shape.steps == STEPS && inputs && !call.state && !call.grad_membrane && !call.grad2_state)
             return with_surrogate(shape.surrogate, [&](auto s) {
                 (constant ? double_backward_steps<s.value, true, T> : double_backward_steps<s.value, false, T>)(

@@ -261,7 +261,7 @@ void norm_forward(const NormCall& call, const R* table, int64_t begin, int64_t e
         if (first == begin || !alike) spread(call, table, SHIFT + 1, first, n, channel);
         std::fill(v, v + n, R(0));
         int64_t t = 0;
-        if constexpr (sizeof(T) < 8)
+        if constexpr (IN_REGISTERS<T>)
             for (; t + STEPS <= shape.steps; t += STEPS)
                 norm_forward_steps(row<T>(call.x, t, shape.x_step, first), shape.x_step, channel,
                                    row<T>(call.spikes, t, shape.neurons, first), shape.neurons, v, n, neuron);
@@ -363,7 +363,7 @@ void norm_backward(const NormCall& call, const R* table, double* sums, R* grad_y
         for (R* zeroed : {v, carried.carry, carried.grad_y, carried.total, carried.moment})
             std::fill(zeroed, zeroed + n, R(0));
         for (int64_t t = 0; t < last; t += STEPS, v += block) {
-            if constexpr (sizeof(T) < 8) {
+            if constexpr (IN_REGISTERS<T>) {
                 norm_advance_steps(row<T>(call.x, t, shape.x_step, first), shape.x_step, channel, v, v + block, n,
                                    neuron);
             } else {
@@ -373,7 +373,7 @@ void norm_backward(const NormCall& call, const R* table, double* sums, R* grad_y
         }
         for (int64_t t = last; t >= 0; t -= STEPS, v -= block) {
             const int64_t to = std::min(t + STEPS, shape.steps);
-            if constexpr (sizeof(T) < 8)
+            if constexpr (IN_REGISTERS<T>)
                 if (to - t == STEPS) {
                     norm_backward_chunk<REDUCE, T>(call, channel, first, n, t, v, carried, neuron);
                     continue;

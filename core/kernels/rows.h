@@ -10,6 +10,15 @@ template <class T> struct StateOf { using type = float; };
 template <> struct StateOf<double> { using type = double; };
 template <class T> using State = typename StateOf<T>::type;
 
+// Whether loops that keep several steps in registers are compiled for T. They are most of the compiling, and only pay
+// where networks are trained: neither in double, nor in float16 (a CPU's half precision is bfloat16), nor in a portable
+// set that merely stands in for the others. Those take a row at a time, with the same result.
+#if defined(SPIKEPORT_PORTABLE) && defined(SPIKEPORT_X86)
+template <class T> constexpr bool IN_REGISTERS = false;
+#else
+template <class T> constexpr bool IN_REGISTERS = std::is_same_v<T, float> || std::is_same_v<T, BFloat16>;
+#endif
+
 template <class T, class R>
 void copy_row(const R* __restrict from, T* __restrict to, R factor, int n) {
     for (int i = 0; i < n; ++i) store(to[i], from[i] * factor);
