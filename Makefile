@@ -7,8 +7,9 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.stamp-installed
 export SPIKEPORT_LAVA_HOME ?= $(CURDIR)/.lava
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# One process of tests per core, a file of tests at a time: its fixtures train networks.
-PARALLEL := -n auto --dist loadfile
+# One process of tests per core, a file of tests at a time: its fixtures train networks. The order is that of
+# tests/conftest.py, the longest first.
+PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-long gpu lint install lava browser clean
 
