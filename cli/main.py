@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -68,9 +69,20 @@ def told(error: OSError) -> str:
     return f"{os.fsdecode(path)}: {error.strerror}; {remedy}"
 
 
+def shown(message: Any, category: type[Warning], *place: Any) -> str:
+    """A warning of ours as one line, as errors are; others with their place in the code."""
+    if category is RuntimeWarning:
+        return f"warning: {message}\n"
+    return python_shows(message, category, *place)
+
+
+python_shows = warnings.formatwarning
+
+
 def app() -> None:
     """Runs the command; an error of ours ends it in one or two lines, with its exit status."""
     keep_freed_memory()
+    warnings.formatwarning = shown
     for argument in sys.argv[1:]:
         if argument != argument.encode(errors="replace").decode():  # the files we write name it, in UTF-8
             typer.echo(f"error: {argument!a} is no UTF-8; rename that file or folder", err=True)

@@ -16,7 +16,7 @@ from spikeport.core.data.batches import batches, prefetched
 from spikeport.core.diagnosis import first_not_finite
 from spikeport.core.distributed import pick_device
 from spikeport.core.errors import SpikeportError
-from spikeport.core.evaluation import Evaluation, evaluate
+from spikeport.core.evaluation import Evaluation, evaluate, warn_where_slow
 from spikeport.core.files import refuse_existing
 from spikeport.core.learner import LAYOUT, Learner, Place, Prepare, generator_of, learner_for, run_epoch
 from spikeport.core.locks import alone
@@ -76,6 +76,7 @@ def train(
             f"target {config.target!r} takes a trained network: train it without --target first, then go on --from it"
         )
     device = pick_device(config.device)
+    warn_where_slow(device, config.precision)
     keep_freed_memory()
     distributed.join(device)
     with alone(Path(out)):

@@ -246,6 +246,16 @@ def test_an_error_reaches_the_shell_without_a_traceback(tmp_path):
     assert re.fullmatch(r"error: [^\n]*no such run folder[^\n]*\n", done.stderr)
 
 
+def test_a_warning_of_ours_is_one_line_and_others_say_where():
+    code = (
+        "import atexit, warnings; from spikeport.main import app;"
+        "atexit.register(lambda: [warnings.warn('slow', RuntimeWarning), warnings.warn('old', UserWarning)]); app()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "--version"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert re.fullmatch(r"warning: slow\n<string>:1: UserWarning: old\n", done.stderr)
+
+
 def test_help_does_not_wait_for_torch():
     code = "import sys; sys.argv = ['spikeport', 'train', '--help']\nfrom spikeport.main import app\n"
     code += "try:\n    app()\nfinally:\n    assert 'torch' not in sys.modules"

@@ -113,6 +113,19 @@ def test_momentum_carries_the_first_step_into_the_second(tiny, tmp_path):
         torch.testing.assert_close(after[name], p.detach(), rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("precision", "supported", "warned"), [("bf16", False, 1), ("bf16", True, 0), ("fp32", False, 0)]
+)
+def test_a_precision_this_processor_is_slow_in_is_told(
+    monkeypatch, recwarn, tiny, tmp_path, precision, supported, warned
+):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    train(tiny(epochs=1, precision=precision), tmp_path / "run")
+    told = [str(w.message) for w in recwarn if w.category is RuntimeWarning]
+    assert len(told) == warned
+    assert all("use --precision fp32" in message for message in told)
+
+
 def test_bf16_computes_otherwise_and_nearly_the_same(tiny, tmp_path):
     fp32, bf16 = (train(tiny(epochs=1, precision=p), tmp_path / p) for p in ("fp32", "bf16"))
     exact, rounded = rows(fp32.path)[0]["train_loss"], rows(bf16.path)[0]["train_loss"]
