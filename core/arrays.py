@@ -9,7 +9,10 @@ from spikeport.core.errors import SpikeportError
 
 
 def as_array(values: Any, what: str) -> np.ndarray:
-    """An array, a tensor or lists of real numbers as an array. Raises SpikeportError for anything else."""
+    """An array, a tensor or lists of real numbers as an array that torch takes: in C order and this machine's bytes.
+
+    Raises SpikeportError for anything else.
+    """
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
         values = values.float() if values.dtype == torch.bfloat16 else values
@@ -19,7 +22,8 @@ def as_array(values: Any, what: str) -> np.ndarray:
         raise SpikeportError(f"{what}: no array of real numbers ({error})") from None
     if array.dtype.kind not in "biuf":
         raise SpikeportError(f"{what}: an array of {array.dtype}; give real numbers")
-    return array
+    known = np.dtype(np.float64) if array.dtype.itemsize > 8 else array.dtype.newbyteorder("=")
+    return np.asarray(array, known, order="C")
 
 
 def kind_of(array: np.ndarray) -> str:

@@ -13,6 +13,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
+from numbers import Integral
 from typing import Any, TypeVar
 
 import torch
@@ -24,8 +25,8 @@ R = TypeVar("R")
 
 
 def check_processes(processes: int) -> None:
-    """Raises SpikeportError where it is fewer than one."""
-    if processes < 1:
+    """Raises SpikeportError where it is no whole number from one."""
+    if not isinstance(processes, Integral) or processes < 1:
         raise SpikeportError(f"{processes} processes asked for; at least 1 is needed")
 
 

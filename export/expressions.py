@@ -230,6 +230,11 @@ def multiply(x: Signal, weight: Tensor, bias: Tensor, source: str) -> Signal:
 
 def scale_shift(x: Signal, scale: Tensor, shift: Tensor, source: str) -> Signal:
     """Per-channel ``scale * x + shift`` (a folded BatchNorm), taken into the synapses that feed it."""
+    if len(scale) != x.shape[0]:
+        raise SpikeportError(
+            f"{source}: normalises {len(scale)} features of flattened maps of {x.shape[0]} channels, which cannot be "
+            "folded; normalise the channels before flattening"
+        )
     terms, missing = [], np.ones(x.shape[0], bool)
     for term in x.terms:
         node = term.node

@@ -3,6 +3,7 @@
 Shapes are known while tracing, all but the batch, which reads -1; so arithmetic on sizes is simply carried out.
 """
 
+import itertools
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,6 +47,12 @@ def apply(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     rule = RULES.get(target) or RULES.get(name)
     if rule is None:
         raise SpikeportError(f"{node.name}: {name}() has no exact spiking form; use a layer or leave it out")
+    if name in ("iadd", "add_") and isinstance(node.args[0], fx.Node):
+        later = {*node.graph.nodes} - {*itertools.takewhile(lambda n: n is not node, node.graph.nodes), node}
+        if later & node.args[0].users.keys():
+            raise SpikeportError(
+                f"{node.name}: adds in place to {node.args[0].name}, which is used again; write a = a + b"
+            )
     try:
         return rule(node.name, *args, **kwargs)
     except TypeError:
@@ -131,6 +138,8 @@ def _chunk(where: str, x: Signal, chunks: int, dim: int = 0) -> list[Signal]:
 def _split(where: str, x: Signal, split_size_or_sections: Any, dim: int = 0) -> list[Signal]:
     if dim not in (1, -3):
         raise SpikeportError(f"{where}: splits dimension {dim}; only channels (dim=1) have an exact form")
+    if x.flat and x.shape[1:] != (1, 1):
+        raise SpikeportError(f"{where}: splits flattened maps; only maps of channels have an exact form here")
     channels, sections = x.shape[0], split_size_or_sections
     sizes = sections if isinstance(sections, (list, tuple)) else [sections] * -(-channels // sections)
     ends = np.minimum(np.cumsum(sizes), channels)

@@ -3,7 +3,9 @@
 import copy
 import json
 import math
+from collections import Counter
 from dataclasses import asdict
+from typing import Any
 
 import nir
 import numpy as np
@@ -11,7 +13,7 @@ import numpy as np
 from spikeport.core.errors import SpikeportError
 from spikeport.core.functional import whole_steps
 from spikeport.core.geometry import pair
-from spikeport.export.nir_graph import DT, KEY, Metadata
+from spikeport.export.nir_graph import DT, KEY, Metadata, unique
 
 
 def with_metadata(graph: nir.NIRGraph, time_steps: int, dt: float = DT, sequence: bool = False) -> nir.NIRGraph:
@@ -24,7 +26,7 @@ def with_metadata(graph: nir.NIRGraph, time_steps: int, dt: float = DT, sequence
     """
     if KEY in graph.metadata:
         return graph
-    graph = _flat(graph)
+    graph = _flat(_without_duplicates(graph))
     first, last = _only(graph, nir.Input, "the NIR graph"), _only(graph, nir.Output, "the NIR graph")
     for source, target in graph.edges:
         if source == last or target == first:
@@ -32,12 +34,31 @@ def with_metadata(graph: nir.NIRGraph, time_steps: int, dt: float = DT, sequence
     time_steps = whole_steps(time_steps)
     if not (dt > 0 and math.isfinite(dt)):
         raise SpikeportError(f"dt is {dt}; a positive number of seconds is needed")
-    shape = tuple(int(n) for n in np.ravel(graph.nodes[first].input_type["input"]))
+    shape = _shape(first, graph.nodes[first].input_type["input"])
     metadata = Metadata(time_steps, dt, "sequence" if sequence else "constant", shape, spike_condition=">")
     nodes = {name: _padded(name, n) if isinstance(n, nir.Conv2d) else n for name, n in graph.nodes.items()}
     return nir.NIRGraph(
         nodes, graph.edges, metadata={**graph.metadata, KEY: json.dumps(asdict(metadata))}, type_check=False
     )
+
+
+def _without_duplicates(graph: nir.NIRGraph) -> nir.NIRGraph:
+    """The graph itself. Raises SpikeportError where it, or one within it, has an edge twice, as no NIR graph may."""
+    for (source, target), times in Counter(map(tuple, graph.edges)).items():
+        if times > 1:
+            raise SpikeportError(f"the NIR graph has the edge {source} -> {target} {times} times; export it again")
+    for node in graph.nodes.values():
+        if isinstance(node, nir.NIRGraph):
+            _without_duplicates(node)
+    return graph
+
+
+def _shape(name: str, value: Any) -> tuple[int, ...]:
+    """Raises SpikeportError where an input's shape is none."""
+    sizes = np.ravel(value)
+    if sizes.dtype.kind not in "iuf" or not all(n >= 1 and n % 1 == 0 for n in sizes):
+        raise SpikeportError(f"{name}: its shape is {sizes.tolist()}; whole numbers from 1 are needed")
+    return tuple(int(n) for n in sizes)
 
 
 def _only(graph: nir.NIRGraph, kind: type[nir.NIRNode], where: str) -> str:
@@ -49,7 +70,7 @@ def _only(graph: nir.NIRGraph, kind: type[nir.NIRNode], where: str) -> str:
 
 
 def _flat(graph: nir.NIRGraph) -> nir.NIRGraph:
-    """The same graph with what the graphs within it hold in their place, each node called graph.node."""
+    """The same graph with what the graphs within it hold in their place, each node called graph.node, or numbered."""
     nodes, edges = {n: node for n, node in graph.nodes.items() if not isinstance(node, nir.NIRGraph)}, [*graph.edges]
     for name, node in graph.nodes.items():
         if isinstance(node, nir.NIRGraph):
@@ -59,10 +80,12 @@ def _flat(graph: nir.NIRGraph) -> nir.NIRGraph:
             after = [target for source, target in edges if source == name]
             # What enters and leaves the inner graph meets what enters and leaves its place.
             ends = {first: before, last: after}
-            nodes |= {f"{name}.{n}": part for n, part in inner.nodes.items() if n not in ends}
+            for n in (n for n in inner.nodes if n not in ends):
+                ends[n] = [unique(f"{name}.{n}", {*nodes, *graph.nodes})]
+                nodes[ends[n][0]] = inner.nodes[n]
             edges = [edge for edge in edges if name not in edge]
             for link in inner.edges:
-                sources, targets = (ends.get(n, [f"{name}.{n}"]) for n in link)
+                sources, targets = (ends[n] for n in link)
                 edges += [(source, target) for source in sources for target in targets]
     return nir.NIRGraph(nodes, edges, metadata=graph.metadata, type_check=False)
 

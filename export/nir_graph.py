@@ -81,13 +81,15 @@ def build_nir(traced: Traced, metadata: Metadata) -> tuple[nir.NIRGraph, dict[ex
     names: dict[ex.Node, str] = {}
     nodes: dict[str, nir.NIRNode] = {}
     edges: list[tuple[str, str]] = []
+    flat: dict[str, str] = {}  # node -> the Flatten behind it
 
     def flattened(node: ex.Node) -> str:
-        name = f"{emit(node)}_flatten"
-        if name not in nodes:
-            nodes[name] = nir.Flatten({"input": np.array(node.shape)}, start_dim=0)
-            edges.append((names[node], name))
-        return name
+        before = emit(node)
+        if before not in flat:
+            flat[before] = unique(f"{before}_flatten", {*nodes, "output"})
+            nodes[flat[before]] = nir.Flatten({"input": np.array(node.shape)}, start_dim=0)
+            edges.append((before, flat[before]))
+        return flat[before]
 
     def emit(node: ex.Node) -> str:
         if node not in names:
@@ -215,7 +217,7 @@ def metadata_of(graph: nir.NIRGraph) -> Metadata:
             raise SpikeportError(f"the NIR graph's metadata has format {value['format']}, this version reads {FORMAT}")
         metadata = Metadata(**tuples(value))
         _check(metadata)
-    except (TypeError, ValueError, KeyError, OverflowError) as error:
+    except (TypeError, ValueError, KeyError, OverflowError, RecursionError) as error:
         raise SpikeportError(f"the NIR graph's spikeport metadata is damaged ({error}); export it again") from None
     return metadata
 

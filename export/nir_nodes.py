@@ -28,13 +28,15 @@ def check_synapses(name: str, node: nir.NIRNode) -> None:
     weight, bias = getattr(node, "weight", None), getattr(node, "bias", None)
     axes = 4 if isinstance(node, nir.Conv2d) else 2
     if weight is not None and (np.ndim(weight) != axes or 0 in np.shape(weight)):
-        raise SpikeportError(f"{name}: its weights have the shape {tuple(np.shape(weight))}; {axes} axes are needed")
+        raise SpikeportError(
+            f"{name}: its weights have the shape {tuple(np.shape(weight))}; {axes} axes, none empty, are needed"
+        )
     if weight is not None and bias is not None and tuple(np.shape(bias)) != (len(weight),):
         raise SpikeportError(f"{name}: {len(weight)} outputs, a bias of shape {tuple(np.shape(bias))}; export it again")
     for field_name, least in geometry.items():
         value = np.asarray(getattr(node, field_name, least))
         whole = not (value % 1).any() and (value >= least).all()
-        if not whole or value.shape not in ((), (1,), (2,)):
+        if not whole or value.shape not in (((),) if field_name == "groups" else ((), (1,), (2,))):
             raise SpikeportError(f"{name}: its {field_name} is {value.tolist()}; whole numbers from {least} are needed")
     groups = int(np.max(getattr(node, "groups", 1)))
     if weight is not None and len(weight) % groups:
@@ -94,6 +96,11 @@ def ordered(graph: nir.NIRGraph) -> Iterator[tuple[str, nir.NIRNode, list[str]]]
         ready = [name for name in before if name not in done and done.issuperset(before[name])]
         if not ready:
             stuck = sorted(set(before) - done)
+            for name in stuck:
+                if name in before[name]:
+                    raise SpikeportError(
+                        f"{name} feeds itself directly; put a nir.Linear of its recurrent weights between"
+                    )
             raise SpikeportError(
                 f"the NIR graph has a cycle through {', '.join(stuck[:3])}; only a layer that feeds itself is supported"
             )

@@ -21,6 +21,7 @@ from torch import nn
 
 from spikeport.core.errors import CheckFailed, SpikeportError, reason
 from spikeport.core.files import write_json
+from spikeport.core.neurons import LIF
 from spikeport.core.runs import WEIGHTS_FILE, Run
 from spikeport.export import expressions as ex
 from spikeport.export import readers
@@ -36,9 +37,9 @@ CERTIFICATE_FILE = "certificate.json"
 TIE = 1e-5
 #: One float32 step, relative: between the model's threshold and the file's.
 STEP = 2.0**-23
-#: Class currents agree where they differ by less than this in float64.
+#: Class currents agree where they differ by less than this * max(1, the largest class current) in float64.
 OUTPUT_TOLERANCE = 1e-9
-#: In float32 by less than this * max(1, the largest class current): a sum of n terms is off by about sqrt(n) * 6e-8 of
+#: In float32 by less than this * that: a sum of n terms is off by about sqrt(n) * 6e-8 of
 #: its terms, 5e-6 for 8,192 of them; a lost bias or a wrong weight moves it by far more.
 FLOAT32_TOLERANCE = 1e-4
 
@@ -153,14 +154,23 @@ def _against_model(
     model: nn.Module, traced: Traced, names: dict[ex.Node, str], samples: np.ndarray, reference: Trajectory
 ) -> Witness:
     """The PyTorch model in float64 against the interpreter, layer by layer."""
-    seen, prediction = observe(copy.deepcopy(model).double().eval(), traced, np.asarray(samples, np.float64))
+    double = copy.deepcopy(model).double().eval()
+    for module in double.modules():
+        if isinstance(module, LIF):  # as in float32, where the file's threshold comes from
+            module.v_threshold = float(np.float32(module.v_threshold))
+    seen, prediction = observe(double, traced, np.asarray(samples, np.float64))
     layers: dict[str, int] = {}
     for (layer, signal), expected in zip(traced.observed, seen, strict=True):
         found = assembled(signal, names, reference.spikes)
         layers[layer] = layers.get(layer, 0) + int((found.reshape(expected.shape) != expected).sum())
     error = float(np.abs(prediction - reference.prediction).max())
     agree = bool((prediction.argmax(1) == reference.prediction.argmax(1)).all())
-    return _witness("the model (PyTorch, float64) and spikeport's interpreter (NumPy, float64)", layers, error, agree)
+    reader = "the model (PyTorch, float64) and spikeport's interpreter (NumPy, float64)"
+    return _witness(reader, layers, error, agree, _limit(OUTPUT_TOLERANCE, prediction))
+
+
+def _limit(tolerance: float, outputs: np.ndarray) -> float:
+    return tolerance * max(1.0, float(np.abs(outputs).max()))
 
 
 def observe(model: nn.Module, traced: Traced, samples: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
@@ -225,7 +235,8 @@ def verify_owner(original: nn.Module, adopted: nn.Module, samples: np.ndarray, t
     agree = bool((prediction.argmax(1) == outputs.mean(0).argmax(1)).all())
     packages = {owner(m) for m in original.modules()} - {None}
     error = float(np.abs(prediction - outputs.mean(0)).max())
-    return _witness(f"the model as {' and '.join(sorted(map(str, packages)))} runs it (float64)", layers, error, agree)
+    reader = f"the model as {' and '.join(sorted(map(str, packages)))} runs it (float64)"
+    return _witness(reader, layers, error, agree, _limit(OUTPUT_TOLERANCE, outputs))
 
 
 def _against_reference(
@@ -234,7 +245,8 @@ def _against_reference(
     layers = {n: int((reading.spikes[n] != s).sum()) for n, s in reference.spikes.items()}
     errors = np.abs(reading.outputs - reference.outputs).max((0, 2))
     agree = bool((reading.outputs.mean(0).argmax(1) == reference.prediction.argmax(1)).all())
-    witness = _witness(label, layers, float(errors.max()), agree)
+    limit = _limit(FLOAT32_TOLERANCE if tie == TIE else OUTPUT_TOLERANCE, reference.outputs)
+    witness = _witness(label, layers, float(errors.max()), agree, limit)
     ties, unexplained = explain_flips(graph, reference, reading.spikes, tie)
     if unexplained:
         return replace(witness, status="differs", note=f"{unexplained} flips away from any tie")
@@ -243,18 +255,15 @@ def _against_reference(
     for name, spikes in reference.spikes.items():
         same &= (reading.spikes[name] == spikes).swapaxes(0, 1).reshape(len(errors), -1).all(1)
     error = float(errors[same].max(initial=0.0))
-    limit = OUTPUT_TOLERANCE
-    if tie == TIE:
-        limit = FLOAT32_TOLERANCE * max(1.0, float(np.abs(reference.outputs).max()))
     if not error <= limit:
         note = f"class currents differ by {error:.3g} where no spike does, at most {limit:.3g} is rounding"
         return replace(witness, status="differs", note=note)
     return replace(witness, status="agrees up to ties" if ties else "agrees", note="", ties=ties)
 
 
-def _witness(reader: str, layers: dict[str, int], error: float, agree: bool) -> Witness:
+def _witness(reader: str, layers: dict[str, int], error: float, agree: bool, limit: float) -> Witness:
     total = sum(layers.values())
-    wrong_output = not error <= OUTPUT_TOLERANCE  # NaN is wrong too
+    wrong_output = not error <= limit  # NaN is wrong too
     return Witness(
         reader=reader,
         status="differs" if total or wrong_output else "agrees",

@@ -1,6 +1,9 @@
 """Intel Loihi: compiled to integers, simulated in our fixed-point engine and in Intel's Lava."""
 
+import inspect
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -94,15 +97,21 @@ class LoihiTarget:
         loaded = LoihiProgram.load(program)
         if run is not None:
             require_own(run, loaded)  # before the engine takes its time
+        if x.ndim < 2:
+            raise SpikeportError(f"the samples have shape {list(x.shape)}; give [N, ...]")
         classes = loaded.population(loaded.output).neurons
-        check_labels(labels, x.shape[0 if loaded.held or x.ndim < 2 else 1], classes)
-        if options.get("rasters", 0) < 0:
-            raise SpikeportError(f"spike maps of {options['rasters']} samples asked for; 0 keeps none")
-        if pick_engine(self, engine) == "fixed":
+        check_labels(labels, x.shape[0 if loaded.held else 1], classes)
+        rasters = options.get("rasters", 0)
+        if not isinstance(rasters, Integral) or rasters < 0:
+            raise SpikeportError(f"spike maps of {rasters} samples asked for; 0 keeps none")
+        engine = pick_engine(self, engine)
+        if engine == "fixed":
+            _require_options(engine, simulate_fixed, options)
             record = simulate_fixed(loaded, x, labels, progress=progress, **options)
         else:
             from spikeport.targets.loihi.lava import simulate_lava
 
+            _require_options(engine, simulate_lava, options)
             record = simulate_lava(loaded, x, labels, progress=progress, **options)
             found = differences(simulate_fixed(loaded, x, labels), record)
             if found:
@@ -119,3 +128,9 @@ class LoihiTarget:
             compared = against_float(run, loaded, x, labels)
             record = replace(record, details=record.details | {"against_float": compared})
         return record
+
+
+def _require_options(engine: str, function: Callable, options: Iterable[str]) -> None:
+    unknown = ", ".join(name for name in options if name not in inspect.signature(function).parameters)
+    if unknown:
+        raise SpikeportError(f"engine {engine} has no option {unknown}; leave it out")

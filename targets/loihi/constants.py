@@ -8,6 +8,7 @@ import numpy as np
 
 from spikeport.core.errors import SpikeportError
 from spikeport.export.nir_nodes import check_neurons
+from spikeport.targets.loihi import arithmetic as loihi
 from spikeport.targets.loihi.program import Shape
 
 #: One number for a map of neurons, or float64 [C] where its channels differ.
@@ -39,18 +40,33 @@ class Constants:
         """
         return bool(np.all(self.loss_u == 1) and np.isin(self.loss_v, (0.0, 1.0)).all())
 
+    @property
+    def du(self) -> Values:
+        """The register of u's decay: u loses (du + 1) / 4096."""
+        return np.maximum(np.rint(self.loss_u * loihi.DECAY_ONE) - 1, 0)
+
+    @property
+    def dv(self) -> Values:
+        """The register of v's decay: v loses dv / 4096."""
+        return np.minimum(np.rint(self.loss_v * loihi.DECAY_ONE), loihi.DECAY_ONE - 1)
+
     def build_up(self, steps: int) -> Values:
-        """What ``steps`` currents of 1 add up to in the membrane."""
+        """What ``steps`` currents of 1 add up to in the membrane, on the chip: its decays are rounded."""
+        kept_u, kept_v = 1 - (self.du + 1) / loihi.DECAY_ONE, 1 - self.dv / loihi.DECAY_ONE
         u: Values = 0.0
         v: Values = 0.0
         for _ in range(steps):
-            u = u * (1 - self.loss_u) + 1
-            v = v * (1 - self.loss_v) + u
+            u = u * kept_u + 1
+            v = v * kept_v + u
         return v
 
 
-def constants_of(name: str, node: Any, shape: Shape, dt: float) -> Constants:
+def constants_of(name: str, node: Any, shape: Shape, dt: float, at_least: bool) -> Constants:
     """The constants of a neuron node over a map of ``shape``, with steps of ``dt`` seconds.
+
+    Args:
+        at_least: the network fires at its threshold, and the node holds the next smaller float32 (see
+            ``nir_threshold``).
 
     Raises:
         SpikeportError: arrays that do not suit the map or differ within a channel, a value that is not finite, a decay
@@ -79,6 +95,10 @@ def constants_of(name: str, node: Any, shape: Shape, dt: float) -> Constants:
 
     r, reset = read("r"), read("v_reset")
     threshold = read("v_threshold") - reset
+    if at_least:
+        # That difference may vanish beside a reset that is not 0, and with it the tie: it is taken afterwards.
+        own = np.nextafter(np.asarray(read("v_threshold"), np.float32), np.float32(np.inf)).astype(np.float64)
+        threshold = np.minimum(threshold, (own - reset) * (1 - 2.0**-25))
     if np.any(threshold <= 0):
         raise SpikeportError(f"{name}: its threshold is not above its reset")
     if isinstance(node, nir.IF):

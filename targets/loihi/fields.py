@@ -6,6 +6,7 @@ import numpy as np
 
 from spikeport.core.arrays import kind_of
 from spikeport.core.errors import SpikeportError
+from spikeport.core.functional import MOST_STEPS
 from spikeport.core.geometry import output_size, pair
 from spikeport.core.settings import check_types
 from spikeport.targets.loihi.arithmetic import BIAS_EXP_MAX, DECAY_ONE, VTH_NEVER
@@ -14,11 +15,14 @@ from spikeport.targets.loihi.program import INPUT, INPUT_MAX, INPUT_MODES, Loihi
 #: Registers of a population and their largest values.
 REGISTERS = {"du": DECAY_ONE - 1, "dv": DECAY_ONE - 1, "vth": VTH_NEVER, "bias_exp": BIAS_EXP_MAX}
 
+#: Of a stride, a padding or a dilation.
+MOST = 1 << 16
+
 
 def check_fields(program: LoihiProgram) -> None:
     """Raises SpikeportError, naming layer and field, where an engine could not run the program as it stands."""
     _types("program", program)
-    _require("time_steps", program.time_steps, program.time_steps >= 1, "at least 1")
+    _require("time_steps", program.time_steps, 1 <= program.time_steps <= MOST_STEPS, f"1 to {MOST_STEPS}")
     _require("input_scale", program.input_scale, program.input_scale > 0, "more than 0")
     _require("input_max", program.input_max, 1 <= program.input_max <= INPUT_MAX, f"1 to {INPUT_MAX}")
     _require("input_mode", program.input_mode, program.input_mode in INPUT_MODES, ", ".join(INPUT_MODES))
@@ -59,7 +63,8 @@ def _synapse(s: Synapse, shapes: dict[str, Any], input_mode: str) -> None:
     _types(s.name, s)
     for name, least in (("stride", 1), ("padding", 0), ("dilation", 1)):
         value = getattr(s, name)
-        _require(f"{s.name}: {name}", value, len(value) == 2 and min(value) >= least, f"two numbers, at least {least}")
+        legal = len(value) == 2 and least <= min(value) and max(value) <= MOST
+        _require(f"{s.name}: {name}", value, legal, f"two numbers, {least} to {MOST}")
     legal = not s.host or (s.pre == INPUT and input_mode == "host-current")
     _require(f"{s.name}: host", s.host, legal, "false: the host computes what follows the input alone")
     (channels, *size), (out, *wanted) = shapes[s.pre], shapes[s.post]

@@ -143,7 +143,9 @@ def _layer(
 ) -> Layer:
     """Neurons, or the integrators of the output, with the paths into them."""
     shape = _common_shape(name, paths)
-    constants = constants_of(name, node, shape, metadata.dt) if isinstance(node, NEURONS) else Constants()
+    constants = Constants()
+    if isinstance(node, NEURONS):
+        constants = constants_of(name, node, shape, metadata.dt, metadata.spike_condition == ">=")
     gain, offset = (torch.as_tensor(value, dtype=torch.float64) for value in (constants.gain, constants.offset))
     gains = gain.reshape(-1, 1, 1, 1)
     weights = [path.weight * gains * (input_scale if path.pre == INPUT and not host else 1.0) for path in paths]

@@ -178,6 +178,7 @@ class LoihiProgram:
                 f"input holds {x[x % 1 != 0][0]:.4g}, the program takes whole numbers from -{self.input_max} to "
                 f"{self.input_max}, as its calibration did; compile with a calibration of such samples"
             )
+        x = x.astype(np.float64)  # in half or single precision the quotient may round to another whole number
         with np.errstate(over="ignore"):
             q = np.rint(x / self.input_scale)
         if not np.abs(q).max() <= self.input_max:  # before the cast: what int32 does not hold comes out of it small
@@ -186,7 +187,7 @@ class LoihiProgram:
                 f"input reaches {np.abs(x).max():.4g}, the {self.input_mode} input ends at {end:.4g}; "
                 "compile with a calibration that covers it"
             )
-        return q.astype(np.int32) if self.input_mode == "graded" else x.astype(np.float64)
+        return q.astype(np.int32) if self.input_mode == "graded" else x
 
     def digest(self) -> str:
         """SHA-256 of everything an engine runs (metadata apart)."""
@@ -214,12 +215,14 @@ class LoihiProgram:
             if header.pop("format") != FORMAT:
                 raise SpikeportError("written by another version")
             populations = tuple(
-                Population(**(tuples(p) | _registers(archive, p)), bias_mant=archive[f"bias/{p['name']}"])
+                Population(**(tuples(p) | _registers(archive, p)), bias_mant=_array(archive, f"bias/{p['name']}"))
                 for p in header.pop("populations")
             )
             synapses = tuple(
                 Synapse(
-                    **tuples(s), weight=archive[f"weight/{s['name']}"], links=_optional(archive, f"links/{s['name']}")
+                    **tuples(s),
+                    weight=_array(archive, f"weight/{s['name']}"),
+                    links=_optional(archive, f"links/{s['name']}"),
                 )
                 for s in header.pop("synapses")
             )
@@ -251,11 +254,16 @@ def batch(x: np.ndarray, shape: Shape, time_steps: int | None, what: str, taker:
 def _registers(archive: Any, population: dict[str, Any]) -> dict[str, np.ndarray]:
     """What differs between its channels."""
     stored = {field: f"{field}/{population['name']}" for field in PER_CHANNEL}
-    return {field: archive[name] for field, name in stored.items() if name in archive.files}
+    return {field: _array(archive, name) for field, name in stored.items() if name in archive.files}
 
 
 def _optional(archive: Any, name: str) -> np.ndarray | None:
-    return archive[name] if name in archive.files else None
+    return _array(archive, name) if name in archive.files else None
+
+
+def _array(archive: Any, name: str) -> np.ndarray:
+    """By the name of its file: NumPy takes "a.npy" for the file of an array called "a"."""
+    return archive[f"{name}.npy"]
 
 
 def _split(program: LoihiProgram) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -116,7 +116,7 @@ def reach(
     rounding = 1 if np.ndim(host) == 0 else 1 << loihi.BIAS_EXP_MAX >> loihi.SHIFT
     rising, falling = up + host + bias + rounding, down + host - bias + rounding
     if constants.threshold is not None and np.all(constants.loss_u == 1):
-        rising = rising + (1 - constants.loss_v) * constants.threshold * scale
+        rising = rising + (1 - constants.dv / loihi.DECAY_ONE) * constants.threshold * scale
     else:
         rising = build_up * rising
     return float(np.max([up, down, rising, build_up * falling]))

@@ -66,9 +66,14 @@ def follow(path: Path, name: str, node: nir.NIRNode, with_bias: bool = True) -> 
         weight = path.weight.new_full((path.shape[0], 1, *kernel), tap)
         return _compose(path, name, weight, weight.new_zeros(path.shape[0]), stride, padding, path.shape[0], mean=True)
     if isinstance(node, nir.Conv2d):
-        weight = _dilated(_exact(node.weight), pair(node.dilation))
+        kernel, stride, padding, dilation = (
+            np.shape(node.weight)[2:],
+            *map(pair, (node.stride, node.padding, node.dilation)),
+        )
+        _require_fitting(path, name, output_size(path.shape[1:], kernel, stride, padding, dilation))
+        weight = _dilated(_exact(node.weight), dilation)
         bias = _exact(node.bias) * with_bias
-        return _compose(path, name, weight, bias, pair(node.stride), pair(node.padding), int(node.groups))
+        return _compose(path, name, weight, bias, stride, padding, int(node.groups))
     if isinstance(node, (nir.Affine, nir.Linear)):
         weight = _exact(node.weight)
         if weight.ndim != 2 or weight.shape[1] != np.prod(path.shape):
@@ -92,7 +97,12 @@ def follow(path: Path, name: str, node: nir.NIRNode, with_bias: bool = True) -> 
 
 
 def _exact(values: Any) -> Tensor:
-    return torch.as_tensor(values, dtype=torch.float64)
+    return torch.as_tensor(values if isinstance(values, Tensor) else np.asarray(values, np.float64)).double()
+
+
+def _require_fitting(path: Path, name: str, size: Pair) -> None:
+    if min(size) < 1:
+        raise SpikeportError(f"{name}: its kernel does not fit on a map of {path.shape[1:]}")
 
 
 def _dilated(weight: Tensor, dilation: Pair) -> Tensor:
@@ -119,8 +129,7 @@ def _compose(
     if channels != path.shape[0]:
         raise SpikeportError(f"{name}: takes {channels} channels, is given {path.shape[0]}")
     size = output_size(path.shape[1:], (weight.shape[2], weight.shape[3]), stride, padding)
-    if min(size) < 1:
-        raise SpikeportError(f"{name}: its kernel does not fit on a map of {path.shape[1:]}")
+    _require_fitting(path, name, size)
     shape = (len(weight), *size)
     names = (*path.names, name)
     if not path.names:

@@ -56,6 +56,27 @@ def test_logits_agree_within_1e_4(model, x, file, monkeypatch, error, status):
     assert witness.status == status
 
 
+class Louder(nn.Module):
+    def forward(self, y):
+        return 1e5 * y
+
+
+def test_the_limit_grows_with_the_logits(model, x, file, monkeypatch):
+    """A sum of large terms is rounded by more."""
+    with torch.no_grad():
+        off = model(torch.from_numpy(x)).double().numpy() * (1 + 1e-5)
+    monkeypatch.setattr("spikeport.export.onnx_model.run_onnx", lambda path, x: 1e5 * off[: len(x)])
+    louder = nn.Sequential(model, Louder()).eval()
+    (witness,) = verify_onnx(file, "model.onnx", louder, torch.from_numpy(x)).witnesses
+    assert witness.output_error > 1e-2
+    assert witness.status == "agrees"
+
+
+def test_one_number_is_no_sample(model, tmp_path):
+    with pytest.raises(SpikeportError, match="the samples are one number"):
+        to_onnx(model, tmp_path / "model.onnx", 5.0)
+
+
 def test_damaged_and_missing_files_are_named(file, tmp_path):
     (tmp_path / "cut.onnx").write_bytes(file.read_bytes()[:1000])
     with pytest.raises(SpikeportError, match="damaged or not an ONNX model"):

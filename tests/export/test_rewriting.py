@@ -105,6 +105,25 @@ class Copies(nn.Module):
         return x[:, [0, 1, 1, 0]]
 
 
+class FlatNorm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(4, 4, 1), nn.BatchNorm1d(4 * 8 * 8)
+
+    def forward(self, x):
+        return self.norm(self.conv(x).flatten(1))
+
+
+class Parts(nn.Module):
+    def forward(self, x):
+        return x.flatten(1).split(128, 1)[1]
+
+
+class InPlace(nn.Module):
+    def forward(self, x):
+        return torch.cat([x.add_(x), x], 1)
+
+
 @pytest.mark.parametrize(
     ("middle", "message"),
     [
@@ -117,6 +136,9 @@ class Copies(nn.Module):
         (nn.BatchNorm2d(4), "middle: normalises act"),
         (nn.Sequential(nn.Conv2d(4, 2, 1), Copies(), nn.BatchNorm2d(4)), "same channel of middle.0 appears twice"),
         (nn.BatchNorm2d(4, track_running_stats=False), "without running statistics"),
+        (FlatNorm(), "middle.norm: normalises 256 features of flattened maps of 4 channels"),
+        (Parts(), "splits flattened maps"),
+        (InPlace(), "adds in place to .*, which is used again"),
         (nn.AvgPool2d(3, 1, 1, count_include_pad=False), "middle: average pooling"),
         (nn.AdaptiveAvgPool2d(3), "do not divide evenly"),
         (nn.Conv2d(4, 4, 9), "middle: its kernel does not fit"),

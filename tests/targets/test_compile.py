@@ -280,8 +280,12 @@ def integrators(size, threshold):
     return nir.IF(np.full(size, 1e3), np.full(size, threshold))
 
 
+THROUGH = {"in": nir.Input({"input": np.array([3])}), "out": nir.Output({"output": np.array([3])})}
 WAYS = {
-    "an edge that is there twice": ({}, [("a", "neurons"), ("a", "neurons")]),
+    "a graph within that holds nothing": (
+        {"through": nir.NIRGraph(THROUGH, list(pairwise(THROUGH)), type_check=False)},
+        [("a", "neurons"), ("a", "through"), ("through", "neurons")],
+    ),
     "a diamond": (
         {"one": nir.Scale(np.ones(3)), "two": nir.Scale(np.array([1.0, 2.0, -1.0]))},
         [("a", "one"), ("a", "two"), ("one", "neurons"), ("two", "neurons")],

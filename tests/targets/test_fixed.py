@@ -251,7 +251,7 @@ def refusal(path, kind, change):
     ("where", "field", "value", "message"),
     [
         (None, "time_steps", "4", "program: time_steps is '4'; expected a whole number"),
-        (None, "time_steps", 0, "time_steps is 0; expected at least 1"),
+        (None, "time_steps", 0, "time_steps is 0; expected 1 to 65536"),
         (None, "input_scale", 0, "input_scale is 0; expected more than 0"),
         (None, "input_max", 128, "input_max is 128"),
         (None, "input_mode", "dvs", "input_mode is dvs; expected graded, host-current"),
@@ -271,7 +271,7 @@ def refusal(path, kind, change):
         ("synapses", "pre", "layer9", "first: pre is layer9; expected a population before it"),
         ("synapses", "pre", "output", "first: pre is output; expected a population before it"),
         ("synapses", "post", "layer9", "first: post is layer9; expected a population"),
-        ("synapses", "stride", [0, 0], "first: stride is (0, 0); expected two numbers, at least 1"),
+        ("synapses", "stride", [0, 0], "first: stride is (0, 0); expected two numbers, 1 to 65536"),
         ("synapses", "padding", [1, 1], "first: its map is [6, 6]; expected [4, 4], that of layer"),
         ("synapses", "groups", 2, "first: groups is 2; expected a divisor of 1 and 2 channels"),
         ("synapses", "host", True, "first: host is True"),
