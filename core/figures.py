@@ -39,6 +39,11 @@ def draw_figures(run: Path, rate_goal: float = 0.3) -> list[Path]:
     return [save_figure(figure, file) for file, figure in drawn.items()]
 
 
+def literal(name: str) -> str:
+    """A name as matplotlib has to be given it: dollars would begin a formula."""
+    return name.replace("$", r"\$")
+
+
 def _rows(file: Path) -> Rows:
     with file.open(encoding="utf-8", newline="") as opened:
         return list(csv.DictReader(opened))
@@ -80,7 +85,7 @@ def _gradients(layers: Rows) -> "Figure":
         axis.plot(
             range(len(rows)), norms, marker=".", color=(TRAIN, VALIDATION, "#009E73")[place], label=f"epoch {epoch}"
         )
-        axis.set_xticks(range(len(rows)), [row["layer"] for row in rows], rotation=60, ha="right", fontsize=7)
+        axis.set_xticks(range(len(rows)), [literal(row["layer"]) for row in rows], rotation=60, ha="right", fontsize=7)
     if any(float(row["gradient_norm"]) > 0 for row in shown):
         axis.set_yscale("log")
     axis.set_ylabel("gradient norm of the weight\n(mean over the epoch's steps)")
@@ -99,7 +104,7 @@ def _rates(layers: Rows, goal: float) -> "Figure | None":
     axis.bar(range(len(rows)), [float(row["firing_rate"]) for row in rows], color=TRAIN)
     axis.axhline(goal, color=GOAL, linestyle="--", linewidth=1, label=f"goal {goal:g}")
     axis.axhline(mean, color=VALIDATION, linewidth=1, label=f"mean over all outputs {mean:.3f}")
-    axis.set_xticks(range(len(rows)), [row["layer"] for row in rows], rotation=60, ha="right", fontsize=7)
+    axis.set_xticks(range(len(rows)), [literal(row["layer"]) for row in rows], rotation=60, ha="right", fontsize=7)
     axis.set_ylabel("spikes per neuron and step\n(validation images, last epoch)")
     axis.legend(frameon=False)
     return figure

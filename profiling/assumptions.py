@@ -2,8 +2,10 @@
 
 ASSUMPTIONS = (
     "The same constants are applied to the counts seen in training, in the fixed engine and in Lava, on the same "
-    "images, so that a difference between these columns is spikes alone.",
-    "A whole inference is counted: all T steps. The first convolution, under a constant current, is charged once, "
+    "images, so that a difference between these columns is spikes alone. But where the compiler makes one synapse of "
+    "several layers (a depthwise and a pointwise convolution, say), they share a row: training's operations of all of "
+    "them stand beside the events of the chip's one synapse, whose kernel is another.",
+    "A whole inference is counted: all T steps. The first convolution, under a constant input, is charged once, "
     "in every column; the chip receives its graded input at every step (see graded events).",
     "An operation is effective where its input is not zero, dense in any case. A synaptic operation (AC) is one weight "
     "added because one spike arrived; a sum of k spikes costs k. Whether an input is spikes is decided for every image "

@@ -40,11 +40,11 @@ def break_even(model: EnergyModel, snn: ModelCounts, cnn: ModelCounts) -> BreakE
     works = [layer.work() for layer in snn.layers.values()]
     wanted = total(model, (layer.work() for layer in cnn.layers.values()))
     rates: dict[int, float] = {}
-    for steps in TIME_STEPS:
+    for steps in sorted({*TIME_STEPS, snn.time_steps}):
         time = steps / snn.time_steps
         silent, measured = (total(model, (w.scaled(rate, time) for w in works)) for rate in (0.0, 1.0))
         if measured == silent:
             return None
         rates[steps] = snn.rate * (wanted - silent) / (measured - silent)
-    winning = [steps for steps in TIME_STEPS if snn.rate < rates[steps]]
+    winning = [steps for steps in rates if snn.rate < rates[steps]]
     return BreakEven(model.name, rates, max(winning, default=0))

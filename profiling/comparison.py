@@ -1,7 +1,8 @@
 """Layer by layer: what training promised beside what the target's own counts say.
 
 The same Horowitz constants are applied to every witness, on the same samples, and the analog first layer is charged
-alike (once per inference), so that any difference between witnesses is spikes alone.
+alike (once per inference where the input is held), so that any difference between witnesses is spikes alone; but for
+layers that the compiler made one synapse of (``Row.composed``): the chip's synapse is another one then.
 """
 
 from dataclasses import asdict, dataclass, field, replace
@@ -12,7 +13,7 @@ import numpy as np
 from spikeport.core.errors import SpikeportError
 from spikeport.profiling.counts import LayerCounts, ModelCounts
 from spikeport.profiling.energy import horowitz
-from spikeport.profiling.loihi_energy import host_macs
+from spikeport.profiling.loihi_energy import dense_macs
 from spikeport.targets.loihi.program import INPUT, LoihiProgram, Population, Synapse
 from spikeport.targets.record import SpikeRecord
 
@@ -29,10 +30,12 @@ class Row:
 
     Attributes:
         layer: the convolution, linear or pooling layer of the model ("" where only the target has it).
+        composed: further layers, which the chip has in one synapse with it: training's counts are of all of them.
         neurons_layer: the spiking layer behind it ("" for class currents).
         neurons: number of those neurons.
         macs: multiply-accumulates on analog input, as the model executes them.
-        analog: the layer takes the network's input, so that every witness multiplies; else only training does.
+        chip_macs: those of the engines: of what takes the network's analog input alone.
+        analog: the layer takes the network's analog input, so that every witness multiplies; else only training does.
         acs: witness -> synaptic operations.
         spikes: witness -> spikes of the neurons.
         rate: witness -> spikes per neuron and step.
@@ -59,21 +62,28 @@ class Row:
     cnn_macs: float | None = None
     cnn_energy_nj: float | None = None
     note: str = ""
+    composed: tuple[str, ...] = ()
+    chip_macs: float = 0.0
 
     def difference(self, witness: str) -> float | None:
-        """Relative difference of synaptic operations to training; None where either has none."""
-        if not self.acs.get(TRAINING) or witness not in self.acs:
+        """Relative difference of synaptic operations to training; None where either has none, or other synapses."""
+        if not self.acs.get(TRAINING) or witness not in self.acs or self.composed:
             return None
         return self.acs[witness] / self.acs[TRAINING] - 1
 
     def macs_of(self, witness: str) -> float:
         """What this witness multiplies; a chip adds, except where it takes the network's input."""
-        return self.macs if self.analog or witness == TRAINING else 0.0
+        return self.macs if witness == TRAINING else self.chip_macs
 
     def marked(self, witness: str) -> bool:
         """Whether the witness's synaptic operations differ from training's by more than ``MARK_ABOVE``."""
         difference = self.difference(witness)
-        return difference is not None and abs(difference) > MARK_ABOVE
+        return self.woken(witness) or (difference is not None and abs(difference) > MARK_ABOVE)
+
+    def woken(self, witness: str) -> bool:
+        """Whether spikes arrive here that training did not see at all: there is no relative difference then."""
+        silent = self.acs.get(TRAINING) == 0 and not self.macs
+        return silent and not self.composed and self.acs.get(witness, 0.0) > 0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -95,7 +105,8 @@ def compare(
     Every witness is averaged over the samples that all of them saw: the first of each.
 
     Raises:
-        SpikeportError: a record of another program or of zero samples, or another number of time steps.
+        SpikeportError: a record of another program or of zero samples, another number of time steps, or a counted layer
+            that is in none of the program's synapses.
     """
     digest = program.digest()
     for engine, record in records.items():
@@ -109,20 +120,40 @@ def compare(
     samples = common_samples(training, records)
     if samples < 1:
         raise SpikeportError("zero samples in a record; simulate at least one")
-    rows = []
     sources: dict[str, list[Synapse]] = {}
     for synapse in program.synapses:
         sources.setdefault(synapse.source or synapse.name, []).append(synapse)
-    order = [n for n in training.layers if n in sources] if training else []
+    counted = {**(training.layers if training else {}), **(cnn.layers if cnn else {})}
+    layers = _layers(sources, counted)
+    place = {name: number for number, name in enumerate(counted)}
+    rows = []
     shown: set[str] = set()
-    for source in [*order, *(s for s in sources if s not in order)]:
-        row = _row(source, sources[source], training, program, records, cnn, samples)
+    for source in sorted(sources, key=lambda s: min((place[n] for n in layers[s] if n in place), default=len(place))):
+        row = _row(source, layers[source], sources[source], training, program, records, cnn, samples)
         if row.neurons_layer and row.neurons_layer in shown:
             # A second branch into the same neurons: their spikes are shown once.
             row = replace(row, spikes={}, rate={}, divergence={})
         shown.add(row.neurons_layer)
         rows.append(row)
     return rows
+
+
+def _layers(sources: dict[str, list[Synapse]], counted: dict[str, LayerCounts]) -> dict[str, list[str]]:
+    """Source -> the layers in its row: every counted layer is in exactly one.
+
+    Raises:
+        SpikeportError: a counted layer is in none, so that its operations would be in no sum.
+    """
+    taken = set(sources)
+    layers: dict[str, list[str]] = {}
+    for source, synapses in sources.items():
+        behind = dict.fromkeys(name for s in synapses for name in s.composed if name not in taken)
+        layers[source] = [source, *behind]
+        taken.update(behind)
+    for name, counts in counted.items():
+        if name not in taken and counts.kind not in ("LIF", "MaxPool2d") and counts.dense:
+            raise SpikeportError(f"{name}: in no synapse of the program, so that no row would count it; export again")
+    return layers
 
 
 def _require_whole(engine: str, record: SpikeRecord, program: LoihiProgram) -> None:
@@ -155,6 +186,7 @@ def _divergence(expected: np.ndarray, found: np.ndarray) -> float:
 
 def _row(
     source: str,
+    layers: list[str],
     synapses: list[Synapse],
     training: ModelCounts | None,
     program: LoihiProgram,
@@ -167,19 +199,25 @@ def _row(
     neurons_layer = spiking[0].source if spiking else ""
     if neurons_layer:  # a layer over a concatenation is several populations
         spiking = [p for p in program.populations if p.source == neurons_layer]
-    counts = training.layers.get(source) if training else None
+    trained = {name: training.layers[name] for name in layers if name in training.layers} if training else {}
+    trained = {name: c for name, c in trained.items() if c.dense or c.kind == "LIF"}  # an average does nothing itself
+    counts = trained.get(source) or next(iter(trained.values()), None)
     neurons = training.layers.get(neurons_layer) if training else None
-    analog = all(s.pre == INPUT for s in synapses)
+    enters = all(s.pre == INPUT for s in synapses)
+    analog = enters and not spikes_enter(program)
+    # What is held for all steps is charged once.
+    charged = program.time_steps if enters and program.held else 1
     acs: dict[str, float] = {}
     spikes: dict[str, float] = {}
     divergence: dict[str, float] = {}
     graded: dict[str, float] = {}
     macs = 0.0
     if counts is not None and training is not None:
-        operations = counts.acs if counts.kind != "LIF" else _passed_on(synapses, program, counts)
-        if operations is not None:
-            acs[TRAINING] = _mean([operations], samples)
-        macs = _mean([counts.macs], samples)
+        operations = [c.acs if c.kind != "LIF" else _passed_on(synapses, program, c) for c in trained.values()]
+        found = [o for o in operations if o is not None]
+        if found:
+            acs[TRAINING] = _mean(found, samples)
+        macs = _mean([c.macs for c in trained.values()], samples)
         if neurons is not None:
             spikes[TRAINING] = _mean([neurons.spikes], samples)
     for engine, record in records.items():
@@ -187,34 +225,45 @@ def _row(
         if analog:
             graded[engine], acs[engine] = events, 0.0
         else:
-            acs[engine] = events
+            acs[engine] = events / charged
         fired = [record.spikes[p.name][:samples] for p in spiking]
         spikes[engine] = _mean(fired, samples)
         if neurons is not None and fired:
             divergence[engine] = _divergence(neurons.spikes[:samples], sum(fired[1:], fired[0]))
-    if counts is None and analog:
-        on_host = host_macs(replace(program, synapses=tuple(synapses)))
-        macs = on_host or max(graded.values(), default=0.0) / program.time_steps
+    chip_macs = float(dense_macs(program, synapses) * (program.time_steps // charged)) if analog else 0.0
+    if counts is None:
+        macs = chip_macs
     total = sum(p.neurons for p in spiking or populations.values())
-    cnn_counts = cnn.layers.get(source) if cnn else None
-    cnn_macs = float(cnn_counts.dense) if cnn_counts and cnn_counts.kind != "MaxPool2d" else None
+    dense = (
+        [cnn.layers[n].dense for n in layers if n in cnn.layers and cnn.layers[n].kind != "MaxPool2d"] if cnn else []
+    )
+    cnn_macs = float(sum(dense)) if dense else None
+    name = next(iter(trained), source)
+    composed = tuple(n for n in trained if n != name)
     return Row(
-        layer=source if any(s.source for s in synapses) else "",
-        kind=_kind(counts, populations),
+        layer=name if any(s.source for s in synapses) else "",
+        composed=composed,
+        kind=_kind(source, counts, populations),
         neurons_layer=neurons_layer,
         neurons=total,
         macs=macs,
+        chip_macs=chip_macs,
         analog=analog,
         acs=acs,
         spikes=spikes,
         rate={w: count / (total * program.time_steps) for w, count in spikes.items()} if spiking else {},
-        energy_nj={w: horowitz(count, macs if analog or w == TRAINING else 0.0) for w, count in acs.items()},
+        energy_nj={w: horowitz(count, macs if w == TRAINING else chip_macs) for w, count in acs.items()},
         divergence=divergence,
         graded_events=graded,
         cnn_macs=cnn_macs,
         cnn_energy_nj=None if cnn_macs is None else horowitz(0, cnn_macs),
-        note=_note(synapses, counts, spiking, program, macs),
+        note=_note(synapses, counts, spiking, program, macs, composed),
     )
+
+
+def spikes_enter(program: LoihiProgram) -> bool:
+    """Whether the chip's input is spikes: whole numbers up to 1, as calibrated."""
+    return program.input_mode == "graded" and program.whole and program.input_max == 1
 
 
 def _passed_on(synapses: list[Synapse], program: LoihiProgram, counts: LayerCounts) -> np.ndarray | None:
@@ -224,26 +273,43 @@ def _passed_on(synapses: list[Synapse], program: LoihiProgram, counts: LayerCoun
     return counts.spikes if passed == channels else None
 
 
-def _kind(counts: LayerCounts | None, populations: dict[str, Population]) -> str:
+def _kind(source: str, counts: LayerCounts | None, populations: dict[str, Population]) -> str:
     if counts is not None:
         return "Skip" if counts.kind == "LIF" else counts.kind
+    if any(p.source == source for p in populations.values()):
+        return "MaxPool2d"  # a layer that is synapses and neurons both: OR neurons
     return "Relay" if all(not p.source for p in populations.values()) else "Synapses"
 
 
 def _note(
-    synapses: list[Synapse], counts: LayerCounts | None, spiking: list[Population], program: LoihiProgram, macs: float
+    synapses: list[Synapse],
+    counts: LayerCounts | None,
+    spiking: list[Population],
+    program: LoihiProgram,
+    macs: float,
+    composed: tuple[str, ...],
 ) -> str:
+    told = f"on the chip in one with {', '.join(composed)}: another synapse, with another number of events"
+    notes = [told] if composed else []
+    held, steps = program.held, program.time_steps
     if all(s.host for s in synapses):
-        return "computed by the host, once, and added to the neurons' biases"
-    if all(s.pre == INPUT for s in synapses):
-        return f"analog input: charged once; the chip receives it at each of the {program.time_steps} steps"
-    if macs:
-        return "analog in training (multiplied at every step); the chip composes it with the layer before it and adds"
-    if counts is not None and counts.kind == "MaxPool2d":
-        return "max-pooling of spikes: OR neurons on the chip"
-    if not spiking:
-        return "class currents: no neurons fire here"
-    return ""
+        notes.append("computed by the host, once, and added to the neurons' biases")
+    elif all(s.pre == INPUT for s in synapses):
+        charged = (
+            f"charged once; the chip receives it at each of the {steps} steps" if held else "charged at every step"
+        )
+        notes.append(f"{'spikes as' if spikes_enter(program) else 'analog'} input: {charged}")
+    elif composed:
+        pass
+    elif macs:
+        notes.append(
+            "analog in training (multiplied at every step); the chip composes it with the layer before it and adds"
+        )
+    elif counts is not None and counts.kind == "MaxPool2d":
+        notes.append("max-pooling of spikes: OR neurons on the chip")
+    elif not spiking:
+        notes.append("class currents: no neurons fire here")
+    return "; ".join(notes)
 
 
 def witnesses(rows: list[Row]) -> list[str]:

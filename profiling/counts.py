@@ -95,8 +95,9 @@ class Work:
 
     def scaled(self, rate: float, time: float) -> "Work":
         """The same layer with all firing rates times ``rate`` and ``time`` times as many steps."""
-        factor = {"acs": rate * time, "spikes_in": rate * time, "spikes": rate * time, "updates": time}
-        if not self.held:
+        factor = {"spikes": rate * time, "updates": time}
+        if not self.held:  # what is held runs once, on an input that no rate changes
+            factor |= {"acs": rate * time, "spikes_in": rate * time}
             factor |= {"macs": time, "bias_adds": time, "analog_passes": time}
         return replace(self, **{name: getattr(self, name) * by for name, by in factor.items()})
 
@@ -203,7 +204,8 @@ class ModelCounts:
     def rate(self) -> float:
         """Average firing rate, the paper's: over all LIF outputs, steps and samples."""
         lifs = [c for c in self.layers.values() if c.kind == "LIF"]
-        return sum(float(c.spikes.mean()) for c in lifs) / sum(c.outputs for c in lifs) if lifs else 0.0
+        neurons = sum(c.outputs * c.spikes.size for c in lifs)  # times steps, samples, and passes where one runs twice
+        return sum(float(c.spikes.sum()) for c in lifs) / neurons if neurons else 0.0
 
     def total(self, quantity: str) -> float:
         """Mean per image of one of ``SERIES``, summed over layers and steps."""

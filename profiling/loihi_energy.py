@@ -4,7 +4,7 @@ Constants: M. Davies et al., Loihi: a neuromorphic manycore processor with on-ch
 table 2; simulated before silicon, 0.75 V. For Loihi 2 no figures are published, so there is no model of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -132,11 +132,15 @@ def loihi1_mapping(program: LoihiProgram) -> Mapping:
 
 def host_macs(program: LoihiProgram) -> int:
     """Dense multiply-accumulates of the synapses on the host, once per inference."""
+    return dense_macs(program, [synapse for synapse in program.synapses if synapse.host])
+
+
+def dense_macs(program: LoihiProgram, synapses: Iterable[Synapse]) -> int:
+    """Multiply-accumulates of these synapses, all from the input, if none of its values were zero; at one step."""
     found = 0
-    for synapse in program.synapses:
-        if synapse.host:
-            reach = fan_out(program.input_shape[1:], *synapse.geometry)
-            found += int(reach.sum()) * int(synapse.outputs_reached.sum())
+    for synapse in synapses:
+        reach = fan_out(program.input_shape[1:], *synapse.geometry)
+        found += int(reach.sum()) * int(synapse.outputs_reached.sum())
     return found
 
 

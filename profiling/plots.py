@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from spikeport.core.figures import literal
 from spikeport.profiling.breakeven import BreakEven
 from spikeport.profiling.comparison import TRAINING, Row, witnesses
 from spikeport.profiling.counts import ModelCounts
@@ -57,7 +58,7 @@ def _bars(rows: list[Row], values: dict[str, list[float]], ylabel: str, log: boo
         axes.bar(
             places + (k - (len(values) - 1) / 2) * width, heights, width, label=LABELS[witness], color=COLOURS[witness]
         )
-    axes.set_xticks(places, _names(rows), rotation=60, ha="right", fontsize=7)
+    axes.set_xticks(places, list(map(literal, _names(rows))), rotation=60, ha="right", fontsize=7)
     if log:
         axes.set_yscale("log")
     return figure
@@ -110,7 +111,7 @@ def cause_plot(energies: dict[str, Entry]) -> Picture | None:
             heights = np.array([found.get(cause, 0.0) for found in layers.values()])
             axes.bar(np.arange(len(layers)), heights, bottom=below, label=cause, color=colour)
             below += heights
-        axes.set_xticks(np.arange(len(layers)), list(layers), rotation=60, ha="right", fontsize=7)
+        axes.set_xticks(np.arange(len(layers)), list(map(literal, layers)), rotation=60, ha="right", fontsize=7)
         axes.legend(fontsize=7, frameon=False)
         sums = {cause: sum(found.get(cause, 0.0) for found in layers.values()) for cause in causes}
         parts = ", ".join(f"{cause} {100 * value / sum(sums.values()):.0f} %" for cause, value in sums.items())
@@ -132,13 +133,12 @@ def break_even_plot(even: list[BreakEven], training: ModelCounts | None) -> Pict
     for found, colour in zip(even, CYCLE, strict=False):
         axes.plot(list(found.rates), list(found.rates.values()), marker=".", label=found.model, color=colour)
     axes.plot(training.time_steps, training.rate, "k*", markersize=12, label="this network")
-    here = [found.rates[min(training.time_steps, max(found.rates))] for found in even]
+    here = [found.rates[training.time_steps] for found in even]
     top = max(1.5 * training.rate, 0.1, *here)
     axes.set_ylim(0, min(top, 1.0))
     axes.set_xlabel("time steps T")
     wins = "; ".join(
-        f"{e.model}: at {training.time_steps} steps below {e.rates.get(training.time_steps, float('nan')):.3g}"
-        for e in even
+        f"{e.model}: at {training.time_steps} steps below {e.rates[training.time_steps]:.3g}" for e in even
     )
     return _picture(
         _legend(figure),
@@ -204,7 +204,7 @@ def steps_plot(statistics: dict[str, LayerStatistics], class_names: Sequence[str
     ]
     names = [class_names[c] if c < len(class_names) else str(c) for c in classes]
     right.bar(np.arange(len(classes)), by_class, color=COLOURS[TRAINING])
-    right.set_xticks(np.arange(len(classes)), names, rotation=60, ha="right", fontsize=7)
+    right.set_xticks(np.arange(len(classes)), list(map(literal, names)), rotation=60, ha="right", fontsize=7)
     figure.tight_layout()
     return _picture(
         figure,
@@ -256,7 +256,7 @@ def raster_plot(rasters: dict[str, np.ndarray], time_steps: int) -> Picture | No
         axis.imshow(density, aspect="auto", cmap="Greys", vmin=0, vmax=1, interpolation="nearest")
         axis.set_yticks([])
         axis.set_xticks([])
-        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=7)
+        axis.set_ylabel(literal(name), rotation=0, ha="right", va="center", fontsize=7)
     axes[-1].set_xlabel(f"neurons (darker: more of them spike); {time_steps} steps from top to bottom in each strip")
     means = [float(spikes.mean()) for spikes in rasters.values()]
     return _picture(figure, "Spikes of the chosen image, layer by layer.", "Rates: " + _range(list(rasters), means, ""))

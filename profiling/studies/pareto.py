@@ -6,7 +6,7 @@ from statistics import mean
 
 from matplotlib.figure import Figure
 
-from spikeport.core.figures import save_figure
+from spikeport.core.figures import literal, save_figure
 from spikeport.profiling.studies.table import Row
 
 #: Colour-blind safe (Okabe and Ito, 2008).
@@ -38,7 +38,7 @@ def pareto_plot(rows: Sequence[Row], path: Path) -> None:
                 label=kind.upper(),
             )
     for name, point in points.items():
-        axes.annotate(name, point, textcoords="offset points", xytext=(5, 4), fontsize=7)
+        axes.annotate(literal(name), point, textcoords="offset points", xytext=(5, 4), fontsize=7)
     axes.set_xscale("log")
     axes.set_xlabel("energy per image, all time steps (nJ: 0.9 pJ per AC, 4.6 pJ per MAC)")
     axes.set_ylabel("test accuracy")

@@ -11,7 +11,7 @@ from torch import Tensor
 from spikeport.core.data import ImageData, load_dataset
 from spikeport.core.errors import SpikeportError
 from spikeport.core.evaluation import evaluate
-from spikeport.core.figures import save_figure
+from spikeport.core.figures import literal, save_figure
 from spikeport.core.files import write_text
 from spikeport.core.runs import Run
 from spikeport.profiling.studies.table import markdown
@@ -99,7 +99,7 @@ def _picture(data: ImageData, cnn: Tensor, snn: Tensor) -> Figure:
             place.text(
                 0.5,
                 -0.08 - 0.13 * line,
-                text,
+                literal(text),
                 color=colour,
                 fontsize=7,
                 ha="center",

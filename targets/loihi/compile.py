@@ -97,10 +97,12 @@ def _synapse(layer: Layer, path: Path, weight: Tensor, metadata: Metadata) -> Sy
     # A layer over a sum of spikes is one synapse from each of them.
     shared = sum(other.names[:1] == path.names[:1] for other in layer.paths) > 1
     host = layer.host is not None and path.pre == INPUT
+    layers = list(dict.fromkeys(metadata.layers.get(name, name) for name in path.names))
     scaled = weight.detach() * layer.scale
     return Synapse(
         name=f"{path.pre}__{first}__{layer.name}" if shared and path.names else f"{first}__{layer.name}",
-        source=metadata.layers.get(path.names[0], path.names[0]) if path.names else "",
+        source=layers[0] if layers else "",
+        composed=tuple(layers[1:]),
         pre=path.pre,
         post=layer.name,
         weight=(scaled * (1 << loihi.SHIFT) if host else torch.round(scaled).to(torch.int8)).numpy(),

@@ -74,6 +74,7 @@ class Synapse:
 
     Attributes:
         source: the layer of the PyTorch model it comes from ("" where the compiler added it).
+        composed: the layers behind that one, up to the neurons, which the compiler made one synapse with it.
         weight: int8 [out, in / groups, kernel height, kernel width], PyTorch's orientation.
         host: computed by the host, which adds the result to the bias of ``post``; ``weight`` is float64 then, and its
             unit that of v.
@@ -92,6 +93,7 @@ class Synapse:
     groups: int = 1
     links: np.ndarray | None = None
     host: bool = False
+    composed: tuple[str, ...] = ()
 
     @property
     def geometry(self) -> tuple[Pair, Pair, Pair, Pair]:

@@ -56,6 +56,7 @@ def test_energy_uses_the_same_constants_everywhere(case):
     for row in compare(training, program, {"fixed": record}):
         for witness, acs in row.acs.items():
             assert row.energy_nj[witness] == horowitz(acs, row.macs)
+            assert row.macs == row.macs_of(witness)
 
 
 def test_a_record_of_another_program_is_refused(case):
@@ -75,10 +76,9 @@ def test_a_record_that_lacks_a_layer_is_refused(case, kind):
 
 
 def test_without_the_model_the_first_layer_is_still_charged(case):
-    _, program, record = case
+    training, program, record = case
     rows = compare(None, program, {"fixed": record})
-    analog = [r for r in rows if r.graded_events]
-    assert np.allclose([r.macs for r in analog], [r.graded_events["fixed"] / 3 for r in analog])
+    assert [r.macs for r in rows if r.graded_events] == [training.layers["stem.conv"].dense]
     assert all(TRAINING not in r.acs for r in rows)
 
 
@@ -105,5 +105,86 @@ def test_the_mean_rate_leaves_the_neurons_of_a_pool_out():
     spikes = {p.source: int(record.spikes[p.name].sum()) for p in program.populations if p.spiking}
     assert spikes.keys() == {"1", "2", "4"}
     assert all(spikes.values())
-    rows = compare(count_operations(net, x), program, {"fixed": record})
-    assert mean_rate(rows, "fixed", 3) == pytest.approx((spikes["1"] + spikes["4"]) / (2 * 3 * (4 * 36 + 6 * 9)))
+    for training in (count_operations(net, x), None):
+        rows = compare(training, program, {"fixed": record})
+        expected = (spikes["1"] + spikes["4"]) / (2 * 3 * (4 * 36 + 6 * 9))
+        assert mean_rate(rows, "fixed", 3) == pytest.approx(expected)
+
+
+def walked(net, x, shape, **metadata):
+    """Its counts in training, its program, and the fixed engine's record."""
+    graph, _ = build_nir(trace(net, shape), Metadata(3, input_shape=shape, **metadata))
+    program = compile(graph, x.numpy())
+    return count_operations(net, x), program, simulate_fixed(program, x.numpy())
+
+
+def test_layers_that_are_one_synapse_on_the_chip_share_a_row_and_none_is_lost():
+    """Depthwise and pointwise, with nothing between; and a mean before the classifier."""
+    torch.manual_seed(0)
+    separable = (nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.BatchNorm2d(4), nn.Conv2d(4, 6, 1))
+    net = nn.Sequential(
+        *(nn.Conv2d(2, 4, 3, padding=1), LIF(v_threshold=0.2, time_steps=3, constant_input=True)),
+        *(*separable, LIF(v_threshold=0.2, time_steps=3)),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3), TimeMean(3)),
+    ).eval()
+    twin = nn.Sequential(*(nn.ReLU() if isinstance(m, LIF) else m for m in net if not isinstance(m, TimeMean)))
+    x = torch.randn(3, 2, 6, 6).clamp(-2, 2)
+    training, program, record = walked(net, x, (2, 6, 6), input_bound=2.0)
+    cnn = count_operations(twin.eval(), x)
+    rows = compare(training, program, {"fixed": record}, cnn)
+    assert [(row.layer, row.composed) for row in rows] == [("0", ()), ("2", ("4",)), ("8", ())]
+    for quantity in ("acs", "macs"):
+        assert training.total(quantity)
+        assert totals(rows)[TRAINING][quantity] == pytest.approx(training.total(quantity))
+    assert sum(row.cnn_macs for row in rows) == pytest.approx(cnn.total("macs"))
+    assert rows[1].macs == training.layers["4"].mean("macs")
+    assert rows[1].difference("fixed") is None
+    assert not any(row.marked("fixed") for row in rows)
+    assert "on the chip in one with 4" in rows[1].note
+    lost = replace(program, synapses=tuple(replace(s, composed=()) for s in program.synapses))
+    record = replace(record, program=lost.digest())
+    with pytest.raises(SpikeportError, match="4: in no synapse of the program"):
+        compare(training, lost, {"fixed": record})
+
+
+def first_layer(held, x):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        *(nn.Conv2d(2, 4, 3, padding=1), LIF(v_threshold=0.2, time_steps=3, constant_input=held)),
+        *(nn.Flatten(), nn.Linear(144, 3), TimeMean(3)),
+    ).eval()
+    metadata = {} if held else {"input": "sequence"}
+    training, program, record = walked(net, x, (2, 6, 6), **metadata)
+    return training.layers["0"], [compare(t, program, {"fixed": record})[0] for t in (training, None)]
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_spikes_as_input_are_added_and_not_multiplied(held):
+    x = (torch.rand(*(() if held else (3,)), 2, 2, 6, 6, generator=torch.Generator().manual_seed(0)) < 0.3).float()
+    counted, rows = first_layer(held, x)
+    assert counted.mean("acs") > 0
+    for row in rows:
+        assert row.acs["fixed"] == counted.mean("acs")
+        assert row.macs == row.chip_macs == 0
+    assert rows[0].acs[TRAINING] == counted.mean("acs")
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_an_analog_input_is_multiplied_once_or_at_every_step(held):
+    x = torch.rand(*(() if held else (3,)), 2, 2, 6, 6, generator=torch.Generator().manual_seed(0)) + 0.5
+    counted, rows = first_layer(held, x)
+    assert counted.mean("macs") == counted.dense * (1 if held else 3)
+    for row in rows:
+        assert row.macs == row.chip_macs == counted.mean("macs")
+        assert row.acs["fixed"] == 0
+
+
+def test_spikes_where_training_saw_none_are_marked(case):
+    training, program, record = case
+    layers = {n: replace(c, acs=c.acs * 0, macs=c.macs * (n == "stem.conv")) for n, c in training.layers.items()}
+    rows = compare(replace(training, layers=layers), program, {"fixed": record})
+    woken = [row for row in rows if row.acs["fixed"] and row.layer and row.kind != "Skip"]
+    assert woken
+    for row in woken:
+        assert row.difference("fixed") is None
+        assert row.marked("fixed")

@@ -123,6 +123,38 @@ def test_break_even_by_hand():
     assert found.rates[8] == pytest.approx(found.rates[4] / 2)
 
 
+def test_what_spikes_as_a_held_input_cost_depends_on_no_rate():
+    snn, cnn = twins(20)
+    x = (torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+    spiking, analog = count_operations(snn, x), count_operations(cnn, x)
+    first, behind = (spiking.layers[name].mean("acs") for name in ("0.0", "0.2"))
+    assert first
+    assert behind
+    found = break_even(HOROWITZ, spiking, analog)
+    wanted = total(HOROWITZ, (c.work() for c in analog.layers.values()))
+    assert found.rates[20] == pytest.approx(spiking.rate * (wanted * 1e3 - 0.9 * first) / (0.9 * behind))
+    assert max(found.rates) == 20
+
+
+def test_the_rate_of_neurons_that_run_twice_is_the_mean_over_all_outputs():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.l = LIF(v_threshold=0.4, time_steps=2)
+            self.first = LIF(v_threshold=0.2, time_steps=2, constant_input=True)
+            self.c, self.d, self.end = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), TimeMean(2)
+
+        def forward(self, x):
+            return self.end(self.l(self.d(self.l(self.c(self.first(x))))))
+
+    torch.manual_seed(0)
+    net, outputs = Twice().eval(), []
+    for neurons in (net.first, net.l):
+        neurons.register_forward_hook(lambda module, args, y: outputs.append(y))
+    counts = count_operations(net, torch.rand(2, 3, 4, 4))
+    assert counts.rate == pytest.approx(float(torch.cat([y.flatten() for y in outputs]).mean()))
+
+
 @pytest.mark.parametrize("steps", [1, 4])
 def test_twice_the_steps_scale_as_a_model_with_twice_the_steps_counts(steps):
     x = torch.rand(1, 3, 8, 8)
