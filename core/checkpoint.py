@@ -13,6 +13,7 @@ from spikeport.core.data import ImageData
 from spikeport.core.errors import SpikeportError, reason
 from spikeport.core.files import replacing
 from spikeport.core.models import ModelSpec
+from spikeport.core.records import Told
 
 #: Settings that may change between a run and its resumption.
 FREE = {"epochs", "patience", "data", "device", "start"}
@@ -40,7 +41,7 @@ def save_checkpoint(
 
 def restore_checkpoint(
     path: Path, config: TrainConfig, spec: ModelSpec, data: ImageData, parts: Mapping[str, Any]
-) -> Any:
+) -> Told:
     """Fills every part; returns what the run had told.
 
     Raises:
@@ -65,6 +66,13 @@ def restore_checkpoint(
             f"{path}: trained with {name} = {found.get(name)!r}, asked for {wanted[name]!r}; "
             "resume with the same settings or train into another folder"
         )
-    for name, part in parts.items():
-        part.load_state_dict(state[name])
-    return state["told"]
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        told = Told(**state["told"])
+        told.best()
+    except Exception as error:  # what torch and its optimisers raise for states of others
+        raise SpikeportError(
+            f"{path}: not a checkpoint of this training ({reason(error)}); train again with --overwrite"
+        ) from None
+    return told

@@ -1,6 +1,7 @@
 """convert: any CNN of the user's becomes its spiking twin."""
 
 import copy
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,13 @@ from spikeport.core.models.twin import Twin
 from spikeport.core.neurons import LIF, TimeMean
 
 _RELUS = (torch.relu, torch.relu_, F.relu, F.relu_, "relu", "relu_")
+_DROPOUTS: dict[Any, type[nn.Module]] = {F.dropout: nn.Dropout, F.dropout1d: nn.Dropout1d, F.dropout2d: nn.Dropout2d}
 _SYNAPTIC = (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+#: What a node of a traced network is: signals that change from step to step, a current [N, ...] that is held, numbers
+#: and tensors that know nothing of the samples, the number N of samples, and what else was reckoned from it.
+STEPS, HELD, CONSTANT, SAMPLES, SIZES = "steps", "held", "constant", "samples", "sizes"
 
 
 class HoldTime(nn.Module):
@@ -39,10 +46,12 @@ def convert(
     """The spiking twin of a CNN: a LIF where it has a ReLU, class currents averaged over time.
 
     Args:
-        model: any CNN that torch.fx can trace, [N, C, H, W] to [N, K]; it is not changed.
+        model: any CNN that torch.fx can trace, [N, C, H, W] to [N, K]; it is not changed. Hooks on the model itself do
+            not go with it, those on its layers do.
         spiking: "activations", or "every-layer" to put a LIF behind every other convolution, linear layer or
             BatchNorm too (but the last), so that every synapse carries spikes.
-        weights: keep the CNN's weights (a start for training), or draw new ones.
+        weights: keep the CNN's weights (a start for training), or draw new ones in every layer that can (one with
+            ``reset_parameters``).
 
     Raises:
         SpikeportError: the model cannot be traced, or has no ReLU.
@@ -62,7 +71,7 @@ def convert(
                 _insert_behind(graph, node, names.add(f"{node.target}_lif", twin.between()))
     if not weights:
         for module in graph.modules():
-            if isinstance(module, _SYNAPTIC):
+            if hasattr(module, "reset_parameters"):
                 module.reset_parameters()
     return fold_time(graph, time_steps, names)
 
@@ -76,13 +85,35 @@ def trace_module(model: nn.Module, leaves: tuple[type[nn.Module], ...] = ()) -> 
 
     model = copied(model)
     try:
-        return fx.GraphModule(model, Tracer().trace(model))
+        graph = fx.GraphModule(model, Tracer().trace(model))
+        if any(node.target in _DROPOUTS for node in graph.graph.nodes):
+            _free_dropouts(graph, Tracer().trace(copy.deepcopy(model).train(not model.training)))
+        return graph
     except SpikeportError:
         raise
     except Exception as error:  # fx lets anything the model's code raises pass
         raise SpikeportError(
             f"{type(model).__name__} cannot be traced ({reason(error)}); its forward must not depend on the data"
         ) from error
+
+
+def _free_dropouts(graph: fx.GraphModule, other: fx.Graph) -> None:
+    """Makes modules of the dropouts that follow the model's mode: a trace keeps the mode it was made in.
+
+    Args:
+        other: the same model traced in the other mode.
+    """
+    names = _Names(graph)
+    for node, twin in zip(list(graph.graph.nodes), list(other.nodes), strict=False):
+        if node.target in _DROPOUTS and node.target is twin.target and _drops(node) != _drops(twin):
+            p = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
+            module = _DROPOUTS[node.target](p).train(graph.training)
+            _replace(graph, node, names.add(node.name, module))
+    graph.recompile()
+
+
+def _drops(node: fx.Node) -> Any:
+    return node.kwargs.get("training", node.args[2] if len(node.args) > 2 else True)
 
 
 def copied(model: nn.Module) -> nn.Module:
@@ -186,16 +217,16 @@ def fold_time(graph: fx.GraphModule, time_steps: int, names: "_Names | None" = N
     """
     names = names or _Names(graph)
     modules = dict(graph.named_modules())
-    held: dict[fx.Node, bool] = {}
+    kinds: dict[fx.Node, str] = {}
     for node in list(graph.graph.nodes):
         inputs = node.all_input_nodes
         if node.op == "placeholder":
-            held[node] = True
+            kinds[node] = HELD
         elif node.op == "output":
             if len(inputs) != 1:
                 raise SpikeportError("the model returns more than one tensor; only one output is supported")
             value = inputs[0]
-            if held[value]:
+            if kinds[value] != STEPS:
                 raise SpikeportError("the output does not depend on any neuron; there is nothing to run over time")
             if not isinstance(modules.get(str(value.target)), TimeMean):
                 with graph.graph.inserting_before(node):
@@ -203,23 +234,44 @@ def fold_time(graph: fx.GraphModule, time_steps: int, names: "_Names | None" = N
                 node.replace_input_with(value, mean)
         elif isinstance(modules.get(str(node.target)), LIF) and node.op == "call_module":
             module = modules[str(node.target)]
-            module.constant_input = held[inputs[0]]
-            held[node] = False
+            module.constant_input = kinds[inputs[0]] != STEPS
+            kinds[node] = STEPS
         else:
-            held[node] = all(held[i] for i in inputs)
-            if not held[node]:
-                for value in [i for i in inputs if held[i] and _is_tensor(i)]:
-                    with graph.graph.inserting_before(node):
+            kinds[node] = _kind(node, kinds)
+            for value in [i for i in inputs if kinds[node] == STEPS and kinds[i] not in (STEPS, CONSTANT)]:
+                if kinds[value] == SIZES:
+                    raise SpikeportError(
+                        f"{node.name}: takes the number of samples from {value.name}, before the time steps are there; "
+                        "read it from the tensor that it shapes"
+                    )
+                with graph.graph.inserting_before(node):
+                    if kinds[value] == SAMPLES:
+                        repeated = graph.graph.call_function(operator.mul, (value, time_steps))
+                    else:
                         repeated = graph.graph.call_module(names.add("hold", HoldTime(time_steps)), (value,))
-                    node.replace_input_with(value, repeated)
+                node.replace_input_with(value, repeated)
     graph.graph.lint()
     graph.recompile()
     return graph
 
 
-def _is_tensor(node: fx.Node) -> bool:
-    """Sizes and shapes of the input are numbers, and stay."""
-    return not (node.op == "call_method" and node.target == "size") and node.target is not getattr
+def _kind(node: fx.Node, kinds: dict[fx.Node, str]) -> str:
+    """What a call gives, from what it takes."""
+    given = [kinds[i] for i in node.all_input_nodes]
+    if STEPS in given or HELD in given:
+        method = node.target if node.op == "call_method" else node.args[1] if node.target is getattr else None
+        if method not in ("size", "shape", "dim", "ndim", "numel", "dtype", "device"):
+            return STEPS if STEPS in given else HELD
+        if STEPS in given or method in ("dim", "ndim", "dtype", "device"):
+            return CONSTANT
+        axis = node.args[1] if len(node.args) > 1 and method == "size" else node.kwargs.get("dim")
+        return SIZES if axis is None else SAMPLES if axis == 0 else CONSTANT
+    if node.target is operator.getitem and kinds.get(node.args[0]) == SIZES:  # type: ignore[arg-type]
+        key = node.args[1]
+        if isinstance(key, slice):
+            return CONSTANT if key.start else SIZES
+        return SAMPLES if key == 0 else CONSTANT
+    return SIZES if SIZES in given or SAMPLES in given else CONSTANT
 
 
 def replace_modules(graph: fx.GraphModule, rule: Callable[[str, nn.Module], nn.Module | None]) -> None:

@@ -120,7 +120,7 @@ def run_epoch(
         x = data.normalise(images).contiguous(memory_format=LAYOUT)
         learner.optimizer.zero_grad(set_to_none=True)
         with autocast(device, config.precision):
-            logits = learner.objective.forward(learner.forward, x)
+            logits = _forward(learner, x)
             loss = learner.objective(logits, labels, images, batch.total, learner.scaler.get_scale())
         learner.scaler.scale(loss).backward()
         learner.scaler.unscale_(learner.optimizer)
@@ -154,6 +154,17 @@ def run_epoch(
     accuracy = float(distributed.summed(correct)) / seen
     means = (norms / max(1, steps)).tolist()
     return loss_sum / seen, accuracy, dict(zip([*layers, NETWORK], means, strict=True))
+
+
+def _forward(learner: Learner, x: Tensor) -> Tensor:
+    try:
+        return learner.objective.forward(learner.forward, x)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise SpikeportError(
+            f"a batch of {len(x)} on maps of 1x1 gives BatchNorm a single value; raise --batch-size"
+        ) from None
 
 
 def _norm(parameter: Tensor) -> Tensor:

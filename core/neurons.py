@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from spikeport.core.functional import next_momentum, run_lif, split_time
+from spikeport.core.functional import next_momentum, run_lif, split_time, whole_steps
 from spikeport.core.kernels import Neuron
 from spikeport.core.kernels.batch_norm_lif import batch_norm_lif
 from spikeport.core.surrogates import surrogate_named
@@ -35,7 +35,7 @@ class LIF(nn.Module):
         surrogate_named(surrogate)
         self.tau, self.v_threshold, self.v_reset = tau, v_threshold, v_reset
         self.surrogate, self.alpha, self.detach_reset = surrogate, alpha, detach_reset
-        self.time_steps, self.constant_input = time_steps, constant_input
+        self.time_steps, self.constant_input = whole_steps(time_steps), constant_input
         self.decay_input = decay_input
 
     def forward(self, x: Tensor, norm: nn.BatchNorm2d | None = None, pooled: bool = False) -> Tensor:
@@ -76,7 +76,7 @@ class TimeMean(nn.Module):
 
     def __init__(self, time_steps: int) -> None:
         super().__init__()
-        self.time_steps = time_steps
+        self.time_steps = whole_steps(time_steps)
 
     def forward(self, x: Tensor) -> Tensor:
         return split_time(x, self.time_steps).mean(0)

@@ -12,7 +12,7 @@ from spikeport.core import distributed
 from spikeport.core.checkpoint import restore_checkpoint, save_checkpoint
 from spikeport.core.config import TrainConfig
 from spikeport.core.data import ImageData, load_dataset, split, subset
-from spikeport.core.data.batches import batches, prefetched
+from spikeport.core.data.batches import batches, in_batches, prefetched
 from spikeport.core.diagnosis import first_not_finite
 from spikeport.core.distributed import pick_device
 from spikeport.core.errors import SpikeportError
@@ -28,6 +28,7 @@ from spikeport.core.records import EVENTS, LAYERS_FILE, METRICS, METRICS_FILE, R
 from spikeport.core.runs import (
     CONFIG_FILE,
     MODEL_FILE,
+    SAMPLES_FILE,
     WEIGHTS_FILE,
     DataInfo,
     Run,
@@ -105,14 +106,14 @@ def _train(
 
     told, first = Told(), distributed.first_process()
     if resume:
-        told = Told(**restore_checkpoint(out / CHECKPOINT_FILE, config, spec, data, learner.parts))
+        told = restore_checkpoint(out / CHECKPOINT_FILE, config, spec, data, learner.parts)
         if first:
             config.save(out / CONFIG_FILE)
     else:
         refuse_existing(out, overwrite, "pass --resume to go on with it or --overwrite to replace it")
         _require_replaceable(out)
 
-    count = -(-len(training) // config.batch_size)
+    count = len(in_batches(training, config.batch_size))
     while not _finished(told, config):
         epoch = len(told.metrics) + 1
         at = Place(epoch, (epoch - 1) * count, out / CHECKPOINT_FILE)
@@ -219,7 +220,7 @@ def _require_replaceable(out: Path) -> None:
 
 def _clear(out: Path) -> None:
     """Takes an earlier run out of its folder, and nothing else."""
-    for name in (CONFIG_FILE, MODEL_FILE, WEIGHTS_FILE, METRICS_FILE, LAYERS_FILE, CHECKPOINT_FILE):
+    for name in (CONFIG_FILE, MODEL_FILE, WEIGHTS_FILE, METRICS_FILE, LAYERS_FILE, CHECKPOINT_FILE, SAMPLES_FILE):
         (out / name).unlink(missing_ok=True)
     shutil.rmtree(out / EVENTS, ignore_errors=True)
 

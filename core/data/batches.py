@@ -23,6 +23,14 @@ class Batch:
     total: int
 
 
+def in_batches(order: Tensor, size: int) -> list[Tensor]:
+    """``size`` at a time; one left over goes with those before it, for BatchNorm cannot normalise a single value."""
+    parts = list(order.split(size))
+    if size > 1 and len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
+
+
 def batches(
     data: ImageData,
     order: Tensor,
@@ -38,7 +46,7 @@ def batches(
         share: which of so many images are this process's; by default all of them.
         pinned: in memory that a GPU can fetch by itself.
     """
-    for chosen in order.split(size):
+    for chosen in in_batches(order, size):
         part = share(len(chosen))
         own = chosen[part]
         images = augment(data.train_images[own], names, generator, data.mean, part, len(chosen))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from spikeport.core.errors import SpikeportError
 from spikeport.core.models.layers import conv_bn, scaled
 from spikeport.core.models.twin import Twin
 
@@ -76,6 +77,8 @@ class MixedDepthwise(nn.Module):
     def __init__(self, channels: int, kernels: Sequence[int], stride: int) -> None:
         super().__init__()
         share = channels // len(kernels)
+        if share < 1:
+            raise SpikeportError(f"{channels} channels for {len(kernels)} kernel sizes; a larger width is needed")
         self.sizes = [channels - share * (len(kernels) - 1), *[share] * (len(kernels) - 1)]
         self.convs = nn.ModuleList(
             nn.Conv2d(size, size, kernel, stride, kernel // 2, groups=size, bias=False)

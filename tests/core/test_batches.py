@@ -8,7 +8,7 @@ from torch import Tensor
 from spikeport.core import SpikeportError
 from spikeport.core.data import ImageData, subset
 from spikeport.core.data.augment import augment
-from spikeport.core.data.batches import batches, prefetched
+from spikeport.core.data.batches import batches, in_batches, prefetched
 
 MEAN = (0.2, 0.4, 0.6)
 
@@ -88,6 +88,17 @@ def test_batches_hold_the_images_in_order_and_their_labels():
     assert [batch.total for batch in found] == [50, 50, 20]
     assert torch.equal(torch.cat([batch.images for batch in found]), data.train_images[order])
     assert torch.equal(torch.cat([batch.labels for batch in found]), data.train_labels[order])
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "sizes"),
+    [(8, 4, [4, 4]), (9, 4, [4, 5]), (10, 4, [4, 4, 2]), (3, 1, [1, 1, 1]), (1, 4, [1]), (3, 2, [3]), (5, 8, [5])],
+)
+def test_an_image_left_over_joins_those_before_it(count, size, sizes):
+    order = torch.randperm(count)
+    parts = in_batches(order, size)
+    assert [len(part) for part in parts] == sizes
+    assert torch.equal(torch.cat(parts), order)
 
 
 def test_an_error_in_the_second_thread_reaches_the_first():

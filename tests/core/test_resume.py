@@ -218,3 +218,14 @@ def test_a_damaged_checkpoint_is_refused_and_runs_nothing(tiny, tmp_path, damage
         train(tiny(kind="cnn", epochs=2), run.path, resume=True)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "touched").exists()
+
+
+@pytest.mark.parametrize(
+    "damage", [{"told": {"metrics": [1]}}, {"told": {"epochs": 3}}, {"model": {}}, {"optimizer": 3}]
+)
+def test_a_checkpoint_of_another_training_is_refused(tiny, tmp_path, damage):
+    run = train(tiny(epochs=1), tmp_path / "run")
+    state = torch.load(run.path / CHECKPOINT_FILE, weights_only=True)
+    torch.save(state | damage, run.path / CHECKPOINT_FILE)
+    with pytest.raises(SpikeportError, match=r"checkpoint\.pt: not a checkpoint of this training"):
+        train(tiny(epochs=2), tmp_path / "run", resume=True)

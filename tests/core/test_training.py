@@ -17,7 +17,7 @@ from spikeport.core.data import ImageData, split
 from spikeport.core.evaluation import evaluate
 from spikeport.core.locks import alone
 from spikeport.core.records import METRICS_FILE
-from spikeport.core.runs import CONFIG_FILE, WEIGHTS_FILE
+from spikeport.core.runs import CONFIG_FILE, SAMPLES_FILE, WEIGHTS_FILE
 from spikeport.core.training import CHECKPOINT_FILE
 
 
@@ -342,3 +342,24 @@ def test_progress_reaches_its_total_and_every_epoch_is_told(tiny, tmp_path):
     assert told == rows(run.path)
     assert (run.path / CONFIG_FILE).exists()
     assert (run.path / CHECKPOINT_FILE).exists()
+
+
+def test_a_run_that_is_replaced_leaves_no_samples(tiny, tmp_path):
+    """Those that travel with a run are of its data, which the next one need not have."""
+    run = train(tiny(epochs=1), tmp_path / "run")
+    (run.path / SAMPLES_FILE).write_bytes(b"of another data set")
+    train(tiny(epochs=1), tmp_path / "run", overwrite=True)
+    assert not (run.path / SAMPLES_FILE).exists()
+
+
+def test_an_image_left_over_does_not_end_an_epoch(tiny, tmp_path):
+    """Maps of 1x1 before the last BatchNorm: a batch of one would give it a single value."""
+    settings = tiny(model="shufflenetv2", kind="cnn", keep=None, epochs=1, width=0.25, train_images=21, batch_size=16)
+    assert train(settings, tmp_path / "joined").results["epochs"] == 1
+    with pytest.raises(SpikeportError, match="a batch of 1 .* gives BatchNorm a single value; raise --batch-size"):
+        train(replace(settings, batch_size=1), tmp_path / "alone")
+
+
+def test_a_width_too_small_for_mixed_kernels_is_named(tiny, tmp_path):
+    with pytest.raises(SpikeportError, match="channels for 4 kernel sizes; a larger width is needed"):
+        train(tiny(model="mixnet", keep=None, width=0.01), tmp_path / "run")

@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 
-from spikeport.core import LIF, SpikeportError, kernels, lif
+from spikeport.core import LIF, SpikeportError, TimeMean, kernels, lif
 from spikeport.core.kernels import cpu, cuda, cuda_compile, dispatch
 
 NAN = float("nan")
@@ -95,6 +95,10 @@ def test_other_devices_take_the_reference_quietly(device):
         (torch.zeros(4, 3), {"state": torch.zeros(4)}, "state has shape"),
         (torch.zeros(4, 3), {"state": torch.zeros(3, device="meta")}, "state is on meta"),
         (torch.zeros(4, 3), {"surrogate": "relu"}, "unknown surrogate"),
+        (torch.zeros(4, 3), {"alpha": NAN}, "alpha is nan"),
+        (torch.zeros(4, 3), {"alpha": -1.0}, r"alpha is -1\.0"),
+        (torch.zeros(4, 3), {"alpha": "2"}, "alpha is '2'"),
+        (torch.zeros(4, 3), {"v_reset": -float("inf")}, "v_reset is -inf"),
     ],
 )
 def test_bad_input_is_refused_before_a_kernel_runs(calls, x, options, message):
@@ -107,6 +111,13 @@ def test_a_batch_that_is_no_multiple_of_the_steps_is_refused(calls):
     with pytest.raises(SpikeportError, match="not a multiple of 4"):
         LIF(time_steps=4)(torch.zeros(6, 3))
     assert not calls
+
+
+@pytest.mark.parametrize("steps", [0, -1, 4.0, None])
+@pytest.mark.parametrize("layer", [LIF, TimeMean])
+def test_a_layer_without_whole_steps_is_refused(layer, steps):
+    with pytest.raises(SpikeportError, match="time_steps is"):
+        layer(time_steps=steps)
 
 
 def test_the_python_and_the_c_structures_agree():
