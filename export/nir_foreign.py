@@ -26,7 +26,8 @@ def with_metadata(graph: nir.NIRGraph, time_steps: int, dt: float = DT, sequence
     """
     if KEY in graph.metadata:
         return graph
-    graph = _flat(_without_duplicates(graph))
+    _refuse_duplicates(graph)
+    graph = _flat(graph)
     first, last = _only(graph, nir.Input, "the NIR graph"), _only(graph, nir.Output, "the NIR graph")
     for source, target in graph.edges:
         if source == last or target == first:
@@ -42,15 +43,14 @@ def with_metadata(graph: nir.NIRGraph, time_steps: int, dt: float = DT, sequence
     )
 
 
-def _without_duplicates(graph: nir.NIRGraph) -> nir.NIRGraph:
-    """The graph itself. Raises SpikeportError where it, or one within it, has an edge twice, as no NIR graph may."""
+def _refuse_duplicates(graph: nir.NIRGraph) -> None:
+    """Raises SpikeportError where the graph, or one within it, has an edge twice, as no NIR graph may."""
     for (source, target), times in Counter(map(tuple, graph.edges)).items():
         if times > 1:
             raise SpikeportError(f"the NIR graph has the edge {source} -> {target} {times} times; export it again")
     for node in graph.nodes.values():
         if isinstance(node, nir.NIRGraph):
-            _without_duplicates(node)
-    return graph
+            _refuse_duplicates(node)
 
 
 def _shape(name: str, value: Any) -> tuple[int, ...]:
