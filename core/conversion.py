@@ -71,8 +71,9 @@ def convert(
                 _insert_behind(graph, node, names.add(f"{node.target}_lif", twin.between()))
     if not weights:
         for module in graph.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
     return fold_time(graph, time_steps, names)
 
 

@@ -84,7 +84,7 @@ def check_lif(x: Tensor, state: Tensor | None, neuron: kernels.Neuron, time_step
         raise SpikeportError(f"lif: tau is {tau}; the time constant is at least 1 step (infinite: decay_input=False)")
     if not neuron.v_threshold > neuron.v_reset:
         raise SpikeportError(f"lif: v_threshold {neuron.v_threshold} is not above v_reset {neuron.v_reset}")
-    if not math.isfinite(neuron.v_reset):
+    if not -math.inf < neuron.v_reset < math.inf:
         raise SpikeportError(f"lif: v_reset is {neuron.v_reset}; a finite potential is needed")
     alpha = neuron.alpha
     if alpha is not None and not (isinstance(alpha, (int, float)) and 0 < alpha < math.inf):
