@@ -69,14 +69,14 @@ def told(error: OSError) -> str:
     return f"{os.fsdecode(path)}: {error.strerror}; {remedy}"
 
 
+python_shows = warnings.formatwarning
+
+
 def shown(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
     """A warning of ours as one line, as errors are; others with their place in the code."""
     if category is RuntimeWarning:
         return f"warning: {message}\n"
     return python_shows(message, category, filename, lineno, line)
-
-
-python_shows = warnings.formatwarning
 
 
 def app() -> None:

@@ -29,8 +29,10 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def warn_where_slow(device: torch.device, precision: str) -> None:
-    """Warns where torch's fast convolutions do not run in ``precision`` on this processor: the others take six times as
-    long as in float32 (CNN-SqueezeNet-P, bfloat16, AVX2)."""
+    """Warns where torch's fast convolutions do not run in ``precision`` on this processor.
+
+    The others take six times as long as in float32 (CNN-SqueezeNet-P, bfloat16, AVX2).
+    """
     has = {"bf16": torch.ops.mkldnn._is_mkldnn_bf16_supported, "fp16": torch.ops.mkldnn._is_mkldnn_fp16_supported}
     if device.type == "cpu" and precision in has and not has[precision]():
         warnings.warn(

@@ -3,7 +3,6 @@
 Shapes are known while tracing, all but the batch, which reads -1; so arithmetic on sizes is simply carried out.
 """
 
-import itertools
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,12 +46,9 @@ def apply(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     rule = RULES.get(target) or RULES.get(name)
     if rule is None:
         raise SpikeportError(f"{node.name}: {name}() has no exact spiking form; use a layer or leave it out")
-    if name in ("iadd", "add_") and isinstance(node.args[0], fx.Node):
-        later = {*node.graph.nodes} - {*itertools.takewhile(lambda n: n is not node, node.graph.nodes), node}
-        if later & node.args[0].users.keys():
-            raise SpikeportError(
-                f"{node.name}: adds in place to {node.args[0].name}, which is used again; write a = a + b"
-            )
+    summand = node.args[0] if name in ("iadd", "add_") else None
+    if isinstance(summand, fx.Node) and any(node < user for user in summand.users):
+        raise SpikeportError(f"{node.name}: adds in place to {summand.name}, which is used again; write a = a + b")
     try:
         return rule(node.name, *args, **kwargs)
     except TypeError:

@@ -201,7 +201,8 @@ def _row(
         spiking = [p for p in program.populations if p.source == neurons_layer]
     trained = {name: training.layers[name] for name in layers if name in training.layers} if training else {}
     trained = {name: c for name, c in trained.items() if c.dense or c.kind == "LIF"}  # an average does nothing itself
-    counts = trained.get(source) or next(iter(trained.values()), None)
+    name, *composed = trained or [source]
+    counts = trained.get(name)
     neurons = training.layers.get(neurons_layer) if training else None
     enters = all(s.pre == INPUT for s in synapses)
     analog = enters and not spikes_enter(program)
@@ -238,11 +239,9 @@ def _row(
         [cnn.layers[n].dense for n in layers if n in cnn.layers and cnn.layers[n].kind != "MaxPool2d"] if cnn else []
     )
     cnn_macs = float(sum(dense)) if dense else None
-    name = next(iter(trained), source)
-    composed = tuple(n for n in trained if n != name)
     return Row(
         layer=name if any(s.source for s in synapses) else "",
-        composed=composed,
+        composed=tuple(composed),
         kind=_kind(source, counts, populations),
         neurons_layer=neurons_layer,
         neurons=total,
@@ -257,7 +256,7 @@ def _row(
         graded_events=graded,
         cnn_macs=cnn_macs,
         cnn_energy_nj=None if cnn_macs is None else horowitz(0, cnn_macs),
-        note=_note(synapses, counts, spiking, program, macs, composed),
+        note=_note(synapses, counts, spiking, program, macs, tuple(composed)),
     )
 
 

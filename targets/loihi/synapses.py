@@ -66,11 +66,9 @@ def follow(path: Path, name: str, node: nir.NIRNode, with_bias: bool = True) -> 
         weight = path.weight.new_full((path.shape[0], 1, *kernel), tap)
         return _compose(path, name, weight, weight.new_zeros(path.shape[0]), stride, padding, path.shape[0], mean=True)
     if isinstance(node, nir.Conv2d):
-        kernel, stride, padding, dilation = (
-            np.shape(node.weight)[2:],
-            *map(pair, (node.stride, node.padding, node.dilation)),
-        )
-        _require_fitting(path, name, output_size(path.shape[1:], kernel, stride, padding, dilation))
+        stride, padding, dilation = pair(node.stride), pair(node.padding), pair(node.dilation)
+        # Before a dilated kernel, which may be of any size, takes its memory.
+        _require_fitting(path, name, output_size(path.shape[1:], np.shape(node.weight)[2:], stride, padding, dilation))
         weight = _dilated(_exact(node.weight), dilation)
         bias = _exact(node.bias) * with_bias
         return _compose(path, name, weight, bias, stride, padding, int(node.groups))
