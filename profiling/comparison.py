@@ -31,6 +31,7 @@ class Row:
     Attributes:
         layer: the convolution, linear or pooling layer of the model ("" where only the target has it).
         composed: further layers, which the chip has in one synapse with it: training's counts are of all of them.
+        holes: the chip stores a dilated kernel with its holes, as zero weights that cost events.
         neurons_layer: the spiking layer behind it ("" for class currents).
         neurons: number of those neurons.
         macs: multiply-accumulates on analog input, as the model executes them.
@@ -63,11 +64,17 @@ class Row:
     cnn_energy_nj: float | None = None
     note: str = ""
     composed: tuple[str, ...] = ()
+    holes: bool = False
     chip_macs: float = 0.0
+
+    @property
+    def alike(self) -> bool:
+        """Whether the chip's synapse is the layer's, so that only spikes can make a difference."""
+        return not self.composed and not self.holes
 
     def difference(self, witness: str) -> float | None:
         """Relative difference of synaptic operations to training; None where either has none, or other synapses."""
-        if not self.acs.get(TRAINING) or witness not in self.acs or self.composed:
+        if not self.acs.get(TRAINING) or witness not in self.acs or not self.alike:
             return None
         return self.acs[witness] / self.acs[TRAINING] - 1
 
@@ -214,8 +221,8 @@ def _row(
     graded: dict[str, float] = {}
     macs = 0.0
     if counts is not None and training is not None:
-        operations = [c.acs if c.kind != "LIF" else _passed_on(synapses, program, c) for c in trained.values()]
-        found = [o for o in operations if o is not None]
+        # Neurons whose spikes reach others, but not through sums alone: training has no such operations.
+        found = [c.acs for c in trained.values() if c.kind != "LIF" or c.acs.any() or not c.spikes.any()]
         if found:
             acs[TRAINING] = _mean(found, samples)
         macs = _mean([c.macs for c in trained.values()], samples)
@@ -231,6 +238,7 @@ def _row(
         spikes[engine] = _mean(fired, samples)
         if neurons is not None and fired:
             divergence[engine] = _divergence(neurons.spikes[:samples], sum(fired[1:], fired[0]))
+    holes = counts is not None and not composed and _has_holes(synapses, counts, populations)
     chip_macs = float(dense_macs(program, synapses) * (program.time_steps // charged)) if analog else 0.0
     if counts is None:
         macs = chip_macs
@@ -242,6 +250,7 @@ def _row(
     return Row(
         layer=name if any(s.source for s in synapses) else "",
         composed=tuple(composed),
+        holes=holes,
         kind=_kind(source, counts, populations),
         neurons_layer=neurons_layer,
         neurons=total,
@@ -256,7 +265,7 @@ def _row(
         graded_events=graded,
         cnn_macs=cnn_macs,
         cnn_energy_nj=None if cnn_macs is None else horowitz(0, cnn_macs),
-        note=_note(synapses, counts, spiking, program, macs, tuple(composed)),
+        note=_note(synapses, counts, spiking, program, macs, tuple(composed), holes),
     )
 
 
@@ -265,11 +274,12 @@ def spikes_enter(program: LoihiProgram) -> bool:
     return program.input_mode == "graded" and program.whole and program.input_max == 1
 
 
-def _passed_on(synapses: list[Synapse], program: LoihiProgram, counts: LayerCounts) -> np.ndarray | None:
-    """Additions of a residual connection: one per spike, where every channel is passed on once; else None."""
-    passed = sum(s.weight.shape[0] for s in synapses)
-    channels = sum(program.shape_of(name)[0] for name in {s.pre for s in synapses})
-    return counts.spikes if passed == channels else None
+def _has_holes(synapses: list[Synapse], counts: LayerCounts, populations: dict[str, Population]) -> bool:
+    """Whether the chip's kernel has more taps than the layer's own."""
+    maps = {name: int(np.prod(population.shape[1:])) for name, population in populations.items()}
+    return counts.kernel > 0 and any(
+        s.weight[0, 0].size * counts.outputs > counts.kernel * maps[s.post] for s in synapses
+    )
 
 
 def _kind(source: str, counts: LayerCounts | None, populations: dict[str, Population]) -> str:
@@ -287,6 +297,7 @@ def _note(
     program: LoihiProgram,
     macs: float,
     composed: tuple[str, ...],
+    holes: bool,
 ) -> str:
     told = f"on the chip in one with {', '.join(composed)}: another synapse, with another number of events"
     notes = [told] if composed else []
@@ -300,6 +311,8 @@ def _note(
         notes.append(f"{'spikes as' if spikes_enter(program) else 'analog'} input: {charged}")
     elif composed:
         pass
+    elif holes:
+        notes.append("dilated: the chip stores the kernel's holes too, as zero weights, and counts their events")
     elif macs:
         notes.append(
             "analog in training (multiplied at every step); the chip composes it with the layer before it and adds"

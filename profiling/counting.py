@@ -34,6 +34,9 @@ WORK = re.compile(
     r"|(batch|layer|group|instance|rms)_norm"
 )
 WORK_ON_SPIKES = re.compile("max_pool")
+#: Names of torch's functions that add two maps, and of those that keep every element.
+ADDS = ("add", "add_", "__add__", "__iadd__", "__radd__")
+KEEPS = ("clone", "contiguous", "dropout", "flatten", "permute", "reshape", "transpose", "view")
 
 
 def count_operations(
@@ -134,7 +137,13 @@ def _counting(model: nn.Module, samples: int, spiking: bool, layers: dict[str, L
                 pending.append(_Given(name, output, output._version))
             else:
                 pending.clear()
+            before = layers[name].spikes.shape[1] if name in layers else 0
             layers[name] = found if name not in layers else _sum(layers[name], found)
+            if isinstance(module, LIF):
+                for source, steps in seen.added_up(args[0]):
+                    layers[source].acs[:, steps] += layers[source].spikes[:, steps]
+            if found.spikes.size:
+                seen.fired_by(output, name, slice(before, layers[name].spikes.shape[1]))
 
         return count
 
@@ -184,17 +193,18 @@ class _Kept:
     def __contains__(self, x: Tensor) -> bool:
         return x in self._values and self._values[x][0] == x._version
 
-    def __getitem__(self, x: Tensor) -> np.ndarray:
+    def __getitem__(self, x: Tensor) -> Any:
         return self._values[x][1]
 
-    def __setitem__(self, x: Tensor, value: np.ndarray) -> None:
+    def __setitem__(self, x: Tensor, value: Any) -> None:
         self._values[x] = (x._version, value)
 
 
 class _Seen(TorchFunctionMode):
     """What is known of the tensors of a forward pass, each looked at once however many layers take it.
 
-    Concatenations are followed: what is known of their parts need not be looked for again.
+    Concatenations are followed: what is known of their parts need not be looked for again. So are additions: spikes
+    that reach neurons through nothing else are synaptic operations.
     """
 
     def __init__(self, spiking: bool) -> None:
@@ -202,13 +212,33 @@ class _Seen(TorchFunctionMode):
         self.spiking = spiking
         self.fired = False  # whether a LIF layer ran before
         self.running: list[tuple[str, bool]] = []  # the modules that run now, innermost last; whether each is counted
-        self._spikes, self._pixels = _Kept(), _Kept()
+        self._spikes, self._pixels, self._added = _Kept(), _Kept(), _Kept()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        added = self._together(func, args)  # before anything is written to
         out = func(*args, **(kwargs or {}))
         if func is torch.cat:
             self._joined(out, *args, **(kwargs or {}))
+        if added:
+            self._added[out] = added
         return out
+
+    def _together(self, func: Any, args: Any) -> list[tuple[str, slice]]:
+        """The same of the result of ``func``."""
+        if func is torch.cat:
+            parts = args[0] if args else ()
+        elif func.__name__ in ADDS and args[0].shape == getattr(args[1], "shape", None):
+            parts = args[:2]
+        else:
+            parts = args[:1] if func.__name__ in KEEPS else ()
+        return [of for part in parts for of in self.added_up(part)]
+
+    def added_up(self, x: Any) -> list[tuple[str, slice]]:
+        """The layers, with their steps, whose spikes are added up in ``x``, whatever else was added."""
+        return self._added[x] if isinstance(x, Tensor) and x in self._added else []
+
+    def fired_by(self, y: Tensor, name: str, steps: slice) -> None:
+        self._added[y] = [(name, steps)]
 
     def _joined(self, whole: Tensor, tensors: Sequence[Tensor], dim: int = 0, **_: Any) -> None:
         if dim == 1 and all(part in self._spikes and self._spikes[part].all() for part in tensors):
@@ -282,7 +312,7 @@ def _count(module: nn.Module, x: Tensor, y: Tensor, samples: int, seen: _Seen) -
         outputs=y[0].numel(),
         kernel=module.weight[:, 0].numel() if isinstance(module, nn.Conv2d) else 0,
         passes=len(y) // samples,
-        held=len(y) == samples and not seen.fired,
+        held=len(y) == samples and not seen.fired and not isinstance(module, LIF),
         leaky=isinstance(module, LIF) and 1 < module.tau < math.inf,
         bias=isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None,
     )
@@ -291,6 +321,7 @@ def _count(module: nn.Module, x: Tensor, y: Tensor, samples: int, seen: _Seen) -
         seen.fires(y)
         counts.neuron_spikes = seen.neurons(y)
         counts.spikes = _per_sample(seen.pixels(y).sum(1), samples)
+        counts.acs = np.zeros_like(counts.spikes)
         return counts
     if isinstance(module, BATCH_NORMS):
         return counts

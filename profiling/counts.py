@@ -5,7 +5,8 @@ Conventions, all stated again in the report:
 - A tap of a convolution that falls on padding is no operation.
 - A synaptic operation (AC) is one weight added because one spike arrived. It is counted for an image and step at which
   the layer's input holds nothing but spikes: 0 and 1, and, behind the first LIF layer, sums of spikes (0, 1, 2, ...:
-  a 2 is two additions). Any other input costs multiply-accumulates (MAC).
+  a 2 is two additions). Any other input costs multiply-accumulates (MAC). Spikes that are added to the current of
+  other neurons (a residual connection) are one synaptic operation each, counted where they were fired.
 - *Dense* counts every operation, *effective* leaves out those whose input is zero. Zero weights are counted.
 - A layer that runs once for T steps (the first convolution, under a constant current) is counted once.
 - BatchNorm right behind convolutions or linear layers folds into them: it costs nothing there, and gives a bias. Any
@@ -13,8 +14,8 @@ Conventions, all stated again in the report:
 - Max-pooling of spikes is counted as what it becomes on a chip: OR neurons, one synapse per tap. Average pooling is
   not counted: it composes with the synapses behind it, or with the read-out.
 - Memory is accessed by the loops in ``Accesses``: no operand is kept for a second operation.
-- Element-wise arithmetic is not counted. Synapses that are not among the layers known here (another kind of layer, a
-  matrix product in the model's own code) are refused by name: nothing is left out in silence.
+- Other element-wise arithmetic is not counted. Synapses that are not among the layers known here (another kind of
+  layer, a matrix product in the model's own code) are refused by name: nothing is left out in silence.
 """
 
 from dataclasses import dataclass, field, fields, replace
@@ -123,7 +124,8 @@ class LayerCounts:
         leaky: of a LIF layer, whether its membranes decay.
         bias: whether a bias is added: its own, or that of a BatchNorm folded into it.
         folds_into: for a BatchNorm, the layers it folds into (several before a concatenation; none where it cannot).
-        acs: synaptic operations (effective; dense ones are ``dense * passes``), int64 [N, passes].
+        acs: synaptic operations (effective; dense ones are ``dense * passes``), int64 [N, passes]; of a LIF layer,
+            the spikes that residual connections pass on.
         macs: multiply-accumulates on analog input, dense, int64 [N, passes].
         macs_effective: those of them whose input is not zero.
         spikes: spikes of a LIF layer, or of the OR neurons a max-pooling stands for, int64 [N, T].

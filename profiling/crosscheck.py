@@ -42,6 +42,7 @@ MEAN_RATE = "mean firing rate times all taps, padding included, instead of each 
 WHOLE_BATCH = "one test for spikes over all images and steps instead of one for each"
 NEURONS = "neuron updates"
 OR_NEURONS = "max-pooling of spikes, which ours counts as OR neurons"
+PASSED_ON = "spikes that a residual connection adds to a current"
 ZERO_WEIGHTS = "zero weights are skipped"
 
 
@@ -144,6 +145,7 @@ def _syops(model: nn.Module, case: Case) -> list[Check]:
             else:
                 mac[BATCH_NORM] += 2 * run.rows * run.inputs
         mac[BATCH_NORM] -= int(layer.macs.sum())
+    ac[PASSED_ON] -= case.sum("acs", "LIF")
     ac[NEURONS] += sum(run.rows * run.inputs for _, runs in case.layers("LIF") for run in runs)
     tool = f"syops {version('syops')}"
     return [
@@ -223,6 +225,7 @@ def _neurobench(model: nn.Module, case: Case) -> list[Check]:
             ac[WHOLE_BATCH] -= int(layer.acs.sum())
             mac[WHOLE_BATCH] += int(layer.acs.sum())
     ac[OR_NEURONS] -= case.sum("acs", "MaxPool2d")
+    ac[PASSED_ON] -= case.sum("acs", "LIF")
     mac[BATCH_NORM] -= case.sum("macs_effective", *NORMS)
     tool, n = f"NeuroBench {version('neurobench')}", len(case.x)
     dense = sum(case.dense(layer) for layer, _ in case.layers(*SYNAPTIC))
@@ -261,6 +264,7 @@ def _spikingjelly(model: nn.Module, case: Case) -> list[Check]:
             other[BATCH_NORM] += run.rows * run.inputs + _channels(layer)
         mac[BATCH_NORM] -= int(layer.macs.sum())
     synop[OR_NEURONS] -= case.sum("acs", "MaxPool2d")
+    synop[PASSED_ON] -= case.sum("acs", "LIF")
     other["additions of residual connections, means and average poolings"] += sum(case.additions)
     tool = f"SpikingJelly {version('spikingjelly')}"
     found = [float(counter.get_total()) for counter in counters]

@@ -172,6 +172,8 @@ def check_layer(probe: Probe, counts: ModelCounts, seen: Seen, samples: int) -> 
         assert not found.acs.size
         assert not found.macs.size
         return
+    if pooling:  # its spikes go on to the neurons behind it as they are
+        table["events"] += seen.y.numpy().reshape(len(inputs), -1).sum(1).astype(int).reshape(-1, samples).T
     assert found.passes == passes
     assert found.acs.shape == (samples, passes)
     assert (found.acs == table["events"] * spikes).all()
@@ -270,3 +272,40 @@ def test_a_layer_that_runs_twice_is_counted_twice():
     twice = count_operations(Twice(), torch.rand(1, 2, 4, 4)).layers["conv"]
     assert twice.macs.sum() == 2 * once.macs.sum()
     assert twice.bias_adds == 2 * once.bias_adds
+
+
+class PassedOn(nn.Module):
+    """Spikes of neurons ("a", "b", twice "a") and of a max-pooling that reach other neurons as they are."""
+
+    def __init__(self, steps: int):
+        super().__init__()
+        self.a, self.b = (LIF(v_threshold=v, time_steps=steps, constant_input=True) for v in (0.3, 0.5))
+        self.pool, self.conv = nn.MaxPool2d(2), nn.Conv2d(4, 4, 1)
+        self.c, self.d, self.e, self.f = (LIF(v_threshold=0.4, time_steps=steps) for _ in "cdef")
+        self.head, self.mean = nn.Linear(8, 3), TimeMean(steps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.a(x)
+        both = torch.cat([a, self.b(x)], 1)
+        pooled = self.pool(both)
+        y = self.c(self.conv(pooled).add_(pooled) + pooled)
+        z = self.d(both.flatten(2).unflatten(2, (4, 4))[:, :, ::2, ::2] + y)  # a part of the map is not passed on
+        w = self.e(both + both.roll(1, 1))
+        conv_of_a_sum = self.conv(y + z)
+        y.mul_(0.5)  # written to: it holds spikes no longer
+        return self.mean(self.head(torch.cat([self.f(y + conv_of_a_sum), w[:, :, :2, :2]], 1).mean((2, 3))))
+
+
+def test_spikes_that_are_added_to_a_current_are_operations_of_those_who_fired_them():
+    model, x = PassedOn(3), torch.rand(5, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    layers = count_operations(model, x).layers
+    expected = {"a": 1, "b": 1, "pool": 2, "c": 1, "d": 0, "e": 0, "f": 0}
+    for name, times in expected.items():
+        added = layers[name].acs - (or_neurons(layers, name) if name == "pool" else 0)
+        assert layers[name].spikes.sum() > 0 or not times
+        assert (added == times * layers[name].spikes).all(), name
+
+
+def or_neurons(layers: dict, name: str) -> np.ndarray:
+    """Every spike on a map that windows tile is one operation of its max-pooling."""
+    return layers[name].spikes_in
