@@ -23,7 +23,7 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         if name == "cuda":  # torchrun gives every process of a machine its own GPU, and so does in_processes
-            name = f"cuda:{os.environ.get('LOCAL_RANK', torch.cuda.current_device())}"
+            name = f"cuda:{os.environ.get('LOCAL_RANK') or torch.cuda.current_device()}"
         device = torch.device(name)
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:

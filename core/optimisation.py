@@ -43,11 +43,16 @@ def average_of(config: TrainConfig, model: nn.Module) -> AveragedModel | None:
     if not config.ema:
         return None
 
-    def update(averages: Tensors, current: Tensors, updates: Tensor | int) -> None:
-        decay = min(config.ema, (1 + int(updates)) / (10 + int(updates)))
-        get_ema_multi_avg_fn(decay)(averages, current, updates)
+    def update(averages: Tensors, current: Tensors, number: Tensor | int) -> None:
+        if not averages[0].is_floating_point():  # BatchNorm's counters
+            torch._foreach_copy_(averages, current)
+            return
+        updates = int(average.n_averaged)  # ``number`` is its copy on a GPU: reading that would wait for the GPU
+        decay = min(config.ema, (1 + updates) / (10 + updates))
+        get_ema_multi_avg_fn(decay)(averages, current, number)
 
-    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    average = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    return average
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from hypothesis import settings
 
 from spikeport.core import TrainConfig
 from spikeport.core.data import DATASETS
-from spikeport.targets.loihi.lava import environment
 
 settings.register_profile("default", deadline=None, derandomize=True, max_examples=25)
 settings.register_profile("long", deadline=None, max_examples=250)
@@ -53,6 +52,8 @@ def tiny() -> Any:
 @pytest.fixture(scope="session")
 def lava() -> Path:
     """The Lava environment's Python; builds the environment where it is not ready."""
+    from spikeport.targets.loihi.lava import environment  # the kernels are tested where its packages are not
+
     if not environment.status().ready:
         environment.setup()
     return environment.require()

@@ -43,7 +43,10 @@ def cubin(source: str, expression: str, architecture: str) -> Cubin:
     Raises:
         SpikeportError: the compiler refused it.
     """
-    path = cache_folder() / f"{_key(source, expression, architecture)}.cubin"
+    try:
+        path = cache_folder() / f"{_key(source, expression, architecture)}.cubin"
+    except RuntimeError:  # nobody's home
+        return compile_kernel(source, expression, architecture)
     cached = _read(path)
     if cached:
         return cached

@@ -9,17 +9,20 @@ from torch import Tensor
 from spikeport.core.errors import SpikeportError
 from spikeport.core.kernels.parameters import Setting, neuron_constants, state_dtype
 
-THREADS = 256  # of a block; THREADS in norm_lif.cu
+# Of a block; THREADS in norm_lif.cu. Small blocks fill a multiprocessor's registers better: a thread of the passes over
+# BatchNorm and LIF takes up to 200.
+THREADS = 128
 LANES = 32  # LANES in norm_lif.cu
 FINISH = 128  # FINISH in norm_lif.cu
-APART = 128  # threads of a block without sums: small blocks fill a multiprocessor's registers better
 CHUNK = 8  # CHUNK in lif.cu
 UNROLLED = 16  # steps at most that are known at compile time
 FORWARD_VALUES = 64  # steps times neurons of a thread at most
-# In the backward passes: 80 registers (126 where spikes are pooled), three times the threads at work that 32 and 140
-# registers leave (ptxas -v).
+# In the backward passes. In float32 80 registers (126 where spikes are pooled), three times the threads at work that 32
+# and 140 registers leave; in 16 bits at T = 16 up to 200, for a thread reads 4 bytes at least (ptxas -v).
 VALUES = 16
-BLOCKS = 1024  # of a sum over channels: several for each multiprocessor of the largest GPUs
+# Of a sum over channels: several times as many as the largest GPUs run at once, so that the last to begin keep few
+# others waiting.
+BLOCKS = 4096
 NAMES = {
     torch.float64: "double",
     torch.float32: "float",
@@ -63,16 +66,16 @@ def lif_launches(code: int, x: Tensor, setting: Setting, tensors: dict[str, Tens
         return [Launch("lif.cu", expression, grid, THREADS, (*pointers, *size, detach, *constants), scratch)]
 
     width = _vector_width(x, unrolled or CHUNK, VALUES if code else FORWARD_VALUES, (neurons, x_step), tensors)
-    grid = (-(-neurons // (width * APART)), 1)
+    grid = (-(-neurons // (width * THREADS)), 1)
     if code == 0:
         pointers = (_address(x), *(_address(tensors.get(name)) for name in ("state", "spikes", "membrane")))
         expression = f"lif_forward<{dtype}, {width}, {unrolled}>"
-        return [Launch("lif.cu", expression, grid, APART, (*pointers, *size, *constants))]
+        return [Launch("lif.cu", expression, grid, THREADS, (*pointers, *size, *constants))]
     scratch = () if unrolled else (x.new_empty((-(-steps // CHUNK), neurons), dtype=state_dtype(x.dtype)),)
     names = ("state", "grad_spikes", "grad_membrane", "grad_x", "grad_state")
     pointers = (_address(x), *(_address(tensors.get(name)) for name in names), _address(*scratch))
     expression = f"lif_backward<{dtype}, {width}, {unrolled}, {setting.surrogate}, {constant}>"
-    return [Launch("lif.cu", expression, grid, APART, (*pointers, *size, detach, *constants), scratch)]
+    return [Launch("lif.cu", expression, grid, THREADS, (*pointers, *size, detach, *constants), scratch)]
 
 
 def moments_launches(
@@ -132,12 +135,12 @@ def norm_launches(
     )
     extent = (neurons, x_step, channels, inner, pair)
     constants = _constants(x, setting)
-    everywhere = (-(-spikes // (width * APART)), 1)
+    everywhere = (-(-spikes // (width * THREADS)), 1)
     layout = f"{_flag(last)}, {_flag(bool(pair))}"
     if code == 0:
         expression = f"norm_forward<{dtype}, {width}, {steps}, {layout}>"
         arguments = (_address(x), _address(factors), _address(tensors["spikes"]), *extent, *constants)
-        return [prepare, Launch("norm_lif.cu", expression, everywhere, APART, arguments)]
+        return [prepare, Launch("norm_lif.cu", expression, everywhere, THREADS, arguments)]
 
     template = f"<{dtype}, {width}, {steps}, {setting.surrogate}, {layout}>"
     grid = _channel_grid(spikes, channels, width, last)
@@ -154,7 +157,7 @@ def norm_launches(
         prepare,
         Launch("norm_lif.cu", f"norm_reduce{template}", grid, THREADS, reduce, (partial, coefficients)),
         Launch("norm_lif.cu", f"norm_finish_sums<{state}>", (channels, 1), FINISH, finish),
-        Launch("norm_lif.cu", f"norm_apply{template}", everywhere, APART, apply),
+        Launch("norm_lif.cu", f"norm_apply{template}", everywhere, THREADS, apply),
     ]
 
 

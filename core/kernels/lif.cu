@@ -14,18 +14,20 @@ __global__ void lif_forward(const T* x, const R* state, T* spikes, R* membrane, 
     const Neuron<R> neuron = NEURON;
     const long long first = thread_number() * V;
     if (first >= neurons) return;
-    constexpr int WIDTH = STEPS ? STEPS : 1;
+    constexpr int WIDTH = STEPS ? STEPS : CHUNK;
     R v[V] = {};
     if (state) {
         load_values<V>(state + first, v);
         for (int i = 0; i < V; ++i) v[i] -= neuron.reset;
     }
-    for (long long t = 0; t < (STEPS ? 1 : steps); ++t) {
+    for (long long t = 0; t < (STEPS ? 1 : steps); t += WIDTH) {
         Vector<T, V> in[WIDTH];
 #pragma unroll
-        for (int k = 0; k < WIDTH; ++k) in[k] = load_vector<V>(x + (t + k) * x_step + first);
+        for (int k = 0; k < WIDTH; ++k)
+            if (STEPS || t + k < steps) in[k] = load_vector<V>(x + (t + k) * x_step + first);
 #pragma unroll
         for (int k = 0; k < WIDTH; ++k) {
+            if (!STEPS && t + k >= steps) break;
             Vector<T, V> out;
 #pragma unroll
             for (int i = 0; i < V; ++i) {
@@ -104,13 +106,18 @@ __global__ void lif_backward(const T* x, const R* state, const T* grad_spikes, c
                                            reset, last_reset, neuron);
     } else {
         const long long last = (steps - 1) / CHUNK * CHUNK;
-        for (long long t = 0; t < last; ++t) {
-            if (t % CHUNK == 0) store_values<V>(starts + t / CHUNK * neurons + first, v);
-            const Vector<T, V> in = load_vector<V>(x + t * x_step + first);
-            for (int i = 0; i < V; ++i) {
-                const R h = charge(v[i], load(in.items[i]), neuron);
-                v[i] = discharge(h, spike<0, false>(h - neuron.threshold, neuron));
-            }
+        for (long long t = 0; t < last; t += CHUNK) {
+            store_values<V>(starts + t / CHUNK * neurons + first, v);
+            Vector<T, V> in[CHUNK];
+#pragma unroll
+            for (int k = 0; k < CHUNK; ++k) in[k] = load_vector<V>(x + (t + k) * x_step + first);
+#pragma unroll
+            for (int k = 0; k < CHUNK; ++k)
+#pragma unroll
+                for (int i = 0; i < V; ++i) {
+                    const R h = charge(v[i], load(in[k].items[i]), neuron);
+                    v[i] = discharge(h, spike<0, false>(h - neuron.threshold, neuron));
+                }
         }
         for (long long t = last; t >= 0; t -= CHUNK) {
             if (t < last) load_values<V>(starts + t / CHUNK * neurons + first, v);

@@ -5,7 +5,8 @@
 #include "lif_step.h"
 #include "elements.cuh"
 
-constexpr int THREADS = 256;
+constexpr int THREADS = 128;
+constexpr int AHEAD = 4;  // vectors that a thread of norm_moments has on their way
 constexpr int LANES = 32;  // threads of a block beside each other on the channels at most, where LAST
 constexpr int FINISH = 128;  // threads of a block that adds up the sums of a channel
 
@@ -132,16 +133,21 @@ __global__ void norm_moments(const T* x, Moments<R>* partial, long long steps, l
     }
     for (long long item = walk.begin; item < walk.items; item += walk.stride) {
         const T* from = x + walk.neuron(item);
-#pragma unroll 4
-        for (long long t = 0; t < steps; ++t) {
-            const Vector<T, V> in = load_vector<V>(from + t * x_step);
+        for (long long first = 0; first < steps; first += AHEAD) {
+            Vector<T, V> in[AHEAD];  // all on their way before one is needed
 #pragma unroll
-            for (int i = 0; i < V; ++i) {
-                const int k = LAST ? i : 0;
-                const R deviation = load(in.items[i]) - pivot[k];
-                sum[k] += deviation;
-                squares[k] += deviation * deviation;
-            }
+            for (int t = 0; t < AHEAD; ++t)
+                if (first + t < steps) in[t] = load_vector<V>(from + (first + t) * x_step);
+#pragma unroll
+            for (int t = 0; t < AHEAD; ++t)
+                if (first + t < steps)
+#pragma unroll
+                    for (int i = 0; i < V; ++i) {
+                        const int k = LAST ? i : 0;
+                        const R deviation = load(in[t].items[i]) - pivot[k];
+                        sum[k] += deviation;
+                        squares[k] += deviation * deviation;
+                    }
         }
         count += steps * (LAST ? 1 : V);
     }

@@ -162,6 +162,8 @@ def main() -> None:
             rows.append(row)
     print_table(rows)
     if arguments.json:
+        for row in rows:  # JSON knows no NaN
+            row |= {key: None for key, value in row.items() if isinstance(value, float) and math.isnan(value)}
         write_json(
             arguments.json, {"device": machine(device), "torch": torch.__version__, "batch": samples, "rows": rows}
         )

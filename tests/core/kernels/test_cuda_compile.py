@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import os
 
 import pytest
 
@@ -129,6 +130,13 @@ def test_a_damaged_entry_is_compiled_again(cache):
 def test_a_cache_that_cannot_be_written_is_no_obstacle(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert cuda_compile.cubin("lif.cu", LIF[0], "sm_90").code
+
+
+def test_without_a_home_there_is_no_cache_and_no_obstacle(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)  # nobody: in no list of users
     assert cuda_compile.cubin("lif.cu", LIF[0], "sm_90").code
 
 
