@@ -275,7 +275,9 @@ def spikes_enter(program: LoihiProgram) -> bool:
 
 
 def _has_holes(synapses: list[Synapse], counts: LayerCounts, populations: dict[str, Population]) -> bool:
-    """Whether the chip's kernel has more taps than the layer's own."""
+    """Whether the chip's kernel has more taps than the layer's own, and no other layer behind it is why."""
+    if any(s.composed for s in synapses):
+        return False
     maps = {name: int(np.prod(population.shape[1:])) for name, population in populations.items()}
     return counts.kernel > 0 and any(
         s.weight[0, 0].size * counts.outputs > counts.kernel * maps[s.post] for s in synapses

@@ -215,7 +215,7 @@ class _Seen(TorchFunctionMode):
         self._spikes, self._pixels, self._added = _Kept(), _Kept(), _Kept()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        added = self._together(func, args)  # before anything is written to
+        added = self._together(func, (*args, *(kwargs or {}).values()))  # before anything is written to
         out = func(*args, **(kwargs or {}))
         if func is torch.cat:
             self._joined(out, *args, **(kwargs or {}))
@@ -226,8 +226,8 @@ class _Seen(TorchFunctionMode):
     def _together(self, func: Any, args: Any) -> list[tuple[str, slice]]:
         """The same of the result of ``func``."""
         if func is torch.cat:
-            parts = args[0] if args else ()
-        elif func.__name__ in ADDS and args[0].shape == getattr(args[1], "shape", None):
+            parts = next((given for given in args if isinstance(given, (list, tuple))), ())
+        elif func.__name__ in ADDS and len(args) > 1 and args[0].shape == getattr(args[1], "shape", None):
             parts = args[:2]
         else:
             parts = args[:1] if func.__name__ in KEEPS else ()

@@ -288,7 +288,7 @@ class PassedOn(nn.Module):
         a = self.a(x)
         both = torch.cat([a, self.b(x)], 1)
         pooled = self.pool(both)
-        y = self.c(self.conv(pooled).add_(pooled) + pooled)
+        y = self.c(torch.add(self.conv(pooled).add_(pooled), other=pooled))
         z = self.d(both.flatten(2).unflatten(2, (4, 4))[:, :, ::2, ::2] + y)  # a part of the map is not passed on
         w = self.e(both + both.roll(1, 1))
         conv_of_a_sum = self.conv(y + z)

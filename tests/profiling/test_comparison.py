@@ -229,3 +229,11 @@ def test_a_dilated_kernel_is_stored_with_its_holes_which_is_said_and_not_marked(
     assert not row.marked("fixed")
     assert "holes" in row.note
     assert not any(other.holes for name, other in passed_on.items() if name != "dilated")
+
+
+def test_an_average_behind_a_layer_is_no_hole_in_it(case):
+    training, program, record = case
+    head = compare(training, program, {"fixed": record})[-3]
+    assert head.layer == "head"
+    assert not head.holes
+    assert head.difference("fixed") is not None
