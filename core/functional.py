@@ -107,7 +107,13 @@ def split_time(x: Tensor, time_steps: int) -> Tensor:
     """[T*N, ...] to [T, N, ...]. Raises SpikeportError where the batch is not a multiple of T."""
     if x.dim() == 0 or x.shape[0] % time_steps:
         raise SpikeportError(f"batch of shape {list(x.shape)} is not a multiple of {time_steps} time steps")
-    return x.unflatten(0, (time_steps, x.shape[0] // time_steps))
+    # Not unflatten: of one image in one step it makes strides under which torch's batch_norm has a wrong gradient.
+    return x.unsqueeze(0) if time_steps == 1 else x.unflatten(0, (time_steps, x.shape[0] // time_steps))
+
+
+def join_time(x: Tensor) -> Tensor:
+    """[T, N, ...] to [T*N, ...]."""
+    return x[0] if x.shape[0] == 1 else x.flatten(0, 1)  # as in split_time
 
 
 def whole_steps(time_steps: Any) -> int:

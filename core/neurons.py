@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from spikeport.core.functional import next_momentum, run_lif, split_time, whole_steps
+from spikeport.core.functional import join_time, next_momentum, run_lif, split_time, whole_steps
 from spikeport.core.kernels import Neuron
 from spikeport.core.kernels.batch_norm_lif import batch_norm_lif
 from spikeport.core.surrogates import surrogate_named
@@ -48,10 +48,10 @@ class LIF(nn.Module):
         held = self.time_steps if self.constant_input else None
         if norm is None:
             spikes, _ = run_lif(x, None, self.neuron, held, membrane=False)
-            return spikes.flatten(0, 1)
+            return join_time(spikes)
         momentum = next_momentum(norm) if norm.training else 0.0
         statistics = (norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.training, momentum, norm.eps)
-        return batch_norm_lif(x, *statistics, self.neuron, held, pooled).flatten(0, 1)
+        return join_time(batch_norm_lif(x, *statistics, self.neuron, held, pooled))
 
     @property
     def neuron(self) -> Neuron:

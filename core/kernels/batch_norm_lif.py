@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeport.core.errors import SpikeportError
-from spikeport.core.functional import check_lif, run_lif
+from spikeport.core.functional import check_lif, join_time, run_lif
 from spikeport.core.kernels import Neuron, kernels_usable, state_dtype
 from spikeport.core.kernels.cuda_launches import UNROLLED
 from spikeport.core.kernels.norm_ops import Options, can_pool, channel_moments, max_pooled
@@ -49,7 +49,7 @@ def batch_norm_lif(
     dtype = state_dtype(x.dtype)
     batch_statistics = training or running_mean is None or running_var is None
     if not in_one:
-        flat = (x if constant else x.flatten(0, 1)).to(dtype)
+        flat = (x if constant else join_time(x)).to(dtype)
         y = nn.functional.batch_norm(flat, running_mean, running_var, weight, bias, batch_statistics, momentum, eps)
         y = y if constant else y.view_as(x)
         spikes, _ = run_lif(y, None, neuron, time_steps, membrane=False)

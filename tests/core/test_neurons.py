@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from spikingjelly.activation_based import functional, surrogate
 from spikingjelly.activation_based.neuron import LIFNode
+from torch import nn
 
 from spikeport.core import LIF, SpikeportError, TimeMean, lif
 from spikeport.core.surrogates import SURROGATES
@@ -224,3 +225,29 @@ def test_a_batch_that_is_no_multiple_of_the_steps_is_refused():
         LIF(time_steps=4)(torch.zeros(6, 2))
     with pytest.raises(SpikeportError, match="unknown surrogate"):
         LIF(surrogate="none")
+
+
+@pytest.mark.parametrize("kernels", ["auto", "reference"])
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(("steps", "samples"), [(1, 1), (1, 2), (4, 1)])
+def test_gradients_do_not_depend_on_the_layout(kernels, fused, steps, samples, monkeypatch):
+    """torch's batch_norm has a wrong gradient for one channels-last image with the strides that unflatten gives it."""
+    if kernels == "reference":
+        monkeypatch.setenv("SPIKEPORT_KERNELS", kernels)
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)]
+    lifs = [LIF(v_threshold=0.2, time_steps=steps, constant_input=first) for first in (True, False)]
+    net = nn.Sequential(*layers).double()
+    x = torch.randn(samples, 3, 9, 9, dtype=torch.float64)
+
+    def gradients(layout):
+        net.zero_grad()
+        y = x.contiguous(memory_format=layout)
+        for conv, norm, lif in ((net[0], net[1], lifs[0]), (net[2], net[3], lifs[1])):
+            y = lif(conv(y), norm) if fused else norm(lif(conv(y)))
+        torch.tanh(nn.functional.adaptive_avg_pool2d(y, 1) + 0.3).square().sum().backward()
+        return {name: p.grad.clone() for name, p in net.named_parameters()}
+
+    contiguous = gradients(torch.contiguous_format)
+    net.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(gradients(torch.channels_last), contiguous)
