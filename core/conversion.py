@@ -3,6 +3,7 @@
 import copy
 import operator
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -54,7 +55,8 @@ def convert(
             ``reset_parameters``).
 
     Raises:
-        SpikeportError: the model cannot be traced, or has no ReLU.
+        SpikeportError: the model cannot be traced, has no ReLU, or, in training mode, does what it does not do in
+            evaluation (but for dropout).
     """
     twin = Twin("snn", spiking, time_steps, tau, v_threshold, surrogate)
     graph = trace_module(model)
@@ -62,6 +64,10 @@ def convert(
     activations = [node for node in graph.graph.nodes if _is_relu(node, graph)]
     if not activations:
         raise SpikeportError(f"{type(model).__name__} has no ReLU to turn into a neuron; there is nothing to convert")
+    for node in [node for node in activations if _in_place(node, graph)]:
+        (given,) = node.all_input_nodes
+        for user in [user for user in given.users if node < user]:  # reads what the activation made of it
+            user.replace_input_with(given, node)
     for node in activations:
         owner = str(node.target) if node.op == "call_module" else node.name
         _replace(graph, node, names.add(owner, twin.activation(), replaces=True))
@@ -85,10 +91,14 @@ def trace_module(model: nn.Module, leaves: tuple[type[nn.Module], ...] = ()) -> 
             return isinstance(m, (LIF, TimeMean, HoldTime, *leaves)) or super().is_leaf_module(m, module_qualified_name)
 
     model = copied(model)
+    in_the_other = copy.deepcopy(model).train(not model.training)  # before a trace leaves its constants in the model
     try:
         graph = fx.GraphModule(model, Tracer().trace(model))
-        if any(node.target in _DROPOUTS for node in graph.graph.nodes):
-            _free_dropouts(graph, Tracer().trace(copy.deepcopy(model).train(not model.training)))
+        if model.training or any(node.target in _DROPOUTS for node in graph.graph.nodes):
+            other = Tracer().trace(in_the_other)
+            if model.training:
+                _require_one_for_both_modes(graph.graph, other)
+            _free_dropouts(graph, other)
         return graph
     except SpikeportError:
         raise
@@ -96,6 +106,23 @@ def trace_module(model: nn.Module, leaves: tuple[type[nn.Module], ...] = ()) -> 
         raise SpikeportError(
             f"{type(model).__name__} cannot be traced ({reason(error)}); its forward must not depend on the data"
         ) from error
+
+
+def _require_one_for_both_modes(training: fx.Graph, evaluation: fx.Graph) -> None:
+    """Raises SpikeportError where a model does in training what would stay in the trace of its evaluation."""
+    for node, other in zip_longest(training.nodes, evaluation.nodes):
+        if node is None or other is None or _call(node) != _call(other):
+            raise SpikeportError(
+                f"{(node or other).name} is not the same in training and in evaluation, and a trace has one of the "
+                "two; take model.eval(), or a module that knows its mode, such as nn.Dropout, for what differs"
+            )
+
+
+def _call(node: fx.Node) -> tuple[Any, ...]:
+    """What a node does; of a dropout that will be a module, all but its mode."""
+    if node.target in _DROPOUTS:
+        return (node.target, str(node.all_input_nodes), _dropped(node))
+    return (node.op, node.target, str(node.args), str(node.kwargs))
 
 
 def _free_dropouts(graph: fx.GraphModule, other: fx.Graph) -> None:
@@ -107,10 +134,13 @@ def _free_dropouts(graph: fx.GraphModule, other: fx.Graph) -> None:
     names = _Names(graph)
     for node, twin in zip(list(graph.graph.nodes), list(other.nodes), strict=False):
         if node.target in _DROPOUTS and node.target is twin.target and _drops(node) != _drops(twin):
-            p = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
-            module = _DROPOUTS[node.target](p).train(graph.training)
+            module = _DROPOUTS[node.target](_dropped(node)).train(graph.training)
             _replace(graph, node, names.add(node.name, module))
     graph.recompile()
+
+
+def _dropped(node: fx.Node) -> Any:
+    return node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
 
 
 def _drops(node: fx.Node) -> Any:
@@ -171,9 +201,16 @@ def _is_relu(node: fx.Node, graph: fx.GraphModule) -> bool:
 def _replace(graph: fx.GraphModule, node: fx.Node, name: str) -> None:
     """Calls module ``name`` in the place of ``node``, on its first argument."""
     with graph.graph.inserting_after(node):
-        new = graph.graph.call_module(name, (node.args[0],))
+        new = graph.graph.call_module(name, (node.all_input_nodes[0],))
     node.replace_all_uses_with(new)
     graph.graph.erase_node(node)
+
+
+def _in_place(node: fx.Node, graph: fx.GraphModule) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(graph.get_submodule(str(node.target)), "inplace", False))
+    flag = node.kwargs.get("inplace", node.args[-1] if len(node.args) > 1 else False)
+    return flag is True or node.target in (torch.relu_, F.relu_, "relu_")
 
 
 def _insert_behind(graph: fx.GraphModule, node: fx.Node, name: str) -> None:

@@ -243,8 +243,8 @@ def test_gradients_do_not_depend_on_the_layout(kernels, fused, steps, samples, m
     def gradients(layout):
         net.zero_grad()
         y = x.contiguous(memory_format=layout)
-        for conv, norm, lif in ((net[0], net[1], lifs[0]), (net[2], net[3], lifs[1])):
-            y = lif(conv(y), norm) if fused else norm(lif(conv(y)))
+        for conv, norm, neurons in ((net[0], net[1], lifs[0]), (net[2], net[3], lifs[1])):
+            y = neurons(conv(y), norm) if fused else norm(neurons(conv(y)))
         torch.tanh(nn.functional.adaptive_avg_pool2d(y, 1) + 0.3).square().sum().backward()
         return {name: p.grad.clone() for name, p in net.named_parameters()}
 

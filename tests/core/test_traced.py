@@ -6,7 +6,7 @@ from spikingjelly.activation_based import functional, neuron
 from torch import nn
 from torch.nn import functional as F
 
-from spikeport.core import SpikeportError, convert
+from spikeport.core import LIF, SpikeportError, convert
 
 
 class Net(nn.Module):
@@ -99,3 +99,65 @@ def test_dropout_that_does_not_follow_the_mode_stays_so():
     twin = convert(Net(dropping), v_threshold=0.3).eval()
     x = torch.rand(2, 2, 6, 6)
     assert not torch.equal(twin(x), twin(x))
+
+
+class InPlace(nn.Module):
+    """A ReLU whose input is read again afterwards, under both of its names."""
+
+    def __init__(self, how: str):
+        super().__init__()
+        self.how, self.relu = how, nn.ReLU(inplace=True)
+        self.a, self.b, self.head = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.a(x)
+        if self.how == "module":
+            y = self.relu(x)
+            x = self.b(x) + 0 * self.b(y)
+        elif self.how == "method":
+            x.relu_()
+            x = self.b(x)
+        else:
+            F.relu(x, inplace=True) if self.how == "function" else F.relu_(x)
+            x = self.b(x)
+        return self.head(F.relu(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("how", ["module", "method", "function", "underscore"])
+def test_what_is_read_after_a_relu_in_place_is_what_the_neuron_fired(how):
+    twin = convert(InPlace(how), time_steps=2)
+    (first,) = [n for n in twin.graph.nodes if n.op == "call_module" and n.target == "a"]
+    (only,) = first.users
+    assert isinstance(twin.get_submodule(only.target), LIF)
+    assert {user.target for user in only.users} == {"b"}
+
+
+class Moody(nn.Module):
+    def __init__(self, what: str):
+        super().__init__()
+        self.what, self.conv, self.head = what, nn.Conv2d(1, 4, 3), nn.Linear(4, 3)
+        self.register_buffer("mean", torch.zeros(4))
+        self.register_buffer("var", torch.ones(4))
+
+    def forward(self, x):
+        x = self.conv(x)
+        if self.what == "norm":
+            x = F.batch_norm(x, self.mean, self.var, training=self.training)
+        x = torch.maximum(F.relu(x), torch.tensor(0.0))
+        if self.what == "noise" and self.training:
+            x = x + torch.randn_like(x)
+        if self.what == "alpha":
+            x = F.alpha_dropout(x, 0.5, self.training)
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("what", "node"), [("norm", "batch_norm"), ("noise", "randn_like"), ("alpha", "alpha_dropout")]
+)
+def test_what_only_training_does_is_refused_by_name(what, node):
+    with pytest.raises(SpikeportError, match=f"{node} is not the same in training and in evaluation"):
+        convert(Moody(what))
+    twin = convert(Moody(what).eval()).train().eval()
+    x = torch.randn(2, 1, 6, 6)
+    assert torch.equal(twin(x), twin(x))
+    assert convert(Moody("nothing")).training
