@@ -33,7 +33,8 @@ from spikeport.export.trace import Traced
 
 #: Beside every exported file.
 CERTIFICATE_FILE = "certificate.json"
-#: A membrane within TIE * max(1, |h|) of the threshold may fall either way in float32.
+#: A membrane within TIE * max(1, |h|) of the threshold may fall either way in float32; where no membrane of a layer
+#: reaches 1, its largest stands for the 1.
 TIE = 1e-5
 #: One float32 step, relative: between the model's threshold and the file's.
 STEP = 2.0**-23
@@ -300,10 +301,13 @@ def explain_flips(
         own = np.full(samples, never)
         np.minimum.at(own, flips[:, 1], flips[:, 0])
         threshold = np.asarray(graph.nodes[name].v_threshold)
+        # Rounding grows with the membranes; those of some networks are far below 1.
+        least = min(1.0, float(np.abs(reference.margins[name] + threshold).max())) if len(flips) else 1.0
         for flip in flips:
             step, sample = int(flip[0]), int(flip[1])
             margin = float(reference.margins[name][tuple(flip)])
-            size = max(1.0, abs(margin + float(threshold[tuple(flip[2:])])))
+            at = float(threshold[tuple(flip[2:])])
+            size = max(least, abs(at), abs(margin + at))
             if abs(margin) <= tie * size:
                 ties.append({"layer": name, "step": step, "sample": sample, "distance": margin})
             elif not (entering[sample] <= step or own[sample] < step):

@@ -37,7 +37,9 @@ def check_fields(program: LoihiProgram) -> None:
             _require(f"{synapse.name}: pre", synapse.pre, synapse.pre in shapes, "a population before it")
             _synapse(synapse, shapes, program.input_mode)
     for synapse in program.synapses:
-        _require(f"{synapse.name}: post", synapse.post, synapse.post in shapes, "a population")
+        _require(
+            f"{synapse.name}: post", synapse.post, synapse.post in shapes and synapse.post != INPUT, "a population"
+        )
     names = [s.name for s in program.synapses]
     _require("synapses", len(names), len(set(names)) == len(names), "a name of its own for each")
     integrators = [p.name for p in program.populations if not p.spiking]
@@ -77,7 +79,7 @@ def _synapse(s: Synapse, shapes: dict[str, Any], input_mode: str) -> None:
     found = list(output_size(pair(size), *s.geometry))
     _require(f"{s.name}: its map", found, min(s.weight.shape) > 0 and found == wanted, f"{wanted}, that of {s.post}")
     if s.links is not None:
-        legal = s.links.dtype.kind == "i" and s.links.shape == (channels,)
+        legal = s.links.dtype == np.int64 and s.links.shape == (channels,)
         legal = legal and s.links.min() >= 0 and s.links.max() <= out // s.groups
         _require(f"{s.name}: links", kind_of(s.links), legal, f"int64 [{channels}], 0 to {out // s.groups}")
 

@@ -169,6 +169,30 @@ def test_flips_at_the_threshold_are_ties_and_others_are_not(net, x):
     assert explain_flips(graph, reference, spikes)[1] == 1
 
 
+@pytest.mark.parametrize("threshold", [1.0, 1e-6, 1e-30])
+def test_wrong_spikes_are_no_ties_however_small_the_membranes(tmp_path, threshold, monkeypatch):
+    torch.manual_seed(0)
+    neurons = LIF(v_threshold=threshold, time_steps=3, constant_input=True)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), neurons, nn.Flatten(), nn.Linear(64, 3), TimeMean(3)).eval()
+    with torch.no_grad():
+        for parameter in net[0].parameters():
+            parameter *= 3 * threshold
+    x = torch.randn(4, 1, 6, 6).numpy()
+    to_nir(net, tmp_path / "m.nir", x)
+    read = readers.read_snntorch
+
+    def changed(path, samples):
+        reading = read(path, samples)
+        return readers.Reading(
+            {name: s ^ (np.arange(s.size).reshape(s.shape) % 3 == 0) for name, s in reading.spikes.items()},
+            reading.outputs,
+        )
+
+    monkeypatch.setattr(readers, "read_snntorch", changed)
+    with pytest.raises(CheckFailed, match="flips away from any tie"):
+        to_nir(net, tmp_path / "m.nir", x, overwrite=True)
+
+
 @pytest.mark.parametrize("change", [lambda y: y * 1.001, lambda y: y[..., ::-1], lambda y: y * np.nan])
 @pytest.mark.parametrize("package", ["spikingjelly", "snntorch"])
 def test_a_reader_with_equal_spikes_and_other_class_currents_differs(tmp_path, net, x, monkeypatch, package, change):
