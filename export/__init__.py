@@ -119,7 +119,7 @@ def to_onnx(
     """
     model, samples, path, run = _opened(network, path, samples, "cnn", ONNX_FILE)
     refuse_existing(path, overwrite)
-    certificate = export_onnx(model, path, samples)
+    certificate = export_onnx(model, path, samples, weights_digest(run) if run else None)
     int8_path(path).unlink(missing_ok=True)  # of an earlier export
     if int8:
         quantise(path, samples if run is None or run.travels else _training_images(run))

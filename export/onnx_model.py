@@ -2,6 +2,7 @@
 
 import tempfile
 import warnings
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,8 +26,11 @@ TOLERANCE = 1e-4
 CALIBRATION_BATCH = 32
 
 
-def export_onnx(model: nn.Module, path: Path, samples: np.ndarray) -> Certificate:
+def export_onnx(model: nn.Module, path: Path, samples: np.ndarray, weights_sha256: str | None = None) -> Certificate:
     """Writes ``model`` ([N, C, H, W] to [N, K]) with a dynamic batch, after ONNX Runtime has run it on ``samples``.
+
+    Args:
+        weights_sha256: see ``Certificate``.
 
     Raises:
         SpikeportError: the model is no CNN, its weights are not finite, or it cannot be exported.
@@ -61,7 +65,7 @@ def export_onnx(model: nn.Module, path: Path, samples: np.ndarray) -> Certificat
                 f"{type(model).__name__} cannot be exported to ONNX with a free batch: {reason(cause)}; its forward "
                 "must depend neither on the data nor on the number of samples"
             ) from error
-        certificate = verify_onnx(temporary, path.name, model, x)
+        certificate = replace(verify_onnx(temporary, path.name, model, x), weights_sha256=weights_sha256)
         certificate.require()
     certificate.save(path.with_name(CERTIFICATE_FILE))
     return certificate

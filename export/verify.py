@@ -20,9 +20,10 @@ import torch
 from torch import nn
 
 from spikeport.core.errors import CheckFailed, SpikeportError, reason
-from spikeport.core.files import write_json
+from spikeport.core.files import read_json, write_json
 from spikeport.core.neurons import LIF
 from spikeport.core.runs import WEIGHTS_FILE, Run
+from spikeport.core.settings import check_types
 from spikeport.export import expressions as ex
 from spikeport.export import readers
 from spikeport.export.foreign import owner, owner_forward
@@ -67,12 +68,17 @@ class Witness:
     first_difference: str | None = None
     output_error: float | None = None
     predictions_agree: bool | None = None
-    ties: list[dict[str, Any]] = field(default_factory=list)
+    ties: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """What was measured about an exported file; saved beside it as ``CERTIFICATE_FILE``."""
+    """What was measured about an exported file; saved beside it as ``CERTIFICATE_FILE``.
+
+    Attributes:
+        file, sha256: which file.
+        weights_sha256: of the run's weights file it was made of; None where it is of no run, or says so itself (NIR).
+    """
 
     file: str
     sha256: str
@@ -80,6 +86,7 @@ class Certificate:
     witnesses: tuple[Witness, ...]
     spikes_compared: int = 0
     time_steps: int | None = None
+    weights_sha256: str | None = None
 
     @property
     def passed(self) -> bool:
@@ -102,6 +109,26 @@ class Certificate:
 
     def save(self, path: Path) -> None:
         write_json(path, asdict(self) | {"passed": self.passed})
+
+    @staticmethod
+    def load(exported: Path) -> "Certificate":
+        """That of an exported file. Raises SpikeportError where there is none, it is damaged, or of another file."""
+        path = exported.with_name(CERTIFICATE_FILE)
+        value = read_json(path)
+        try:
+            if not value.get("passed"):
+                raise SpikeportError("it has not passed")
+            witnesses = [Witness(**witness) for witness in value["witnesses"]]
+            found = Certificate(**{k: v for k, v in value.items() if k != "passed"} | {"witnesses": tuple(witnesses)})
+            for part in (found, *witnesses):
+                check_types(part)
+        except (TypeError, KeyError, AttributeError, SpikeportError) as error:
+            raise SpikeportError(f"{path}: damaged ({reason(error)}); export again with --overwrite") from None
+        if not exported.is_file() or found.sha256 != sha256(exported) or found.file != exported.name:
+            raise SpikeportError(
+                f"{exported}: not the file its certificate was made for; export it again with --overwrite"
+            )
+        return found
 
 
 def sha256(path: Path) -> str:
@@ -259,7 +286,7 @@ def _against_reference(
     if not error <= limit:
         note = f"class currents differ by {error:.3g} where no spike does, at most {limit:.3g} is rounding"
         return replace(witness, status="differs", note=note)
-    return replace(witness, status="agrees up to ties" if ties else "agrees", note="", ties=ties)
+    return replace(witness, status="agrees up to ties" if ties else "agrees", note="", ties=tuple(ties))
 
 
 def _witness(reader: str, layers: dict[str, int], error: float, agree: bool, limit: float) -> Witness:

@@ -6,9 +6,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from spikeport.core.errors import SpikeportError
-from spikeport.core.files import read_record
 from spikeport.core.runs import Run
 from spikeport.export import CERTIFICATE_FILE, NIR_FILE, ONNX_FILE
+from spikeport.export.verify import Certificate, weights_digest
 from spikeport.profiling.assumptions import ASSUMPTIONS
 from spikeport.profiling.breakeven import BreakEven
 from spikeport.profiling.comparison import TRAINING, Row, first_marked, mean_rate, totals
@@ -121,8 +121,10 @@ def _summary(subject: Subject) -> dict[str, Any]:
                     f"{record} is of other samples than the first {onnx.samples} test images of {cnn_run.data.name}; "
                     "simulate the CNN again"
                 )
+            if onnx.weights_sha256 not in (None, weights_digest(cnn_run)):
+                raise SpikeportError(f"{record} is of other weights than the run has now; export and simulate again")
             summary["onnx"] = asdict(onnx)
-            for name in ("predictions", "samples_digest"):
+            for name in ("predictions", "samples_digest", "weights_sha256"):
                 summary["onnx"].pop(name)
     for engine, found in subject.records.items():
         summary[engine] = {
@@ -184,8 +186,8 @@ def _certificates(*runs: Run | None) -> dict[str, Any]:
     found = {}
     for run in runs:
         for kind, exported in (("nir", NIR_FILE), ("onnx", ONNX_FILE)):
-            if run is not None and (file := (run.path / exported).with_name(CERTIFICATE_FILE)).exists():
-                found[kind] = read_record(file, ("samples", "witnesses"))
+            if run is not None and (run.path / exported).with_name(CERTIFICATE_FILE).exists():
+                found[kind] = asdict(Certificate.load(run.path / exported)) | {"passed": True}
     return found
 
 

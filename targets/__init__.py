@@ -10,13 +10,13 @@ import numpy as np
 
 from spikeport.core.arrays import as_array
 from spikeport.core.errors import SpikeportError
-from spikeport.core.files import read_json, refuse_existing, write_json
+from spikeport.core.files import refuse_existing, write_json
 from spikeport.core.progress import Progress, silent
 from spikeport.core.runs import Run, load_run
-from spikeport.export import CERTIFICATE_FILE, NIR_FILE, read_nir, to_nir
+from spikeport.export import CERTIFICATE_FILE, NIR_FILE, Certificate, read_nir, to_nir
 from spikeport.export.nir_foreign import with_metadata
 from spikeport.export.nir_graph import DT, KEY, metadata_of
-from spikeport.export.verify import sha256, weights_digest
+from spikeport.export.verify import weights_digest
 from spikeport.targets.base import Target, find_target, pick_engine, target_names
 from spikeport.targets.loihi import LoihiTarget
 from spikeport.targets.loihi.against_float import require_own
@@ -60,7 +60,7 @@ def nir_file(source: Path | str, overwrite: bool = False) -> Iterator[Path]:
     new = not file.exists()
     if new or overwrite:
         to_nir(run, overwrite=overwrite)
-    _require_certified(file, certificate)
+    Certificate.load(file)
     try:
         yield file
     except BaseException:
@@ -70,13 +70,6 @@ def nir_file(source: Path | str, overwrite: bool = False) -> Iterator[Path]:
             with suppress(OSError):  # not empty: something else is there
                 file.parent.rmdir()
         raise
-
-
-def _require_certified(file: Path, certificate: Path) -> None:
-    """Raises SpikeportError where a certificate is not of this file."""
-    held = read_json(certificate)
-    if not isinstance(held, dict) or held.get("sha256") != sha256(file):
-        raise SpikeportError(f"{file}: not the file its certificate was made for; export it again with --overwrite")
 
 
 def _current(source: Path | str, graph: nir.NIRGraph) -> nir.NIRGraph:

@@ -16,6 +16,7 @@ from spikeport.core.runs import Run
 from spikeport.core.settings import check_types
 from spikeport.export import ONNX_FILE
 from spikeport.export.onnx_model import int8_path, open_onnx
+from spikeport.export.verify import Certificate, weights_digest
 from spikeport.targets.base import check_labels, pick_engine
 from spikeport.targets.record import samples_digest
 
@@ -35,6 +36,7 @@ class OnnxRecord:
         int8: ``accuracy`` and ``latency_ms`` of the 8-bit form beside the file, and ``agreement``, the share of samples
             to which both give the same class; None where there is no such form.
         samples_digest: which samples these were.
+        weights_sha256: of the run's weights file that the network was exported from; None where it is of no run.
     """
 
     engine: str
@@ -46,6 +48,7 @@ class OnnxRecord:
     version: str
     int8: dict[str, float | None] | None = None
     samples_digest: str | None = None
+    weights_sha256: str | None = None
 
     def save(self, path: Path) -> None:
         write_json(path, asdict(self))
@@ -94,6 +97,7 @@ class OnnxTarget:
         if options:
             raise SpikeportError(f"target onnx has no option {', '.join(options)}; leave it out")
         session = open_onnx(program)
+        weights = None if run is None else _own_weights(program, run)
         wanted = session.get_inputs()[0]
         if len(x) == 0:
             raise SpikeportError("zero samples to run; give at least one")
@@ -117,7 +121,19 @@ class OnnxTarget:
             version=onnxruntime.__version__,
             int8=_run_int8(open_onnx(quantised), x, labels, predictions) if quantised.is_file() else None,
             samples_digest=samples_digest(x),
+            weights_sha256=weights,
         )
+
+
+def _own_weights(program: Path, run: Run) -> str | None:
+    """The digest of the weights the file was made of. Raises SpikeportError where they are not the run's."""
+    found = Certificate.load(program).weights_sha256
+    if found is not None and found != weights_digest(run):
+        raise SpikeportError(
+            f"{program}: exported from other weights than the run has now; `spikeport export {run.path} --target onnx "
+            "--overwrite` exports them"
+        )
+    return found
 
 
 def _run(session: Any, x: np.ndarray, progress: Progress = silent) -> tuple[np.ndarray, float]:

@@ -160,19 +160,24 @@ def test_what_is_no_twin_is_refused(runs, tmp_path, tiny):
         ("loihi/compatibility.json", '{"layers": 3}'),
         ("nir/certificate.json", "null"),
         ("nir/certificate.json", "{}"),
+        ("nir/certificate.json", {"witnesses": 0}),
+        ("nir/certificate.json", {"samples": "all"}),
+        ("nir/certificate.json", {"sha256": "0"}),
         ("onnx/record.json", '{"accuracy": "high"}'),
-        ("onnx/record.json", None),
+        ("onnx/record.json", {"int8": {"x": 1}}),
+        ("onnx/record.json", {"weights_sha256": "0"}),
     ],
 )
 def test_damaged_files_beside_a_record_are_named(runs, tmp_path, file, content):
     folder, cnn = copy(runs, tmp_path, SpikeRecord.load(runs / "snn/loihi/fixed.npz")), tmp_path / "cnn"
     shutil.copytree(runs / "cnn", cnn)
     damaged = (cnn if file.startswith("onnx") else folder) / file
-    if content is None:
-        content = json.dumps(json.loads(damaged.read_text()) | {"int8": {"x": 1}})
+    if isinstance(content, dict):
+        shutil.copytree(runs / "snn/nir", folder / "nir")
+        content = json.dumps(json.loads(damaged.read_text()) | content)
     damaged.parent.mkdir(exist_ok=True)
     damaged.write_text(content)
-    with pytest.raises(SpikeportError, match=f"{file}: "):
+    with pytest.raises(SpikeportError, match=f"{file}:? |model.nir: not the file its certificate was made for"):
         report(folder, cnn)
     assert not (folder / "report").exists()
 

@@ -271,6 +271,7 @@ def refusal(path, kind, change):
         ("synapses", "pre", "layer9", "first: pre is layer9; expected a population before it"),
         ("synapses", "pre", "output", "first: pre is output; expected a population before it"),
         ("synapses", "post", "layer9", "first: post is layer9; expected a population"),
+        ("synapses", "post", "input", "first: post is input; expected a population"),
         ("synapses", "stride", [0, 0], "first: stride is (0, 0); expected two numbers, 1 to 65536"),
         ("synapses", "padding", [1, 1], "first: its map is [6, 6]; expected [4, 4], that of layer"),
         ("synapses", "groups", 2, "first: groups is 2; expected a divisor of 1 and 2 channels"),
