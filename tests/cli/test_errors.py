@@ -240,6 +240,13 @@ def test_a_damaged_file_is_named(refused, runs, file, arguments, damage):
     assert str(path) in refused(*(a.format(file=path, runs=runs) for a in arguments))
 
 
+def test_a_cnn_with_other_weights_than_its_onnx_file_is_refused(refused, runs):
+    path = runs / "cnn/weights.safetensors"
+    save_file({name: tensor + 1 for name, tensor in load_file(path).items()}, path)
+    message = refused("simulate", runs / "cnn", "--target", "onnx", "--overwrite")
+    assert "exported from other weights than the run has now" in message
+
+
 @pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize(("file", "verb"), [("program.npz", "simulate"), ("fixed.npz", "report")])
 def test_a_file_with_changed_bytes_in_it_is_named(refused, runs, file, verb, place):
