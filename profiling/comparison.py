@@ -31,7 +31,6 @@ class Row:
     Attributes:
         layer: the convolution, linear or pooling layer of the model ("" where only the target has it).
         composed: further layers, which the chip has in one synapse with it: training's counts are of all of them.
-        holes: the chip stores a dilated kernel with its holes, as zero weights that cost events.
         neurons_layer: the spiking layer behind it ("" for class currents).
         neurons: number of those neurons.
         macs: multiply-accumulates on analog input, as the model executes them.
@@ -64,17 +63,11 @@ class Row:
     cnn_energy_nj: float | None = None
     note: str = ""
     composed: tuple[str, ...] = ()
-    holes: bool = False
     chip_macs: float = 0.0
-
-    @property
-    def alike(self) -> bool:
-        """Whether the chip's synapse is the layer's, so that only spikes can make a difference."""
-        return not self.composed and not self.holes
 
     def difference(self, witness: str) -> float | None:
         """Relative difference of synaptic operations to training; None where either has none, or other synapses."""
-        if not self.acs.get(TRAINING) or witness not in self.acs or not self.alike:
+        if not self.acs.get(TRAINING) or witness not in self.acs or self.composed:
             return None
         return self.acs[witness] / self.acs[TRAINING] - 1
 
@@ -238,7 +231,6 @@ def _row(
         spikes[engine] = _mean(fired, samples)
         if neurons is not None and fired:
             divergence[engine] = _divergence(neurons.spikes[:samples], sum(fired[1:], fired[0]))
-    holes = counts is not None and not composed and _has_holes(synapses, counts, populations)
     chip_macs = float(dense_macs(program, synapses) * (program.time_steps // charged)) if analog else 0.0
     if counts is None:
         macs = chip_macs
@@ -250,7 +242,6 @@ def _row(
     return Row(
         layer=name if any(s.source for s in synapses) else "",
         composed=tuple(composed),
-        holes=holes,
         kind=_kind(source, counts, populations),
         neurons_layer=neurons_layer,
         neurons=total,
@@ -265,23 +256,13 @@ def _row(
         graded_events=graded,
         cnn_macs=cnn_macs,
         cnn_energy_nj=None if cnn_macs is None else horowitz(0, cnn_macs),
-        note=_note(synapses, counts, spiking, program, macs, tuple(composed), holes),
+        note=_note(synapses, counts, spiking, program, macs, tuple(composed)),
     )
 
 
 def spikes_enter(program: LoihiProgram) -> bool:
     """Whether the chip's input is spikes: whole numbers up to 1, as calibrated."""
     return program.input_mode == "graded" and program.whole and program.input_max == 1
-
-
-def _has_holes(synapses: list[Synapse], counts: LayerCounts, populations: dict[str, Population]) -> bool:
-    """Whether the chip's kernel has more taps than the layer's own, and no other layer behind it is why."""
-    if any(s.composed for s in synapses):
-        return False
-    maps = {name: int(np.prod(population.shape[1:])) for name, population in populations.items()}
-    return counts.kernel > 0 and any(
-        s.weight[0, 0].size * counts.outputs > counts.kernel * maps[s.post] for s in synapses
-    )
 
 
 def _kind(source: str, counts: LayerCounts | None, populations: dict[str, Population]) -> str:
@@ -299,7 +280,6 @@ def _note(
     program: LoihiProgram,
     macs: float,
     composed: tuple[str, ...],
-    holes: bool,
 ) -> str:
     told = f"on the chip in one with {', '.join(composed)}: another synapse, with another number of events"
     notes = [told] if composed else []
@@ -313,8 +293,6 @@ def _note(
         notes.append(f"{'spikes as' if spikes_enter(program) else 'analog'} input: {charged}")
     elif composed:
         pass
-    elif holes:
-        notes.append("dilated: the chip stores the kernel's holes too, as zero weights, and counts their events")
     elif macs:
         notes.append(
             "analog in training (multiplied at every step); the chip composes it with the layer before it and adds"

@@ -108,6 +108,7 @@ def _synapse(layer: Layer, path: Path, weight: Tensor, metadata: Metadata) -> Sy
         weight=(scaled * (1 << loihi.SHIFT) if host else torch.round(scaled).to(torch.int8)).numpy(),
         stride=path.stride,
         padding=path.padding,
+        dilation=path.dilation,
         groups=path.groups,
         links=_links(path),
         host=host,

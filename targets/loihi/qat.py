@@ -94,7 +94,7 @@ def _rounded(x: Tensor) -> Tensor:
 
 def _convolve(x: Tensor, weight: Tensor, path: Path) -> Tensor:
     """The integer current, float32; see ``convolution`` for where that is exact. No sum reaches 2^24."""
-    options = (path.stride, path.padding, (1, 1), path.groups)
+    options = (path.stride, path.padding, path.dilation, path.groups)
     dtype = exact_dtype(x.shape[1:], weight.shape, *options) if x.device.type == "cpu" else torch.float32
     last = {"memory_format": torch.channels_last}
     weight = weight.to(x.device, dtype)

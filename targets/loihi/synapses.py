@@ -42,6 +42,7 @@ class Path:
     bias: Tensor
     stride: Pair = (1, 1)
     padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
     groups: int = 1
     mean: bool = False
 
@@ -69,9 +70,8 @@ def follow(path: Path, name: str, node: nir.NIRNode, with_bias: bool = True) -> 
         stride, padding, dilation = pair(node.stride), pair(node.padding), pair(node.dilation)
         # Before a dilated kernel, which may be of any size, takes its memory.
         _require_fitting(path, name, output_size(path.shape[1:], np.shape(node.weight)[2:], stride, padding, dilation))
-        weight = _dilated(_exact(node.weight), dilation)
         bias = _exact(node.bias) * with_bias
-        return _compose(path, name, weight, bias, stride, padding, int(node.groups))
+        return _compose(path, name, _exact(node.weight), bias, stride, padding, int(node.groups), dilation=dilation)
     if isinstance(node, (nir.Affine, nir.Linear)):
         weight = _exact(node.weight)
         if weight.ndim != 2 or weight.shape[1] != np.prod(path.shape):
@@ -122,11 +122,12 @@ def _compose(
     padding: Pair,
     groups: int,
     mean: bool = False,
+    dilation: Pair = (1, 1),
 ) -> Path:
     channels = weight.shape[1] * groups
     if channels != path.shape[0]:
         raise SpikeportError(f"{name}: takes {channels} channels, is given {path.shape[0]}")
-    size = output_size(path.shape[1:], (weight.shape[2], weight.shape[3]), stride, padding)
+    size = output_size(path.shape[1:], (weight.shape[2], weight.shape[3]), stride, padding, dilation)
     _require_fitting(path, name, size)
     shape = (len(weight), *size)
     names = (*path.names, name)
@@ -139,9 +140,15 @@ def _compose(
             bias=bias,
             stride=stride,
             padding=padding,
+            dilation=dilation,
             groups=groups,
             mean=mean,
         )
+    # Two kernels in one leave no regular holes.
+    path, weight = (
+        replace(path, weight=_dilated(path.weight, path.dilation), dilation=(1, 1)),
+        _dilated(weight, dilation),
+    )
     if padding != (0, 0):
         _refuse_padding(path, name)
     joined, joined_groups = _joined_kernel(path, weight, groups)
