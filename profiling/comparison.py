@@ -31,7 +31,7 @@ class Row:
     Attributes:
         layer: the convolution, linear or pooling layer of the model ("" where only the target has it).
         composed: further layers, which the chip has in one synapse with it: training's counts are of all of them.
-        neurons_layer: the spiking layer behind it ("" for class currents).
+        neurons_layer: the spiking layer behind it ("" for class currents; several where it drives several).
         neurons: number of those neurons.
         macs: multiply-accumulates on analog input, as the model executes them.
         chip_macs: those of the engines: of what takes the network's analog input alone.
@@ -196,14 +196,14 @@ def _row(
 ) -> Row:
     populations = {s.post: program.population(s.post) for s in synapses}
     spiking = [p for p in populations.values() if p.spiking]
-    neurons_layer = spiking[0].source if spiking else ""
-    if neurons_layer:  # a layer over a concatenation is several populations
-        spiking = [p for p in program.populations if p.source == neurons_layer]
+    behind = list(dict.fromkeys(p.source for p in spiking if p.source))
+    if behind:  # a layer over a concatenation is several populations
+        spiking = [p for p in program.populations if p.source in behind]
     trained = {name: training.layers[name] for name in layers if name in training.layers} if training else {}
     trained = {name: c for name, c in trained.items() if c.dense or c.kind == "LIF"}  # an average does nothing itself
     name, *composed = trained or [source]
     counts = trained.get(name)
-    neurons = training.layers.get(neurons_layer) if training else None
+    neurons = [training.layers[n].spikes for n in behind if n in training.layers] if training else []
     enters = all(s.pre == INPUT for s in synapses)
     analog = enters and not spikes_enter(program)
     # What is held for all steps is charged once.
@@ -219,8 +219,8 @@ def _row(
         if found:
             acs[TRAINING] = _mean(found, samples)
         macs = _mean([c.macs for c in trained.values()], samples)
-        if neurons is not None:
-            spikes[TRAINING] = _mean([neurons.spikes], samples)
+        if neurons:
+            spikes[TRAINING] = _mean(neurons, samples)
     for engine, record in records.items():
         events = _mean([record.events[s.name] for s in synapses if not s.host], samples)
         if analog:
@@ -229,8 +229,8 @@ def _row(
             acs[engine] = events / charged
         fired = [record.spikes[p.name][:samples] for p in spiking]
         spikes[engine] = _mean(fired, samples)
-        if neurons is not None and fired:
-            divergence[engine] = _divergence(neurons.spikes[:samples], sum(fired[1:], fired[0]))
+        if neurons and fired:
+            divergence[engine] = _divergence(sum(neurons[1:], neurons[0])[:samples], sum(fired[1:], fired[0]))
     chip_macs = float(dense_macs(program, synapses) * (program.time_steps // charged)) if analog else 0.0
     if counts is None:
         macs = chip_macs
@@ -243,7 +243,7 @@ def _row(
         layer=name if any(s.source for s in synapses) else "",
         composed=tuple(composed),
         kind=_kind(source, counts, populations),
-        neurons_layer=neurons_layer,
+        neurons_layer=", ".join(behind),
         neurons=total,
         macs=macs,
         chip_macs=chip_macs,
@@ -301,6 +301,8 @@ def _note(
         notes.append("max-pooling of spikes: OR neurons on the chip")
     elif not spiking:
         notes.append("class currents: no neurons fire here")
+    elif len({p.source for p in spiking}) > 1:
+        notes.append("drives several layers of neurons: on the chip a synapse for each")
     return "; ".join(notes)
 
 

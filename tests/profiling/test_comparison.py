@@ -225,3 +225,33 @@ def test_a_dilated_kernel_costs_the_events_of_its_taps(passed_on):
     row = passed_on["dilated"]
     assert row.acs[TRAINING] > 0
     assert row.difference("fixed") == pytest.approx(0, abs=0.05)
+
+
+class Twice(nn.Module):
+    """One convolution, two layers of neurons behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.first = nn.Conv2d(2, 2, 1), LIF(v_threshold=0.1, time_steps=3, constant_input=True)
+        self.conv = nn.Conv2d(2, 4, 3)
+        self.a, self.b = LIF(v_threshold=0.1, time_steps=3), LIF(v_threshold=0.2, time_steps=3)
+        self.head, self.mean = nn.Linear(128, 3), TimeMean(3)
+
+    def forward(self, x):
+        y = self.conv(self.first(self.stem(x)))
+        return self.mean(self.head(torch.cat([self.a(y), self.b(y)], 1).flatten(1)))
+
+
+def test_a_layer_that_drives_two_layers_of_neurons_shows_the_spikes_of_both():
+    torch.manual_seed(0)
+    net, x = Twice().eval(), torch.rand(3, 2, 6, 6)
+    program = compile(build_nir(trace(net, (2, 6, 6)), Metadata(3, input_shape=(2, 6, 6), input_bound=1.0))[0])
+    training, record = count_operations(net, x), simulate_fixed(program, x.numpy())
+    rows = compare(training, program, {"fixed": record})
+    spikes = sum(int(s.sum()) for s in record.spikes.values()) / 3
+    assert totals(rows)["fixed"]["spikes"] == pytest.approx(spikes)
+    assert totals(rows)[TRAINING]["spikes"] == pytest.approx(training.total("spikes"))
+    assert mean_rate(rows, TRAINING, 3) == pytest.approx(training.rate)
+    (row,) = [row for row in rows if row.layer == "conv"]
+    assert row.neurons_layer == "a, b"
+    assert "a synapse for each" in row.note
