@@ -56,7 +56,7 @@ def restore_checkpoint(
         raise SpikeportError(f"{path}: no checkpoint to resume from; train without --resume") from None
     except Exception as error:  # torch.load raises many kinds for a damaged file
         raise SpikeportError(f"{path}: damaged or truncated ({reason(error)}); train again with --overwrite") from None
-    if not isinstance(state, dict) or not {"identity", "told", *parts} <= set(state):
+    if not isinstance(state, dict) or not {"identity", "told"} <= set(state):
         raise SpikeportError(f"{path}: not a checkpoint of this spikeport; train again with --overwrite")
     wanted, found = _identity(config, spec, data), state["identity"]
     changed = [name for name in wanted if wanted[name] != found.get(name)]

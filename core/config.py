@@ -162,7 +162,7 @@ class TrainConfig:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise SpikeportError(f"{path}: no such file") from None
-        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise SpikeportError(f"{path}: not readable as TOML ({error})") from None
         known = {f.name for f in fields(TrainConfig)}
         unknown = sorted(set(values) - known)

@@ -41,7 +41,7 @@ def processes() -> int:
 
 def first_process() -> bool:
     """Whether this is the process that writes files and speaks; known before the others are joined."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return int(os.environ.get("WORLD_SIZE", "1")) == 1 or int(os.environ.get("RANK", "0")) == 0
 
 
 def join(device: torch.device) -> None:
@@ -50,7 +50,13 @@ def join(device: torch.device) -> None:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    except (ValueError, RuntimeError) as error:  # what torch raises for settings that do not fit together
+        raise SpikeportError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but the processes cannot be joined ({reason(error)}); start "
+            "them with torchrun, or unset WORLD_SIZE"
+        ) from None
     atexit.register(dist.destroy_process_group)
 
 

@@ -79,6 +79,7 @@ def check_lif(x: Tensor, state: Tensor | None, neuron: kernels.Neuron, time_step
     """The number of time steps, or a SpikeportError that names the argument at fault."""
     if not x.is_floating_point():
         raise SpikeportError(f"lif: x is {x.dtype}; currents are floating point, convert it with x.float()")
+    require_numbers(neuron.tau, neuron.v_threshold, neuron.v_reset)
     tau = neuron.tau
     if not (tau >= 1 and (tau < math.inf or not neuron.decay_input)):
         raise SpikeportError(f"lif: tau is {tau}; the time constant is at least 1 step (infinite: decay_input=False)")
@@ -101,6 +102,13 @@ def check_lif(x: Tensor, state: Tensor | None, neuron: kernels.Neuron, time_step
     if state is not None and state.device != x.device:
         raise SpikeportError(f"lif: state is on {state.device}, the input on {x.device}")
     return steps
+
+
+def require_numbers(tau: Any, v_threshold: Any, v_reset: Any) -> None:
+    """Raises SpikeportError where one is a tensor: it would look trained, and get no gradient."""
+    for name, value in (("tau", tau), ("v_threshold", v_threshold), ("v_reset", v_reset)):
+        if isinstance(value, Tensor):
+            raise SpikeportError(f"lif: {name} is a tensor, which would not be trained; give a number")
 
 
 def split_time(x: Tensor, time_steps: int) -> Tensor:

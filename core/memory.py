@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import sys
 
 #: Parameters of mallopt (glibc, malloc.h) and the most that it takes.
 TRIM_THRESHOLD, MMAP_THRESHOLD, MOST = -1, -3, 2**31 - 1
@@ -15,7 +16,7 @@ def keep_freed_memory() -> None:
     (batch 64, T = 4, bfloat16), a sixth of its time on one thread, where 85,000 are enough. Other C libraries, and
     settings of one's own in the environment, stay as they are.
     """
-    if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+    if sys.platform == "win32" or any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

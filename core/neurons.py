@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from spikeport.core.functional import join_time, next_momentum, run_lif, split_time, whole_steps
+from spikeport.core.functional import join_time, next_momentum, require_numbers, run_lif, split_time, whole_steps
 from spikeport.core.kernels import Neuron
 from spikeport.core.kernels.batch_norm_lif import batch_norm_lif
 from spikeport.core.surrogates import surrogate_named
@@ -33,6 +33,7 @@ class LIF(nn.Module):
     ) -> None:
         super().__init__()
         surrogate_named(surrogate)
+        require_numbers(tau, v_threshold, v_reset)
         self.tau, self.v_threshold, self.v_reset = tau, v_threshold, v_reset
         self.surrogate, self.alpha, self.detach_reset = surrogate, alpha, detach_reset
         self.time_steps, self.constant_input = whole_steps(time_steps), constant_input

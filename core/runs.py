@@ -11,7 +11,6 @@ checkpoint.pt        the state to resume from
 samples.npz          in a run that travels without its data set: a few test images, uint8, and their labels
 """
 
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from spikeport.core.diagnosis import first_not_finite
 from spikeport.core.errors import SpikeportError
 from spikeport.core.files import read_json, reading_archive, replacing, write_json
 from spikeport.core.models import ModelSpec
-from spikeport.core.settings import check_types
+from spikeport.core.settings import check_types, finite
 
 CONFIG_FILE = "config.toml"
 MODEL_FILE = "model.json"
@@ -152,7 +151,7 @@ def _results(value: Any) -> dict[str, float]:
     results = dict(value)
     for name in {*RESULTS, *results}:
         found = results.get(name)
-        if isinstance(found, bool) or not isinstance(found, (int, float)) or not math.isfinite(found):
+        if isinstance(found, bool) or not isinstance(found, (int, float)) or not finite(found):
             raise SpikeportError(f"results: {name} is {found!r}; expected a finite number")
     return results
 

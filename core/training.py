@@ -44,6 +44,10 @@ CHECKPOINT_FILE = "checkpoint.pt"
 DERIVED = ("onnx", "nir", "loihi", "report", "figures")
 
 
+#: What a training writes into its folder beside the settings.
+FILES = (MODEL_FILE, WEIGHTS_FILE, METRICS_FILE, LAYERS_FILE, CHECKPOINT_FILE, SAMPLES_FILE)
+
+
 def train(
     config: TrainConfig,
     out: Path | str,
@@ -107,11 +111,18 @@ def _train(
     told, first = Told(), distributed.first_process()
     if resume:
         told = restore_checkpoint(out / CHECKPOINT_FILE, config, spec, data, learner.parts)
+        if config.epochs < len(told.metrics):
+            raise SpikeportError(
+                f"{out}: has {len(told.metrics)} epochs, more than the {config.epochs} asked for; train a shorter run "
+                "into another folder"
+            )
         if first:
             config.save(out / CONFIG_FILE)
     else:
         refuse_existing(out, overwrite, "pass --resume to go on with it or --overwrite to replace it")
         _require_replaceable(out)
+    if first:
+        _remove_leftovers(out)
 
     count = len(in_batches(training, config.batch_size))
     while not _finished(told, config):
@@ -136,7 +147,8 @@ def _train(
     distributed.wait()
 
     load_weights(model, out / WEIGHTS_FILE)
-    final = evaluate(learner.network, data, data.test_images, data.test_labels, config.precision)
+    # In float32, in which the network is handed over, whatever it was trained in.
+    final = evaluate(learner.network, data, data.test_images, data.test_labels, "fp32")
     if first:
         save_model(out, spec, info, _results(final, told))
     distributed.wait()
@@ -213,14 +225,22 @@ def _save_epoch(out: Path, config: TrainConfig, told: Told, model: nn.Module) ->
 
 def _require_replaceable(out: Path) -> None:
     """Raises SpikeportError where ``out`` is something else than a run."""
-    held = [path for path in out.iterdir() if path.name != ".lock"] if out.exists() else []
+    # Names with a dot: our lock, and what a training left that was killed in its first moments.
+    held = [path for path in out.iterdir() if not path.name.startswith(".")] if out.exists() else []
     if held and not (out / CONFIG_FILE).exists():
         raise SpikeportError(f"{out}: not a run folder (it has no {CONFIG_FILE}), so it is not replaced; name another")
 
 
+def _remove_leftovers(out: Path) -> None:
+    """Temporary files of a training that was killed; those of ``files.replacing``."""
+    for name in (CONFIG_FILE, *FILES):
+        for path in out.glob(f".{Path(name).stem}-*{Path(name).suffix}"):
+            path.unlink(missing_ok=True)
+
+
 def _clear(out: Path) -> None:
-    """Takes an earlier run out of its folder, and nothing else."""
-    for name in (CONFIG_FILE, MODEL_FILE, WEIGHTS_FILE, METRICS_FILE, LAYERS_FILE, CHECKPOINT_FILE, SAMPLES_FILE):
+    """Takes an earlier run out of its folder, and nothing else, but for its settings, which say that it is one."""
+    for name in FILES:
         (out / name).unlink(missing_ok=True)
     shutil.rmtree(out / EVENTS, ignore_errors=True)
 

@@ -60,7 +60,11 @@ def test_an_unknown_setting_is_named_with_the_known_ones(tmp_path):
         TrainConfig.read(tmp_path / "config.toml")
 
 
-@pytest.mark.parametrize("content", [b"epochs = ", b"epochs == 3", b"\xff\xfe", b"[epochs"])
+@pytest.mark.parametrize(
+    "content",
+    [b"epochs = ", b"epochs == 3", b"\xff\xfe", b"[epochs", b"lr = 1" + b"0" * 5000, b"keep = " + b"[" * 20000],
+    ids=["nothing", "equals", "bytes", "bracket", "digits", "depth"],
+)
 def test_a_damaged_file_is_refused(tmp_path, content):
     (tmp_path / "config.toml").write_bytes(content)
     with pytest.raises(SpikeportError, match="config.toml: not readable as TOML"):
@@ -123,3 +127,8 @@ def test_a_bad_setting_is_named(message, settings):
 
 def test_a_list_from_a_file_becomes_a_tuple():
     assert TrainConfig(keep=[4, 6], milestones=[1]) == TrainConfig(keep=(4, 6), milestones=(1,))
+
+
+def test_a_number_no_float_can_hold_is_refused():
+    with pytest.raises(SpikeportError, match="lr is 10*; expected a finite number"):
+        TrainConfig(lr=10**400)

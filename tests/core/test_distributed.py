@@ -12,7 +12,7 @@ import torch
 import two_processes
 from safetensors.torch import load_file
 
-from spikeport.core import distributed, train
+from spikeport.core import SpikeportError, distributed, train
 from spikeport.core.records import LAYERS_FILE, METRICS_FILE
 from spikeport.core.runs import WEIGHTS_FILE
 
@@ -103,3 +103,17 @@ def test_shares_divide_every_batch(monkeypatch):
                 monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
                 parts += range(count)[distributed.share(count)]
             assert parts == list(range(count))
+
+
+def test_a_rank_without_other_processes_is_the_first(monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert distributed.first_process()
+
+
+def test_processes_that_cannot_be_joined_are_one_error(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(SpikeportError, match="WORLD_SIZE is 2, but the processes cannot be joined"):
+        distributed.join(torch.device("cpu"))

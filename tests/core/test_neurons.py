@@ -206,6 +206,7 @@ X = torch.zeros(4, 2, 3)
         ("v_threshold 1.0", X, {"v_reset": 1.0}),
         ("v_threshold nan", X, {"v_threshold": math.nan}),
         ("v_reset nan", X, {"v_reset": math.nan}),
+        ("tau is a tensor", X, {"tau": nn.Parameter(torch.tensor(2.0))}),
         (r"x has shape \[4\]", X[:, 0, 0], {}),
         (r"x has shape \[\]; expected \[N", torch.tensor(1.0), {"time_steps": 4}),
         ("0 time steps", X[:0], {}),

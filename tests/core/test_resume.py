@@ -229,3 +229,37 @@ def test_a_checkpoint_of_another_training_is_refused(tiny, tmp_path, damage):
     torch.save(state | damage, run.path / CHECKPOINT_FILE)
     with pytest.raises(SpikeportError, match=r"checkpoint\.pt: not a checkpoint of this training"):
         train(tiny(epochs=2), tmp_path / "run", resume=True)
+
+
+def test_resuming_with_fewer_epochs_than_there_are_is_refused_and_changes_nothing(tiny, tmp_path):
+    run = train(tiny(epochs=2), tmp_path / "run")
+    before = (run.path / "config.toml").read_text()
+    with pytest.raises(SpikeportError, match="has 2 epochs, more than the 1 asked for"):
+        train(tiny(epochs=1), run.path, resume=True)
+    assert (run.path / "config.toml").read_text() == before
+
+
+def test_resuming_with_a_moving_average_there_was_not_names_the_setting(tiny, tmp_path):
+    train(tiny(epochs=1), tmp_path / "run")
+    with pytest.raises(SpikeportError, match="trained with ema = 0.0, asked for 0.9"):
+        train(tiny(epochs=2, ema=0.9), tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("earlier", [True, False])
+def test_a_training_killed_as_its_first_settings_are_written_can_be_started_again(tiny, tmp_path, earlier, monkeypatch):
+    """The temporary file stays, as it does after SIGKILL, and goes with the next training."""
+    if earlier:
+        train(tiny(epochs=1), tmp_path / "run")
+
+    def killed(self, path):
+        path.parent.mkdir(exist_ok=True)
+        (path.parent / ".config-abc.toml").write_text("epochs")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainConfig, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny(epochs=1, seed=1), tmp_path / "run", overwrite=True)
+    run = train(tiny(epochs=1, seed=1), tmp_path / "run", overwrite=True)
+    assert not list(run.path.glob(".config*"))
+    assert run.results["epochs"] == 1
