@@ -39,6 +39,11 @@ def replacing(path: Path | str) -> Iterator[Path]:
         raise
 
 
+def leftovers(path: Path) -> list[Path]:
+    """What ``replacing(path)`` left where its process was killed."""
+    return list(path.parent.glob(f".{path.stem}-{'?' * 8}{path.suffix}"))
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -17,7 +17,7 @@ from spikeport.core.diagnosis import first_not_finite
 from spikeport.core.distributed import pick_device
 from spikeport.core.errors import SpikeportError
 from spikeport.core.evaluation import Evaluation, evaluate, warn_where_slow
-from spikeport.core.files import refuse_existing
+from spikeport.core.files import leftovers, refuse_existing
 from spikeport.core.learner import LAYOUT, Learner, Place, Prepare, generator_of, learner_for, run_epoch
 from spikeport.core.locks import alone
 from spikeport.core.memory import keep_freed_memory
@@ -42,8 +42,6 @@ from spikeport.core.runs import (
 CHECKPOINT_FILE = "checkpoint.pt"
 #: Folders of a run that later steps write from its weights.
 DERIVED = ("onnx", "nir", "loihi", "report", "figures")
-
-
 #: What a training writes into its folder beside the settings.
 FILES = (MODEL_FILE, WEIGHTS_FILE, METRICS_FILE, LAYERS_FILE, CHECKPOINT_FILE, SAMPLES_FILE)
 
@@ -122,7 +120,8 @@ def _train(
         refuse_existing(out, overwrite, "pass --resume to go on with it or --overwrite to replace it")
         _require_replaceable(out)
     if first:
-        _remove_leftovers(out)
+        for path in _leftovers(out):
+            path.unlink()
 
     count = len(in_batches(training, config.batch_size))
     while not _finished(told, config):
@@ -225,17 +224,14 @@ def _save_epoch(out: Path, config: TrainConfig, told: Told, model: nn.Module) ->
 
 def _require_replaceable(out: Path) -> None:
     """Raises SpikeportError where ``out`` is something else than a run."""
-    # Names with a dot: our lock, and what a training left that was killed in its first moments.
-    held = [path for path in out.iterdir() if not path.name.startswith(".")] if out.exists() else []
+    held = set(out.iterdir() if out.exists() else ()) - {out / ".lock", *_leftovers(out)}
     if held and not (out / CONFIG_FILE).exists():
         raise SpikeportError(f"{out}: not a run folder (it has no {CONFIG_FILE}), so it is not replaced; name another")
 
 
-def _remove_leftovers(out: Path) -> None:
-    """Temporary files of a training that was killed; those of ``files.replacing``."""
-    for name in (CONFIG_FILE, *FILES):
-        for path in out.glob(f".{Path(name).stem}-*{Path(name).suffix}"):
-            path.unlink(missing_ok=True)
+def _leftovers(out: Path) -> list[Path]:
+    """Temporary files of a training that was killed."""
+    return [path for name in (CONFIG_FILE, *FILES) for path in leftovers(out / name)]
 
 
 def _clear(out: Path) -> None:

@@ -107,8 +107,11 @@ class Certificate:
                     f"{self.file}: {witness.reader} differs from the model{found}; the file was not written"
                 )
 
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"passed": self.passed}
+
     def save(self, path: Path) -> None:
-        write_json(path, asdict(self) | {"passed": self.passed})
+        write_json(path, self.to_dict())
 
     @staticmethod
     def load(exported: Path) -> "Certificate":
@@ -142,6 +145,20 @@ def weights_digest(run: Run) -> str:
         return sha256(path)
     except OSError as error:
         raise SpikeportError(f"{path}: not readable ({error}); train again or copy the weights there") from None
+
+
+def of_other_weights(known: str | None, run: Run) -> bool:
+    """Whether what says that it was made of the weights ``known`` was made of others than a run's now."""
+    return known is not None and known != weights_digest(run)
+
+
+def require_own_weights(known: str | None, run: Run, file: Path, target: str) -> None:
+    """Raises SpikeportError where a run's exported file was made of other weights than the run has now."""
+    if of_other_weights(known, run):
+        raise SpikeportError(
+            f"{file}: exported from other weights than the run has now; "
+            f"`spikeport export {run.path} --target {target} --overwrite` exports them"
+        )
 
 
 def verify_nir(

@@ -8,7 +8,7 @@ from typing import Any
 from spikeport.core.errors import SpikeportError
 from spikeport.core.runs import Run
 from spikeport.export import CERTIFICATE_FILE, NIR_FILE, ONNX_FILE
-from spikeport.export.verify import Certificate, weights_digest
+from spikeport.export.verify import Certificate, of_other_weights
 from spikeport.profiling.assumptions import ASSUMPTIONS
 from spikeport.profiling.breakeven import BreakEven
 from spikeport.profiling.comparison import TRAINING, Row, first_marked, mean_rate, totals
@@ -121,7 +121,7 @@ def _summary(subject: Subject) -> dict[str, Any]:
                     f"{record} is of other samples than the first {onnx.samples} test images of {cnn_run.data.name}; "
                     "simulate the CNN again"
                 )
-            if onnx.weights_sha256 not in (None, weights_digest(cnn_run)):
+            if of_other_weights(onnx.weights_sha256, cnn_run):
                 raise SpikeportError(f"{record} is of other weights than the run has now; export and simulate again")
             summary["onnx"] = asdict(onnx)
             for name in ("predictions", "samples_digest", "weights_sha256"):
@@ -187,7 +187,7 @@ def _certificates(*runs: Run | None) -> dict[str, Any]:
     for run in runs:
         for kind, exported in (("nir", NIR_FILE), ("onnx", ONNX_FILE)):
             if run is not None and (run.path / exported).with_name(CERTIFICATE_FILE).exists():
-                found[kind] = asdict(Certificate.load(run.path / exported)) | {"passed": True}
+                found[kind] = Certificate.load(run.path / exported).to_dict()
     return found
 
 

@@ -56,7 +56,7 @@ class Seen(TorchFunctionMode):
         return out
 
     def _together(self, func: Any, args: Any) -> list[tuple[str, slice]]:
-        """The same of the result of ``func``."""
+        """``added_up`` of what ``func`` will give."""
         if func is torch.cat:
             parts = next((given for given in args if isinstance(given, (list, tuple))), ())
         elif func.__name__ in ADDS and len(args) > 1 and args[0].shape == getattr(args[1], "shape", None):
@@ -70,6 +70,7 @@ class Seen(TorchFunctionMode):
         return self._added[x] if isinstance(x, Tensor) and x in self._added else []
 
     def fired_by(self, y: Tensor, name: str, steps: slice) -> None:
+        """A layer fired ``y``, in these of its steps."""
         self._added[y] = [(name, steps)]
 
     def _joined(self, whole: Tensor, tensors: Sequence[Tensor], dim: int = 0, **_: Any) -> None:
@@ -82,7 +83,7 @@ class Seen(TorchFunctionMode):
     def spikes(self, x: Tensor) -> np.ndarray:
         """Whether each image of ``x`` is spikes, bool [M]. In a CNN none is: it multiplies whatever its maps hold."""
         if x not in self._spikes:
-            self._spikes[x] = spikes_only(x, self.fired) if self.spiking else np.zeros(len(x), bool)
+            self._spikes[x] = _spikes_only(x, self.fired) if self.spiking else np.zeros(len(x), bool)
         return self._spikes[x]
 
     def pixels(self, x: Tensor) -> np.ndarray:
@@ -95,8 +96,8 @@ class Seen(TorchFunctionMode):
         """Sums over the images, int64 [C * H * W]; those over the channels are kept for the next who asks."""
         if not cpu.library() or y.dtype != torch.float32:
             return (y.new_ones(len(y)) @ y.flatten(1)).long().numpy()
-        over_channels, over_images = cpu.sums(y.reshape(*y.shape[:2], -1).contiguous())
-        self._pixels[y] = over_channels.double().numpy()
+        pixels, over_images = cpu.sums(y.reshape(*y.shape[:2], -1).contiguous())
+        self._pixels[y] = pixels.double().numpy()
         return over_images.long().numpy()
 
     def fires(self, y: Tensor) -> None:
@@ -104,7 +105,7 @@ class Seen(TorchFunctionMode):
         self._spikes[y] = np.ones(len(y), bool)
 
 
-def spikes_only(x: Tensor, sums: bool) -> np.ndarray:
+def _spikes_only(x: Tensor, sums: bool) -> np.ndarray:
     """Whether each image of ``x`` holds only 0 and 1 (with ``sums``: only whole numbers from 0 on), bool [M]."""
     flat = x.flatten(1)
     # Only 0 and 1 are their own squares. Image by image, what is computed stays in the cache.

@@ -16,7 +16,7 @@ from spikeport.core.runs import Run, load_run
 from spikeport.export import CERTIFICATE_FILE, NIR_FILE, Certificate, read_nir, to_nir
 from spikeport.export.nir_foreign import with_metadata
 from spikeport.export.nir_graph import DT, KEY, metadata_of
-from spikeport.export.verify import weights_digest
+from spikeport.export.verify import require_own_weights
 from spikeport.targets.base import Target, find_target, pick_engine, target_names
 from spikeport.targets.loihi import LoihiTarget
 from spikeport.targets.loihi.against_float import require_own
@@ -74,12 +74,8 @@ def nir_file(source: Path | str, overwrite: bool = False) -> Iterator[Path]:
 
 def _current(source: Path | str, graph: nir.NIRGraph) -> nir.NIRGraph:
     """A run's graph. Raises SpikeportError where it was exported from other weights than the run has now."""
-    known = metadata_of(graph).weights_sha256
-    if known is not None and Path(source).is_dir() and known != weights_digest(load_run(source)):
-        raise SpikeportError(
-            f"{Path(source) / NIR_FILE}: exported from other weights than the run has now; "
-            f"`spikeport export {source} --target nir --overwrite` exports them"
-        )
+    if Path(source).is_dir():
+        require_own_weights(metadata_of(graph).weights_sha256, load_run(source), Path(source) / NIR_FILE, "nir")
     return graph
 
 

@@ -16,7 +16,7 @@ from spikeport.core.runs import Run
 from spikeport.core.settings import check_types
 from spikeport.export import ONNX_FILE
 from spikeport.export.onnx_model import int8_path, open_onnx
-from spikeport.export.verify import Certificate, weights_digest
+from spikeport.export.verify import Certificate, require_own_weights
 from spikeport.targets.base import check_labels, pick_engine
 from spikeport.targets.record import samples_digest
 
@@ -97,7 +97,10 @@ class OnnxTarget:
         if options:
             raise SpikeportError(f"target onnx has no option {', '.join(options)}; leave it out")
         session = open_onnx(program)
-        weights = None if run is None else _own_weights(program, run)
+        weights = None
+        if run is not None:
+            weights = Certificate.load(program).weights_sha256
+            require_own_weights(weights, run, program, self.name)
         wanted = session.get_inputs()[0]
         if len(x) == 0:
             raise SpikeportError("zero samples to run; give at least one")
@@ -123,17 +126,6 @@ class OnnxTarget:
             samples_digest=samples_digest(x),
             weights_sha256=weights,
         )
-
-
-def _own_weights(program: Path, run: Run) -> str | None:
-    """The digest of the weights the file was made of. Raises SpikeportError where they are not the run's."""
-    found = Certificate.load(program).weights_sha256
-    if found is not None and found != weights_digest(run):
-        raise SpikeportError(
-            f"{program}: exported from other weights than the run has now; `spikeport export {run.path} --target onnx "
-            "--overwrite` exports them"
-        )
-    return found
 
 
 def _run(session: Any, x: np.ndarray, progress: Progress = silent) -> tuple[np.ndarray, float]:

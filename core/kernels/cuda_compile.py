@@ -44,9 +44,10 @@ def cubin(source: str, expression: str, architecture: str) -> Cubin:
         SpikeportError: the compiler refused it.
     """
     try:
-        path = cache_folder() / f"{_key(source, expression, architecture)}.cubin"
+        folder = cache_folder()
     except RuntimeError:  # nobody's home
         return compile_kernel(source, expression, architecture)
+    path = folder / f"{_key(source, expression, architecture)}.cubin"
     cached = _read(path)
     if cached:
         return cached

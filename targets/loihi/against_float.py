@@ -9,7 +9,7 @@ from spikeport.core.errors import SpikeportError
 from spikeport.core.runs import Run
 from spikeport.export.nir_graph import Metadata, build_nir
 from spikeport.export.trace import trace
-from spikeport.export.verify import assembled, observe, weights_digest
+from spikeport.export.verify import assembled, observe, of_other_weights
 from spikeport.targets.loihi.fixed import simulate_fixed
 from spikeport.targets.loihi.program import LoihiProgram
 
@@ -43,8 +43,7 @@ def require_own(run: Run, program: LoihiProgram) -> None:
 
     One that does not say which (a version before this wrote it, or it is of a model that was no run) passes.
     """
-    known = program.metadata.get("weights_sha256")
-    if known is not None and known != weights_digest(run):
+    if of_other_weights(program.metadata.get("weights_sha256"), run):
         raise _foreign(run)
 
 

@@ -37,9 +37,7 @@ def check_fields(program: LoihiProgram) -> None:
             _require(f"{synapse.name}: pre", synapse.pre, synapse.pre in shapes, "a population before it")
             _synapse(synapse, shapes, program.input_mode)
     for synapse in program.synapses:
-        _require(
-            f"{synapse.name}: post", synapse.post, synapse.post in shapes and synapse.post != INPUT, "a population"
-        )
+        _require(f"{synapse.name}: post", synapse.post, synapse.post in shapes.keys() - {INPUT}, "a population")
     names = [s.name for s in program.synapses]
     _require("synapses", len(names), len(set(names)) == len(names), "a name of its own for each")
     integrators = [p.name for p in program.populations if not p.spiking]

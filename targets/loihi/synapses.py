@@ -68,8 +68,6 @@ def follow(path: Path, name: str, node: nir.NIRNode, with_bias: bool = True) -> 
         return _compose(path, name, weight, weight.new_zeros(path.shape[0]), stride, padding, path.shape[0], mean=True)
     if isinstance(node, nir.Conv2d):
         stride, padding, dilation = pair(node.stride), pair(node.padding), pair(node.dilation)
-        # Before a dilated kernel, which may be of any size, takes its memory.
-        _require_fitting(path, name, output_size(path.shape[1:], np.shape(node.weight)[2:], stride, padding, dilation))
         bias = _exact(node.bias) * with_bias
         return _compose(path, name, _exact(node.weight), bias, stride, padding, int(node.groups), dilation=dilation)
     if isinstance(node, (nir.Affine, nir.Linear)):
@@ -145,10 +143,8 @@ def _compose(
             mean=mean,
         )
     # Two kernels in one leave no regular holes.
-    path, weight = (
-        replace(path, weight=_dilated(path.weight, path.dilation), dilation=(1, 1)),
-        _dilated(weight, dilation),
-    )
+    path = replace(path, weight=_dilated(path.weight, path.dilation), dilation=(1, 1))
+    weight = _dilated(weight, dilation)
     if padding != (0, 0):
         _refuse_padding(path, name)
     joined, joined_groups = _joined_kernel(path, weight, groups)

@@ -253,7 +253,7 @@ def test_a_training_killed_as_its_first_settings_are_written_can_be_started_agai
 
     def killed(self, path):
         path.parent.mkdir(exist_ok=True)
-        (path.parent / ".config-abc.toml").write_text("epochs")
+        (path.parent / ".config-abcdefgh.toml").write_text("epochs")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
