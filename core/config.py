@@ -133,9 +133,9 @@ class TrainConfig:
                 raise SpikeportError(f"{name} is {getattr(self, name)}; it must lie within 0..1")
         if not 0 < self.validation < 1:
             raise SpikeportError(f"validation is {self.validation}; it must lie between 0 and 1")
-        if self.target and (self.loss != "cross-entropy" or self.rate_weight or self.compile):
+        if self.target and (self.loss != "cross-entropy" or self.compile):
             raise SpikeportError(
-                f"target {self.target!r} trains with cross-entropy and a teacher; leave out another loss, rate_weight "
+                f"target {self.target!r} trains with cross-entropy, a teacher and rate_weight; leave out another loss "
                 "and compile"
             )
         if self.compile and self.loss != "cross-entropy":

@@ -2,6 +2,7 @@
 
 import copy
 import operator
+import warnings
 from collections.abc import Callable
 from itertools import zip_longest
 from typing import Any
@@ -14,10 +15,17 @@ from spikeport.core.errors import SpikeportError, reason
 from spikeport.core.models.twin import Twin
 from spikeport.core.neurons import LIF, TimeMean
 
-_RELUS = (torch.relu, torch.relu_, F.relu, F.relu_, "relu", "relu_")
+_RELUS = (torch.relu, torch.relu_, F.relu, F.relu_, F.relu6, "relu", "relu_")
 _DROPOUTS: dict[Any, type[nn.Module]] = {F.dropout: nn.Dropout, F.dropout1d: nn.Dropout1d, F.dropout2d: nn.Dropout2d}
-_SYNAPTIC = (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d)
-
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_SYNAPTIC = (nn.modules.conv._ConvNd, nn.Linear, *_NORMS)
+_SYNAPSES = (F.conv1d, F.conv2d, F.conv3d, F.linear)
+#: As functions and methods; as modules they are those of torch.nn.modules.activation.
+_OTHER_ACTIVATIONS = {
+    *("celu", "clamp", "clamp_max", "clamp_min", "clip", "elu", "gelu", "hardsigmoid", "hardswish", "hardtanh"),
+    *("leaky_relu", "log_softmax", "logsigmoid", "mish", "prelu", "rrelu", "selu", "sigmoid", "silu", "softmax"),
+    *("softplus", "softsign", "tanh", "tanhshrink", "threshold"),
+}
 
 #: What a node of a traced network is: signals that change from step to step, a current [N, ...] that is held, numbers
 #: and tensors that know nothing of the samples, the number N of samples, and what else was reckoned from it.
@@ -44,7 +52,9 @@ def convert(
     spiking: str = "activations",
     weights: bool = True,
 ) -> nn.Module:
-    """The spiking twin of a CNN: a LIF where it has a ReLU, class currents averaged over time.
+    """The spiking twin of a CNN: a LIF where it has a ReLU or ReLU6, class currents averaged over time.
+
+    Warns of every other activation, by name: it stays, so the twin can be trained, but no target runs it.
 
     Args:
         model: any CNN that torch.fx can trace, [N, C, H, W] to [N, K]; it is not changed. Hooks on the model itself do
@@ -69,17 +79,24 @@ def convert(
         for user in [user for user in given.users if node < user]:  # reads what the activation made of it
             user.replace_input_with(given, node)
     for node in activations:
-        owner = str(node.target) if node.op == "call_module" else node.name
-        _replace(graph, node, names.add(owner, twin.activation(), replaces=True))
+        _replace(graph, node, names.add(_name(node), twin.activation(), replaces=True))
     if spiking == "every-layer":
         for node in list(graph.graph.nodes):
             if _ends_linear(node, graph):
-                _insert_behind(graph, node, names.add(f"{node.target}_lif", twin.between()))
+                _insert_behind(graph, node, names.add(f"{_name(node)}_lif", twin.between()))
     if not weights:
         for module in graph.modules():
             reset = getattr(module, "reset_parameters", None)
             if callable(reset):
                 reset()
+    others = [f"{kind} ({_name(node)})" for node in graph.graph.nodes if (kind := _other_activation(node, graph))]
+    if others:
+        warnings.warn(
+            f"convert: {', '.join(others)}: neither ReLU nor ReLU6, so no neuron takes its place; the twin can be "
+            "trained, but no spiking target runs it: give the CNN ReLU there and train it again",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     return fold_time(graph, time_steps, names)
 
 
@@ -90,12 +107,21 @@ def trace_module(model: nn.Module, leaves: tuple[type[nn.Module], ...] = ()) -> 
         def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
             return isinstance(m, (LIF, TimeMean, HoldTime, *leaves)) or super().is_leaf_module(m, module_qualified_name)
 
-    model = copied(model)
-    in_the_other = copy.deepcopy(model).train(not model.training)  # before a trace leaves its constants in the model
+        def create_args_for_root(self, *given: Any, **options: Any) -> tuple[Any, list[Any]]:
+            """Of the model's arguments but the first, those that may be left out are: the trace has their defaults."""
+            function, args = super().create_args_for_root(*given, **options)
+            for at, argument in enumerate(args):
+                if at > 1 and argument.node.args:
+                    (args[at],) = argument.node.args
+                    self.graph.erase_node(argument.node)
+            return function, args
+
+    original, model = model, copied(model)
     try:
         graph = fx.GraphModule(model, Tracer().trace(model))
         if model.training or any(node.target in _DROPOUTS for node in graph.graph.nodes):
-            other = Tracer().trace(in_the_other)
+            # A copy of its own: the trace left its constants in the first.
+            other = Tracer().trace(copied(original).train(not model.training))
             if model.training:
                 _require_one_for_both_modes(graph.graph, other)
             _free_dropouts(graph, other)
@@ -192,10 +218,25 @@ class _Names:
         return name
 
 
+def _name(node: fx.Node) -> str:
+    return str(node.target) if node.op == "call_module" else node.name
+
+
 def _is_relu(node: fx.Node, graph: fx.GraphModule) -> bool:
     if node.op == "call_module":
-        return isinstance(graph.get_submodule(str(node.target)), nn.ReLU)
+        return isinstance(graph.get_submodule(str(node.target)), (nn.ReLU, nn.ReLU6))
     return node.op in ("call_function", "call_method") and node.target in _RELUS
+
+
+def _other_activation(node: fx.Node, graph: fx.GraphModule) -> str | None:
+    """What a node that computes another activation calls it."""
+    module = _module(node, graph)
+    if module is not None:
+        return type(module).__name__ if type(module).__module__ == nn.ReLU.__module__ else None
+    called = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
+    name = str(called).rstrip("_")
+    on_signals = any(value.op != "get_attr" for value in node.all_input_nodes)
+    return name if on_signals and name in _OTHER_ACTIVATIONS and node.op.startswith("call_") else None
 
 
 def _replace(graph: fx.GraphModule, node: fx.Node, name: str) -> None:
@@ -221,12 +262,16 @@ def _insert_behind(graph: fx.GraphModule, node: fx.Node, name: str) -> None:
 
 def _ends_linear(node: fx.Node, graph: fx.GraphModule) -> bool:
     """Whether a synaptic layer's output goes on without a neuron or BatchNorm right behind it."""
-    if node.op != "call_module" or not isinstance(graph.get_submodule(str(node.target)), _SYNAPTIC):
+    if not _is_synaptic(node, graph):
         return False
     behind = [_module(user, graph) for user in _users(node)]
-    if any(isinstance(m, (LIF, nn.BatchNorm1d, nn.BatchNorm2d)) for m in behind):
+    if any(isinstance(m, (LIF, *_NORMS)) for m in behind):
         return False
     return _reaches_synapse(node, graph)
+
+
+def _is_synaptic(node: fx.Node, graph: fx.GraphModule) -> bool:
+    return isinstance(_module(node, graph), _SYNAPTIC) or (node.op == "call_function" and node.target in _SYNAPSES)
 
 
 def _users(node: fx.Node) -> list[fx.Node]:
@@ -243,7 +288,8 @@ def _module(node: fx.Node, graph: fx.GraphModule) -> nn.Module | None:
 
 def _reaches_synapse(node: fx.Node, graph: fx.GraphModule) -> bool:
     return any(
-        isinstance(_module(user, graph), (*_SYNAPTIC, LIF)) or _reaches_synapse(user, graph) for user in node.users
+        _is_synaptic(user, graph) or isinstance(_module(user, graph), LIF) or _reaches_synapse(user, graph)
+        for user in node.users
     )
 
 

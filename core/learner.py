@@ -67,7 +67,7 @@ def learner_for(
     distributed.share_statistics(network)
     if config.loss != "gradient-aware":
         fuse(network, pooling=not config.rate_weight)  # a rate is counted before the pooling
-    objective = Objective(config, model, teacher)
+    objective = Objective(config, network, teacher)
     forward: Any = torch.compile(network) if config.compile else network
     if distributed.processes() > 1:
         forward = DistributedDataParallel(forward)

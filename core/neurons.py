@@ -72,6 +72,14 @@ class LIF(nn.Module):
         )
 
 
+class Fired(nn.Identity):
+    """Passes on the spikes that are computed for the LIF layer ``name`` elsewhere, as in a chip's integers."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+
 class TimeMean(nn.Module):
     """The read-out: class currents [T*N, K] to their mean over time [N, K]."""
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from spikeport.core.distributed import summed
-from spikeport.core.neurons import LIF
+from spikeport.core.neurons import LIF, Fired
 
 #: The name under which a figure stands for all layers together.
 NETWORK = "network"
@@ -17,11 +17,12 @@ NETWORK = "network"
 
 def watch(model: nn.Module, see: Callable[[str, Tensor], None]) -> list[RemovableHandle]:
     """Gives ``see`` the name and the spikes of every LIF of ``model`` whenever it runs; one hook for each."""
-    return [
-        module.register_forward_hook(lambda _, __, spikes, name=name: see(name, spikes))
+    named = [
+        (module.name if isinstance(module, Fired) else name, module)
         for name, module in model.named_modules()
-        if isinstance(module, LIF)
+        if isinstance(module, (LIF, Fired))
     ]
+    return [module.register_forward_hook(lambda _, __, spikes, name=name: see(name, spikes)) for name, module in named]
 
 
 @contextmanager

@@ -180,7 +180,7 @@ def _judged(
         SpikeportError: a loss, weights or statistics that are not finite.
     """
     rates = Rates()
-    with watched(learner.model, rates.see):
+    with watched(learner.network, rates.see):
         images, labels = data.train_images[validation], data.train_labels[validation]
         judged = evaluate(learner.network, data, images, labels, config.precision)
     if not math.isfinite(judged.loss):

@@ -74,12 +74,12 @@ def _cat(where: str, tensors: Any, dim: int = 0) -> Signal:
     return ex.concat(tensors, where)
 
 
-def _add(where: str, a: Any, b: Any, alpha: float = 1) -> Signal:
-    if isinstance(a, int) and a == 0 and isinstance(b, Signal):
-        return b  # where Python's sum() starts
-    if not (isinstance(a, Signal) and isinstance(b, Signal)) or alpha != 1:
+def _add(where: str, input: Any, other: Any, alpha: float = 1) -> Signal:
+    if isinstance(input, int) and input == 0 and isinstance(other, Signal):
+        return other  # where Python's sum() starts
+    if not (isinstance(input, Signal) and isinstance(other, Signal)) or alpha != 1:
         raise SpikeportError(f"{where}: only the sum of two tensors has an exact form")
-    return ex.add(a, b, where)
+    return ex.add(input, other, where)
 
 
 def _flatten(where: str, x: Any, start_dim: int = 0, end_dim: int = -1) -> Signal:

@@ -1,5 +1,6 @@
 """spikeport train"""
 
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +24,17 @@ spikeport train --config runs/snn/config.toml --epochs 20 --resume --out runs/sn
 spikeport train --from runs/snn --target loihi --epochs 4 --lr 2e-4 --out runs/snn-loihi
 
 torchrun --nproc-per-node 4 -m spikeport train --dataset cifar10 --data ~/cifar --batch-size 256 --out runs/snn"""
+
+
+#: Flags that mean nothing but with certain settings: what asks for them, and whether it is there.
+NEEDED: dict[tuple[str, ...], tuple[str, "Callable[[TrainConfig], object]"]] = {
+    ("spiking", "time_steps", "tau", "v_threshold", "surrogate"): ("--kind snn", lambda c: c.kind == "snn"),
+    ("momentum",): ("--optimizer sgd", lambda c: c.optimizer == "sgd"),
+    ("milestones", "gamma"): ("--schedule step", lambda c: c.schedule == "step"),
+    ("loss_weight",): ("another --loss", lambda c: c.loss != "cross-entropy"),
+    ("gradient_eps",): ("--loss gradient-aware", lambda c: c.loss == "gradient-aware"),
+    ("distill_weight", "temperature"): ("--teacher", lambda c: c.teacher),
+}
 
 
 def register(cli: typer.Typer) -> None:
@@ -98,14 +110,17 @@ def train(
     from spikeport.core import TrainConfig
     from spikeport.core import train as run_training
     from spikeport.core.distributed import first_process
+    from spikeport.core.errors import SpikeportError
     from spikeport.core.figures import draw_figures
 
-    given: dict[str, Any] = dict(locals())
+    given: dict[str, Any] = {name: value for name, value in locals().items() if value is not None}
+    if resume and overwrite:
+        raise SpikeportError("--resume goes on with what is there and --overwrite replaces it; give one of them")
     settings = settings_of_run(start) if start else {}
     settings |= TrainConfig.read(config) if config else {}
     for field in fields(TrainConfig):
-        value = given[field.name]
-        if value is not None:
+        if field.name in given:
+            value = given[field.name]
             settings[field.name] = str(value.resolve()) if isinstance(value, Path) else value
     for name in ("milestones", "keep"):
         if isinstance(settings.get(name), str):
@@ -113,6 +128,10 @@ def train(
     if augment is not None:
         settings["augment"] = tuple(name for name in augment.split(",") if name)
     resolved = TrainConfig(**settings)
+    for names, (flag, is_there) in NEEDED.items():
+        idle = [f"--{name.replace('_', '-')}" for name in names if name in given]
+        if idle and not is_there(resolved):
+            raise SpikeportError(f"{idle[0]} has no effect without {flag}; give both or neither")
     rows: list[dict[str, float]] = []
 
     def told(row: dict[str, float]) -> None:

@@ -17,7 +17,7 @@ from spikeport.core.config import TrainConfig
 from spikeport.core.conversion import trace_module
 from spikeport.core.errors import SpikeportError
 from spikeport.core.learner import Prepare
-from spikeport.core.neurons import LIF
+from spikeport.core.neurons import LIF, Fired
 from spikeport.core.runs import DataInfo
 from spikeport.export.nir_graph import Metadata, build_nir
 from spikeport.export.trace import rewrite
@@ -49,6 +49,7 @@ class ChipNetwork(nn.Module):
             )
         self.model = model.eval()
         self._neurons, self._info = lifs, info
+        self._fired = nn.ModuleDict({name.replace(".", "/"): Fired(name) for name in lifs})
         self._graph = trace_module(model).graph
 
     def train(self, mode: bool = True) -> "ChipNetwork":
@@ -84,7 +85,10 @@ class ChipNetwork(nn.Module):
         bias = (layer.bias * layer.scale * (1 << SHIFT)).float().to(arriving[0].device)
         slope = _slope(layer, self._neurons.get(layer.source))
         spikes, v = _Neurons.apply(sum(arriving), bias, chip, steps, slope)
-        return spikes.flatten(0, 1) if chip.spiking else v.double() / (layer.scale * (1 << SHIFT) * steps)
+        if not chip.spiking:
+            return v.double() / (layer.scale * (1 << SHIFT) * steps)
+        key = layer.source.replace(".", "/")
+        return self._fired[key](spikes.flatten(0, 1)) if key in self._fired else spikes.flatten(0, 1)
 
 
 def _rounded(x: Tensor) -> Tensor:

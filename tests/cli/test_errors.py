@@ -47,6 +47,13 @@ SMALL = ("--dataset", "digits", "--width", 0.0625, "--epochs", 1)
         ("device 'abacus' cannot be used here", ("--device", "abacus")),
         ("no checkpoint to resume from", ("--resume",)),
         ("loss became", ("--lr", 1e30, "--kind", "cnn")),
+        ("give one of them", ("--resume", "--overwrite")),
+        ("--time-steps has no effect without --kind snn", ("--kind", "cnn", "--time-steps", 4)),
+        ("--momentum has no effect without --optimizer sgd", ("--momentum", 0.5)),
+        ("--milestones has no effect without --schedule step", ("--schedule", "cosine", "--milestones", "3")),
+        ("--loss-weight has no effect without another --loss", ("--loss-weight", 0.1)),
+        ("--gradient-eps has no effect without --loss gradient-aware", ("--loss", "grad-cam", "--gradient-eps", 1)),
+        ("--temperature has no effect without --teacher", ("--temperature", 2)),
     ],
 )
 def test_training_refuses(refused, tmp_path, message, arguments):

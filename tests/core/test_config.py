@@ -83,7 +83,7 @@ def test_a_missing_file_is_named(tmp_path):
         ("schedule 'linear' is not one of", {"schedule": "linear"}),
         ("precision 'fp8' is not one of", {"precision": "fp8"}),
         (
-            "target 'loihi' trains with cross-entropy and a teacher; leave out another loss",
+            "target 'loihi' trains with cross-entropy, a teacher and rate_weight; leave out another loss",
             {"target": "loihi", "loss": "grad-cam"},
         ),
         ("target 'onnx' is not one of loihi", {"target": "onnx"}),

@@ -105,3 +105,58 @@ def test_what_cannot_be_converted_is_named():
 
     with pytest.raises(SpikeportError, match="Branching cannot be traced"):
         convert(Branching())
+
+
+def test_relu6_is_a_neuron_and_other_activations_are_named():
+    layers = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU6(), nn.Conv2d(2, 2, 1), nn.SiLU(), nn.Flatten(), nn.Linear(8, 3))
+    with pytest.warns(RuntimeWarning, match=r"SiLU \(3\)"):
+        twin = convert(layers)
+    assert [type(module) for module in twin.children()][1] is LIF
+
+    class Functions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(2, 2), nn.Linear(2, 2)
+            self.gain = nn.Parameter(torch.ones(2))
+
+        def forward(self, x):
+            x = F.relu6(self.a(x)) * self.gain.clamp(0, 1)
+            return self.b(x).clamp(min=0)
+
+    with pytest.warns(RuntimeWarning, match=r"convert: clamp \(clamp_1\): neither") as told:
+        convert(Functions())
+    assert len(told) == 1
+
+
+def test_arguments_that_may_be_left_out_have_their_defaults():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(2, 3), nn.Linear(3, 2)
+
+        def forward(self, x, mask=None, scale=2.0, *, squared=False, **others):
+            x = torch.relu(self.a(x)) * scale
+            x = x if mask is None else x * mask
+            return self.b(x * x if squared else x)
+
+    torch.manual_seed(0)
+    net = Masked()
+    twin, x = convert(net), torch.randn(4, 2)
+    (lif,) = (module for module in twin.modules() if isinstance(module, LIF))
+    wanted = net.b(lif(net.a(x)) * 2.0).unflatten(0, (4, 4)).mean(0)
+    assert torch.equal(twin(x), wanted)
+
+
+def test_every_layer_knows_convolutions_called_as_functions():
+    class Functions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.randn(2, 1, 3, 3))
+            self.b, self.c = nn.Conv2d(2, 2, 3), nn.Linear(8, 2)
+
+        def forward(self, x):
+            x = torch.relu(self.b(F.conv2d(x, self.w)))
+            return self.c(x.flatten(1))
+
+    twin = convert(Functions(), spiking="every-layer")
+    assert sum(isinstance(module, LIF) for module in twin.modules()) == 2

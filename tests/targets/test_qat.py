@@ -1,5 +1,7 @@
 """Quantisation-aware training: what is trained is what the chip runs, spike for spike."""
 
+import csv
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,8 @@ from networks import RandomNet, random_nets
 from torch import nn
 
 from spikeport.core import LIF, SpikeportError, TimeMean, train
+from spikeport.core.rates import NETWORK, Rates, watched
+from spikeport.core.records import LAYERS_FILE
 from spikeport.core.runs import DataInfo
 from spikeport.export import to_nir
 from spikeport.targets import compile as compile_run
@@ -158,6 +162,28 @@ def test_a_trained_network_runs_on_the_chip_as_it_was_trained(tiny, tmp_path):
     assert record.accuracy == run.results["test_accuracy"]
 
 
+def test_rates_are_those_of_the_chip_and_can_be_trained(tiny, tmp_path):
+    train(tiny(kind="snn"), tmp_path / "float")
+    settings = {"kind": "snn", "start": str(tmp_path / "float"), "target": "loihi", "epochs": 1}
+    free = train(tiny(**settings), tmp_path / "free", prepare=prepare)
+    quiet = train(tiny(**settings, rate_weight=1000.0, rate_goal=0.0), tmp_path / "quiet", prepare=prepare)
+
+    chip, rates = prepare(free.model(), free.data).eval(), Rates()
+    images = torch.from_numpy(free.samples(64)[0])
+    with torch.no_grad(), watched(chip, rates.see):
+        values = chip.values(chip.network(), images)
+    found = rates.per_layer()
+    sent = {layer.source: values[layer.name] for layer in chip.network().layers}
+    assert set(found) == {name for name, module in free.model().named_modules() if isinstance(module, LIF)} | {NETWORK}
+    assert all(found[name] == pytest.approx(float(sent[name].mean())) for name in set(found) - {NETWORK})
+
+    def rate(run):
+        rows = csv.DictReader((run.path / LAYERS_FILE).read_text().splitlines())
+        return float(next(row["firing_rate"] for row in rows if row["layer"] == NETWORK))
+
+    assert 0 <= rate(quiet) < rate(free)
+
+
 def test_only_a_training_for_a_target_is_prepared(tiny):
     assert preparation(tiny(kind="snn")) is None
     assert preparation(tiny(kind="snn", start="run", target="loihi")) is prepare
@@ -176,7 +202,7 @@ def test_training_in_integers_goes_on_from_a_trained_network(tiny, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("setting", [{"loss": "gradient-aware"}, {"rate_weight": 1.0}, {"compile": True}])
+@pytest.mark.parametrize("setting", [{"loss": "gradient-aware"}, {"compile": True}])
 def test_what_integers_cannot_be_trained_with_is_refused(tiny, setting):
-    with pytest.raises(SpikeportError, match="target 'loihi' trains with cross-entropy and a teacher"):
+    with pytest.raises(SpikeportError, match="target 'loihi' trains with cross-entropy, a teacher and rate_weight"):
         tiny(kind="snn", target="loihi", start="run", **setting)
