@@ -74,6 +74,11 @@ def to_nir(
             "its twin first (spikeport.convert); calls of lif() are not seen: make them LIF layers"
         )
     held = any(m.constant_input for m in neurons)
+    if not held and samples.ndim not in (3, 5):
+        raise SpikeportError(
+            f"samples of shape {samples.shape}; a network whose input changes takes [T, N, C, H, W] or [T, N, F] (one "
+            "that holds it has a first LIF with constant_input=True)"
+        )
     input_shape = samples.shape[1 if held else 2 :]
     traced = trace(model, input_shape)
     if time_steps is not None and whole_steps(time_steps) != traced.time_steps:

@@ -147,6 +147,11 @@ def concat(signals: Sequence[Signal], where: str) -> Signal:
 
 def add(a: Signal, b: Signal, where: str) -> Signal:
     """Their sum. Raises SpikeportError where the shapes differ."""
+    if a.flat and b.flat and np.prod(a.shape) == np.prod(b.shape) and a.shape != b.shape:
+        raise SpikeportError(
+            f"{where}: adds flattened maps and features, {a.shape} and {b.shape}, which have no form in common; give "
+            "the flattened maps a linear layer of their own"
+        )
     if a.shape != b.shape or a.flat != b.flat:
         raise SpikeportError(f"{where}: adds maps of shapes {a.shape} and {b.shape}; broadcasting has no exact form")
     return Signal(a.shape, a.terms + b.terms, a.flat)

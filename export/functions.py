@@ -148,7 +148,7 @@ def _getitem(where: str, x: Any, key: Any) -> Any:
     whole = slice(None)
     keys = key if isinstance(key, tuple) else (key,)
     of_channels = len(keys) >= 2 and keys[0] == whole and isinstance(keys[1], (slice, list))
-    if of_channels and all(k == whole or k is Ellipsis for k in keys[2:]) and not x.flat:
+    if of_channels and all(k == whole or k is Ellipsis for k in keys[2:]) and (not x.flat or x.shape[1:] == (1, 1)):
         return ex.select(x, np.arange(x.shape[0])[keys[1]])
     raise SpikeportError(f"{where}: indexes {key}; only slices of channels have an exact form")
 

@@ -119,7 +119,7 @@ def build_nir(traced: Traced, metadata: Metadata) -> tuple[nir.NIRGraph, dict[ex
 def _head(output: ex.Signal) -> ex.Node:
     """The one node before the output. Readers do not sum what enters an output, so a sum passes weights of 1 first."""
     if not all(term.whole for term in output.terms):
-        raise SpikeportError("the output is a concatenation; end the model with one classifier")
+        raise SpikeportError("the output joins or slices what layers give; end the model with one classifier")
     heads = ex.distinct(output.nodes)
     if len(heads) == 1:
         return heads[0]

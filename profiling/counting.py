@@ -66,7 +66,7 @@ def count_operations(
         raise SpikeportError(f"time_steps is {time_steps}, the model has {steps.pop()} of its own; leave it out")
     _require_known(model)
     (time,) = steps
-    changes = time > 1 and not any(m.constant_input for m in neurons)
+    changes = bool(neurons) and not any(m.constant_input for m in neurons) and (time > 1 or x.dim() in (3, 5))
     if changes and len(x) != time:
         raise SpikeportError(
             f"the input has {len(x)} steps, the network takes one for each of its {time}: [T, N, ...]; or build its "

@@ -63,6 +63,8 @@ def follow(path: Path, name: str, node: nir.NIRNode, with_bias: bool = True) -> 
         return path
     if isinstance(node, (nir.AvgPool2d, nir.SumPool2d)):
         kernel, stride, padding = pair(node.kernel_size), pair(node.stride), pair(node.padding)
+        size = output_size(path.shape[1:], kernel, stride, padding)
+        _require_fitting(path, name, size)  # before a window of any size takes its memory
         tap = 1 / (kernel[0] * kernel[1]) if isinstance(node, nir.AvgPool2d) else 1.0
         weight = path.weight.new_full((path.shape[0], 1, *kernel), tap)
         return _compose(path, name, weight, weight.new_zeros(path.shape[0]), stride, padding, path.shape[0], mean=True)
@@ -172,7 +174,7 @@ def _refuse_padding(path: Path, name: str) -> None:
     if path.padding != (0, 0) or not ((tiles and even) or pointwise):
         raise SpikeportError(
             f"{name}: pads a map that comes from {path.names[-1]} with no neurons between them, which has no exact "
-            'form as one synapse; put neurons there (spiking="every-layer")'
+            "form as one synapse; put a LIF there"
             + (f", or pool a map whose sides are multiples of {tuple(kernel)}" if tiles else "")
         )
 

@@ -500,12 +500,14 @@ def test_what_cannot_be_written_exactly_is_named(tmp_path, x):
     meta = chain(nn.Conv2d(2, 2, 3), *head).to("meta")
     drop = chain(nn.Conv2d(2, 2, 3), *head[:2], Call(lambda y: nn.functional.dropout(y)), head[2])
     mean = chain(nn.Conv2d(2, 2, 3), nn.ReLU(), Call(lambda y: y.mean(1)), nn.Flatten(), nn.Linear(36, 2))
+    stepwise = nn.Sequential(nn.Conv2d(2, 2, 3), LIF(), nn.Flatten(), nn.Linear(72, 2), TimeMean(4)).eval()
     for message, model, options in (
         ("has no values yet", meta, {}),
         ("end the model with flatten", chain(nn.Conv2d(2, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 6)), {}),
         ("drops at random in evaluation", drop, {}),
         (r"mean\(maps \(2, 6, 6\), 1\) has no exact form", mean, {}),
         ("time_steps is 8, the model has 3 of its own", chain(nn.Conv2d(2, 2, 3), *head), {"time_steps": 8}),
+        (r"samples of shape \(4, 2, 8, 8\); a network whose input changes takes \[T, N, C, H, W\]", stepwise, {}),
         ("an array of object", chain(nn.Conv2d(2, 2, 3), *head), {"samples": np.array([None])}),
     ):
         with pytest.raises(SpikeportError, match=message):

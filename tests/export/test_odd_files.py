@@ -70,6 +70,13 @@ def test_a_convolution_that_is_none_is_named(fields, message):
         compile(graph(row(conv=changed(row()["conv"], **fields))), X)
 
 
+def test_a_window_that_does_not_fit_takes_no_memory():
+    huge = np.array([1 << 24, 1 << 24])
+    window = nir.AvgPool2d(huge, huge, np.array([0, 0]))
+    with pytest.raises(SpikeportError, match="conv: its kernel does not fit on a map"):
+        compile(graph(row(conv=window)), X)
+
+
 @pytest.mark.parametrize("shape", [["abc"], [np.nan, 6, 6], [-2, 6, 6], [2.5, 6, 6]])
 def test_an_input_without_a_shape_is_named(shape):
     with pytest.raises(SpikeportError, match="input: its shape is .* whole numbers from 1 are needed"):

@@ -119,6 +119,16 @@ class Parts(nn.Module):
         return x.flatten(1).split(128, 1)[1]
 
 
+class Broadcast(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(256, 256)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.fc(x) + x
+
+
 class InPlace(nn.Module):
     def forward(self, x):
         return torch.cat([x.add_(x), x], 1)
@@ -138,6 +148,7 @@ class InPlace(nn.Module):
         (nn.BatchNorm2d(4, track_running_stats=False), "without running statistics"),
         (FlatNorm(), "middle.norm: normalises 256 features of flattened maps of 4 channels"),
         (Parts(), "splits flattened maps"),
+        (Broadcast(), "adds flattened maps and features, .*; give the flattened maps a linear layer of their own"),
         (InPlace(), "adds in place to .*, which is used again"),
         (nn.AvgPool2d(3, 1, 1, count_include_pad=False), "middle: average pooling"),
         (nn.AdaptiveAvgPool2d(3), "do not divide evenly"),
@@ -149,6 +160,33 @@ class InPlace(nn.Module):
 def test_what_has_no_exact_form_is_refused_by_name(middle, message):
     with pytest.raises(SpikeportError, match=message):
         trace(Chain(middle).eval(), (2, 8, 8))
+
+
+class Slices(nn.Module):
+    """A sum of slices of features, by the names of torch.add's arguments."""
+
+    def forward(self, x):
+        return torch.add(x[:, 1:3], other=x[:, 2:])
+
+
+def features(*end):
+    lif = {"time_steps": 2, "v_threshold": 0.1}
+    first = nn.Linear(4, 4), LIF(constant_input=True, **lif)
+    return nn.Sequential(*first, Slices(), nn.Linear(2, 4), LIF(**lif), nn.Linear(4, 4), *end, TimeMean(2)).eval()
+
+
+def test_features_are_sliced_as_channels_are():
+    torch.manual_seed(0)
+    pairs, wanted, found = run_both(features(), torch.randn(64, 4))
+    for ours, theirs in pairs:
+        assert ours.any()
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_allclose(found, wanted, atol=1e-9)
+
+
+def test_an_output_that_is_not_one_layers_is_refused():
+    with pytest.raises(SpikeportError, match="the output joins or slices what layers give"):
+        build_nir(trace(features(Slices()), (4,)), Metadata(2, input_shape=(4,)))
 
 
 def test_data_dependent_control_flow_is_refused():

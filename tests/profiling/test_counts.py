@@ -168,6 +168,17 @@ def test_an_input_that_changes_is_counted_step_by_step():
         count_operations(model, x.flatten(0, 1))
 
 
+def test_one_step_may_be_given_with_its_axis():
+    layers = nn.Conv2d(1, 3, 3), LIF(time_steps=1, v_threshold=0.1), nn.Flatten(), nn.Linear(48, 2), TimeMean(1)
+    model = nn.Sequential(*layers).eval()
+    x = torch.rand(1, 5, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    with_axis, without = count_operations(model, x), count_operations(model, x[0])
+    assert (with_axis.samples, with_axis.time_steps) == (5, 1)
+    np.testing.assert_array_equal(with_axis.layers["3"].acs, without.layers["3"].acs)
+    with pytest.raises(SpikeportError, match="has 5 steps, the network takes one for each of its 1"):
+        count_operations(model, x.transpose(0, 1))
+
+
 def test_a_float64_model_is_counted_in_float64_and_a_half_one_refused():
     model = nn.Sequential(nn.Conv2d(1, 3, 3), LIF(constant_input=True, v_threshold=0.1), nn.Conv2d(3, 2, 3))
     x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
