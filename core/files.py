@@ -19,8 +19,13 @@ def replacing(path: Path | str) -> Iterator[Path]:
     """Yields a temporary path beside ``path``; renamed to it on success.
 
     On any error it is removed, with the folders that were made for it.
+
+    Raises:
+        SpikeportError: ``path`` is a device or a pipe, which a file must not replace.
     """
     path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():  # the system refuses a folder
+        raise SpikeportError(f"{path}: a device or a pipe, so it is not replaced; name a file")
     missing = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays: np.savez and torch.onnx look at it.

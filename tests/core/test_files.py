@@ -1,5 +1,6 @@
 """A file is replaced whole or not at all."""
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +21,14 @@ def test_a_new_file_has_the_permissions_of_any_other(tmp_path):
     write_text(tmp_path / "ours", "")
     (tmp_path / "theirs").write_text("")
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "theirs").stat().st_mode
+
+
+def test_a_device_or_a_pipe_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SpikeportError, match="pipe: a device or a pipe, so it is not replaced; name a file"):
+        write_text(tmp_path / "pipe", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def fail_while_writing(path: Path) -> None:
