@@ -26,7 +26,7 @@ class Call:
         ternary: all values are -1, 0 or 1.
         two_valued: at most two values, all in 0..1 (what syops calls spikes).
         total: sum of the values; ``rate32``: their mean as float32 gives it.
-        skipped: operations of non-zero inputs on zero weights.
+        effective: operations of non-zero inputs; ``skipped``: those of them on zero weights.
     """
 
     kind: str
@@ -40,6 +40,7 @@ class Call:
     two_valued: bool
     total: float
     rate32: float
+    effective: int
     skipped: int
 
 
@@ -103,11 +104,10 @@ def observe(model: nn.Module, x: Tensor, network: str) -> Case:
 
 def _call(module: nn.Module, x: Tensor, y: Tensor) -> Call:
     distinct = x.unique()
-    skipped = 0
-    if isinstance(module, (nn.Conv2d, nn.Linear)) and (module.weight == 0).any():
-        active, zeros = (x != 0).double(), (module.weight == 0).double()
-        met = F.linear(active, zeros) if isinstance(module, nn.Linear) else module._conv_forward(active, zeros, None)
-        skipped = int(met.sum().round())
+    effective = skipped = 0
+    if isinstance(module, (nn.Conv2d, nn.Linear)):
+        effective = _met(module, x, torch.ones_like(module.weight))
+        skipped = _met(module, x, module.weight == 0) if (module.weight == 0).any() else 0
     return Call(
         kind=type(module).__name__,
         rows=len(x),
@@ -120,8 +120,16 @@ def _call(module: nn.Module, x: Tensor, y: Tensor) -> Call:
         two_valued=len(distinct) <= 2 and bool(distinct.max() <= 1) and bool(distinct.min() >= 0),
         total=float(x.double().sum()),
         rate32=float(x.sum() / x.numel()),
+        effective=effective,
         skipped=skipped,
     )
+
+
+def _met(module: nn.Conv2d | nn.Linear, x: Tensor, weights: Tensor) -> int:
+    """Operations of non-zero inputs on the ``weights`` that are not 0, each 0 or 1."""
+    active, wanted = (x != 0).double(), weights.double()
+    met = F.linear(active, wanted) if isinstance(module, nn.Linear) else module._conv_forward(active, wanted, None)
+    return int(met.sum().round())
 
 
 class _Additions(TorchDispatchMode):

@@ -18,7 +18,7 @@ from spikeport.core.functional import split_time
 from spikeport.core.progress import Progress, silent
 from spikeport.core.rates import watched
 from spikeport.core.runs import Run, load_run
-from spikeport.profiling import plots
+from spikeport.profiling import loihi_energy, plots
 from spikeport.profiling.breakeven import break_even
 from spikeport.profiling.comparison import Row, common_samples, compare
 from spikeport.profiling.content import Subject, report_content
@@ -59,7 +59,7 @@ def report(
     Args:
         source: the run of an SNN with at least one record in RUN/loihi, or one record (its program beside it).
         against: the run of its CNN twin.
-        out: the folder to write; RUN/report where None.
+        out: the folder to write; where None RUN/report, or report beside the record.
         progress: told (samples counted, samples).
         models: energy models to show, of ``energy_table.NAMES``; all where empty.
         sample: the image whose spikes are drawn.
@@ -68,7 +68,8 @@ def report(
 
     Raises:
         SpikeportError: nothing simulated yet, a record of another program or of other samples, a wrong kind, an
-            unknown energy model, a sample that is not there, an inference of no or endless duration.
+            unknown energy model, a sample that is not there, an inference of no or endless duration, or of a program
+            that Loihi 1 has no energy for.
     """
     if seconds is not None and not 0 < seconds < math.inf:
         raise SpikeportError(f"an inference of {seconds} s; give a finite number of seconds above 0")
@@ -92,6 +93,11 @@ def report(
     if not 0 <= sample < samples:
         raise SpikeportError(f"sample {sample} is not there; the report is on samples 0 to {samples - 1}")
     energies = energy_table(models, rows, training, cnn, program, records, seconds)
+    if seconds is not None:
+        loihi1 = energies.get(loihi_energy.NAME)
+        why = loihi1.refused if loihi1 else f"energy model {loihi_energy.NAME} is not shown"
+        if why:
+            raise SpikeportError(f"the time of an inference has no use: {why}; leave it out")
     even = []
     if training is not None and cnn is not None and training.rate:
         found_even = (break_even(MODELS[name], training, cnn) for name in energies if name in MODELS)

@@ -211,7 +211,9 @@ def simulate(
     """
     source = Path(source)
     if not source.exists():
-        raise SpikeportError(f"{source}: no such run folder or program; `spikeport train --out {source}` makes a run")
+        file = "the program's file is written by `spikeport export`"
+        remedy = file if source.suffix else f"`spikeport train --out {source}` makes a run"
+        raise SpikeportError(f"{source}: no such run folder or program; {remedy}")
     found = find_target(target)
     chosen = pick_engine(found, engine)
     run = load_run(source) if source.is_dir() else None

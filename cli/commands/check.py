@@ -28,7 +28,11 @@ def check(
     target: Annotated[str, typer.Option(help="loihi.")] = "loihi",
     chip: Annotated[str | None, typer.Option(help="loihi1 or loihi2. Default: loihi2.")] = None,
     input: Annotated[
-        str, typer.Option(help="loihi: graded (Loihi 2), or host-current (both chips: first layer on the host).")
+        str,
+        typer.Option(
+            help="loihi: graded (Loihi 2), host-current (both chips: first layer on the host), or spikes (check alone: "
+            "would it fit if its input were spikes?)."
+        ),
     ] = "graded",
     time_steps: Annotated[int | None, typer.Option(help="T, for a NIR file of another framework.")] = None,
     dt: Annotated[float | None, typer.Option(help="Seconds per step of a foreign NIR file (default 1e-4).")] = None,

@@ -24,7 +24,9 @@ def register(cli: typer.Typer) -> None:
 def report(
     source: Annotated[Path, typer.Argument(help="The run of an SNN that was simulated, or one record (*.npz).")],
     against: Annotated[Path | None, typer.Option(help="The run of its CNN twin.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The folder to write; RUN/report where left out.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The folder to write; where left out RUN/report, or report beside the record.")
+    ] = None,
     model: Annotated[
         list[str] | None,
         typer.Option(help="Energy model to show; repeat for several: horowitz, horowitz-int8, lemaire, paper, loihi1."),

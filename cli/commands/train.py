@@ -28,7 +28,11 @@ torchrun --nproc-per-node 4 -m spikeport train --dataset cifar10 --data ~/cifar 
 
 #: Flags that mean nothing but with certain settings: what asks for them, and whether it is there.
 NEEDED: dict[tuple[str, ...], tuple[str, "Callable[[TrainConfig], object]"]] = {
-    ("spiking", "time_steps", "tau", "v_threshold", "surrogate"): ("--kind snn", lambda c: c.kind == "snn"),
+    ("spiking", "time_steps", "tau", "v_threshold"): ("--kind snn", lambda c: c.kind == "snn"),
+    ("surrogate", "rate_goal"): (
+        "--kind snn",
+        lambda c: c.kind == "snn",
+    ),
     ("momentum",): ("--optimizer sgd", lambda c: c.optimizer == "sgd"),
     ("milestones", "gamma"): ("--schedule step", lambda c: c.schedule == "step"),
     ("loss_weight",): ("another --loss", lambda c: c.loss != "cross-entropy"),
@@ -84,7 +88,9 @@ def train(
     gradient_eps: Annotated[float | None, typer.Option(help="Eps of the gradient-aware term. Default: 1e-8.")] = None,
     label_smoothing: Annotated[float | None, typer.Option(help="Share spread over all classes. Default: 0.")] = None,
     rate_weight: Annotated[float | None, typer.Option(help="Weight of the firing-rate penalty. Default: 0.")] = None,
-    rate_goal: Annotated[float | None, typer.Option(help="Spikes per neuron and step. Default: 0.3.")] = None,
+    rate_goal: Annotated[
+        float | None, typer.Option(help="Spikes per neuron and step, of the penalty and in figures/. Default: 0.3.")
+    ] = None,
     teacher: Annotated[Path | None, typer.Option(help="A run to learn from too, as the CNN twin's.")] = None,
     distill_weight: Annotated[float | None, typer.Option(help="The teacher's share of the loss. Default: 0.5.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Of the distillation. Default: 4.")] = None,
@@ -168,8 +174,9 @@ def train(
 def settings_of_run(path: Path) -> dict[str, Any]:
     """What a training that starts from the run ``path`` takes over: its network and its data."""
     from spikeport.core import TrainConfig
-    from spikeport.core.runs import CONFIG_FILE
+    from spikeport.core.runs import CONFIG_FILE, load_run
 
+    load_run(path)  # what is no run is named as such
     network = ("model", "kind", "keep", "width", "spiking", "time_steps", "tau", "v_threshold", "surrogate")
     taken = {*network, "dataset", "data", "train_images", "validation"}
     return {name: value for name, value in TrainConfig.read(path / CONFIG_FILE).items() if name in taken}

@@ -112,10 +112,14 @@ def require_same(where: str, found: Any, wanted: dict[str, Any]) -> None:
     different = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
     if different:
         name = different[0]
-        raise SpikeportError(
-            f"{where}: another study: it has {name} = {_short(found.get(name))}, asked for {_short(wanted.get(name))}; "
-            "resume with the same command or name another"
-        )
+        row = name.rpartition(": ")[0]
+        if row and name not in found:
+            what = f"it has no {row}, which is asked for"
+        elif row and name not in wanted:
+            what = f"it has {row}, which is not asked for"
+        else:
+            what = f"it has {name} = {_short(found.get(name))}, asked for {_short(wanted.get(name))}"
+        raise SpikeportError(f"{where}: another study: {what}; resume with the same command or name another")
 
 
 def _flat(where: str, definition: dict[str, Any]) -> dict[str, Any]:

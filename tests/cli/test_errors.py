@@ -54,6 +54,9 @@ SMALL = ("--dataset", "digits", "--width", 0.0625, "--epochs", 1)
         ("--loss-weight has no effect without another --loss", ("--loss-weight", 0.1)),
         ("--gradient-eps has no effect without --loss gradient-aware", ("--loss", "grad-cam", "--gradient-eps", 1)),
         ("--temperature has no effect without --teacher", ("--temperature", 2)),
+        ("--rate-goal has no effect without --kind snn", ("--kind", "cnn", "--rate-goal", 0.1)),
+        ("none: no such run folder", ("--from", "none")),
+        ("digits is embedded, so", ("--data", "folder")),
     ],
 )
 def test_training_refuses(refused, tmp_path, message, arguments):
@@ -377,6 +380,16 @@ def test_options_of_loihi_are_not_swallowed_by_onnx(refused, runs, option, name)
 def test_an_inference_takes_some_time(refused, runs, seconds):
     message = refused("report", runs / "snn", "--inference-time", seconds, "--overwrite")
     assert "give a finite number of seconds above 0" in message
+
+
+def test_an_inference_that_no_energy_model_takes_is_refused(refused, runs):
+    command = ("report", runs / "snn", "--inference-time", 1, "--overwrite")
+    assert "has no use: energy model loihi1: Loihi 1 cannot run this program" in refused(*command)
+    assert "has no use: energy model loihi1 is not shown" in refused(*command, "--model", "horowitz")
+
+
+def test_a_missing_program_is_to_be_exported(refused, tmp_path):
+    assert "is written by `spikeport export`" in refused("simulate", tmp_path / "program.npz")
 
 
 def test_a_program_is_not_taken_for_a_record_nor_a_record_for_a_program(refused, runs):

@@ -93,3 +93,7 @@ def test_the_folder_of_another_study_is_refused(refused, works, tmp_path):
     assert "another study: it has study = 'seeds', asked for 'ablation'" in message
     message = refused("study", "seeds", *TINY, "--seeds", 2, "--set", "keep=[4]", "--out", out, "--resume")
     assert "another study: it has seeds = [0], asked for [0, 1]" in message
+    other = ("study", "ablation", *TINY, "--out", tmp_path / "ablation")
+    works(*other, "--schedule", "4")
+    message = refused(*other, "--schedule", "6", "--resume")
+    assert "another study: it has no fire-6, which is asked for" in message
