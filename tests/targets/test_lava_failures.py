@@ -104,7 +104,7 @@ def test_a_killed_process_is_told(worker: Worker, victim: Callable[[Worker], int
     killer = threading.Thread(target=kill)
     killer.start()
     with pytest.raises(SpikeportError, match=told):
-        simulate_lava(PROGRAM, LONG, timeout=20)
+        simulate_lava(PROGRAM, LONG, timeout=120)
     killer.join()
     assert_recovered(worker)
 
