@@ -1,22 +1,18 @@
 """convert: any CNN of the user's becomes its spiking twin."""
 
-import copy
 import operator
 import warnings
-from collections.abc import Callable
-from itertools import zip_longest
-from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.nn import functional as F
 
-from spikeport.core.errors import SpikeportError, reason
+from spikeport.core.errors import SpikeportError
 from spikeport.core.models.twin import Twin
-from spikeport.core.neurons import LIF, TimeMean
+from spikeport.core.neurons import LIF, HoldTime, TimeMean
+from spikeport.core.tracing import Names, replace_call, trace_module
 
 _RELUS = (torch.relu, torch.relu_, F.relu, F.relu_, F.relu6, "relu", "relu_")
-_DROPOUTS: dict[Any, type[nn.Module]] = {F.dropout: nn.Dropout, F.dropout1d: nn.Dropout1d, F.dropout2d: nn.Dropout2d}
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _SYNAPTIC = (nn.modules.conv._ConvNd, nn.Linear, *_NORMS)
 _SYNAPSES = (F.conv1d, F.conv2d, F.conv3d, F.linear)
@@ -30,17 +26,6 @@ _OTHER_ACTIVATIONS = {
 #: What a node of a traced network is: signals that change from step to step, a current [N, ...] that is held, numbers
 #: and tensors that know nothing of the samples, the number N of samples, and what else was reckoned from it.
 STEPS, HELD, CONSTANT, SAMPLES, SIZES = "steps", "held", "constant", "samples", "sizes"
-
-
-class HoldTime(nn.Module):
-    """A constant current [N, ...] repeated for T steps, [T*N, ...], where it meets signals that change."""
-
-    def __init__(self, time_steps: int) -> None:
-        super().__init__()
-        self.time_steps = time_steps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.repeat(self.time_steps, *[1] * (x.dim() - 1))
 
 
 def convert(
@@ -70,7 +55,7 @@ def convert(
     """
     twin = Twin("snn", spiking, time_steps, tau, v_threshold, surrogate)
     graph = trace_module(model)
-    names = _Names(graph)
+    names = Names(graph)
     activations = [node for node in graph.graph.nodes if _is_relu(node, graph)]
     if not activations:
         raise SpikeportError(f"{type(model).__name__} has no ReLU to turn into a neuron; there is nothing to convert")
@@ -79,7 +64,7 @@ def convert(
         for user in [user for user in given.users if node < user]:  # reads what the activation made of it
             user.replace_input_with(given, node)
     for node in activations:
-        _replace(graph, node, names.add(_name(node), twin.activation(), replaces=True))
+        replace_call(graph, node, names.add(_name(node), twin.activation(), replaces=True))
     if spiking == "every-layer":
         for node in list(graph.graph.nodes):
             if _ends_linear(node, graph):
@@ -98,124 +83,6 @@ def convert(
             stacklevel=2,
         )
     return fold_time(graph, time_steps, names)
-
-
-def trace_module(model: nn.Module, leaves: tuple[type[nn.Module], ...] = ()) -> fx.GraphModule:
-    """An independent copy of a model as a graph of its layers; modules of type ``leaves`` stay whole."""
-
-    class Tracer(fx.Tracer):
-        def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-            return isinstance(m, (LIF, TimeMean, HoldTime, *leaves)) or super().is_leaf_module(m, module_qualified_name)
-
-        def create_args_for_root(self, *given: Any, **options: Any) -> tuple[Any, list[Any]]:
-            """Of the model's arguments but the first, those that may be left out are: the trace has their defaults."""
-            function, args = super().create_args_for_root(*given, **options)
-            for at, argument in enumerate(args):
-                if at > 1 and argument.node.args:
-                    (args[at],) = argument.node.args
-                    self.graph.erase_node(argument.node)
-            return function, args
-
-    original, model = model, copied(model)
-    try:
-        graph = fx.GraphModule(model, Tracer().trace(model))
-        if model.training or any(node.target in _DROPOUTS for node in graph.graph.nodes):
-            # A copy of its own: the trace left its constants in the first.
-            other = Tracer().trace(copied(original).train(not model.training))
-            if model.training:
-                _require_one_for_both_modes(graph.graph, other)
-            _free_dropouts(graph, other)
-        return graph
-    except SpikeportError:
-        raise
-    except Exception as error:  # fx lets anything the model's code raises pass
-        raise SpikeportError(
-            f"{type(model).__name__} cannot be traced ({reason(error)}); its forward must not depend on the data"
-        ) from error
-
-
-def _require_one_for_both_modes(training: fx.Graph, evaluation: fx.Graph) -> None:
-    """Raises SpikeportError where a model does in training what would stay in the trace of its evaluation."""
-    for node, other in zip_longest(training.nodes, evaluation.nodes):
-        if node is None or other is None or _call(node) != _call(other):
-            raise SpikeportError(
-                f"{(node or other).name} is not the same in training and in evaluation, and a trace has one of the "
-                "two; take model.eval(), or a module that knows its mode, such as nn.Dropout, for what differs"
-            )
-
-
-def _call(node: fx.Node) -> tuple[Any, ...]:
-    """What a node does; of a dropout that will be a module, all but its mode."""
-    if node.target in _DROPOUTS:
-        return (node.target, str(node.all_input_nodes), _dropped(node))
-    return (node.op, node.target, str(node.args), str(node.kwargs))
-
-
-def _free_dropouts(graph: fx.GraphModule, other: fx.Graph) -> None:
-    """Makes modules of the dropouts that follow the model's mode: a trace keeps the mode it was made in.
-
-    Args:
-        other: the same model traced in the other mode.
-    """
-    names = _Names(graph)
-    for node, twin in zip(list(graph.graph.nodes), list(other.nodes), strict=False):
-        if node.target in _DROPOUTS and node.target is twin.target and _drops(node) != _drops(twin):
-            module = _DROPOUTS[node.target](_dropped(node)).train(graph.training)
-            _replace(graph, node, names.add(node.name, module))
-    graph.recompile()
-
-
-def _dropped(node: fx.Node) -> Any:
-    return node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
-
-
-def _drops(node: fx.Node) -> Any:
-    return node.kwargs.get("training", node.args[2] if len(node.args) > 2 else True)
-
-
-def copied(model: nn.Module) -> nn.Module:
-    """A copy of the user's model, so that the model itself stays as it is."""
-    model = _unwrapped(model)
-    if isinstance(model, torch.jit.ScriptModule):
-        raise SpikeportError("the model is TorchScript, which has no layers to read; give the module it was made of")
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:  # a module may hold anything
-        if "deepcopy protocol" in str(error):
-            raise SpikeportError(
-                f"{type(model).__name__} holds what an earlier step computed; reset it first: "
-                "spikingjelly.activation_based.functional.reset_net(model) or snntorch.utils.reset(model); pruning and "
-                "the old weight_norm are made permanent by prune.remove and remove_weight_norm of torch.nn.utils"
-            ) from error
-        raise SpikeportError(f"{type(model).__name__} cannot be copied ({reason(error)})") from error
-
-
-def _unwrapped(model: Any) -> nn.Module:
-    """What torch.compile or DataParallel has around it taken off."""
-    while hasattr(model, "_orig_mod") or isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        model = model._orig_mod if hasattr(model, "_orig_mod") else model.module
-    return model
-
-
-class _Names:
-    """Adds modules to a graph module under names of their own."""
-
-    def __init__(self, graph: fx.GraphModule) -> None:
-        self.graph = graph
-        self.added: set[str] = set()
-
-    def add(self, wanted: str, module: nn.Module, replaces: bool = False) -> str:
-        """The name the module got; with ``replaces`` it takes the place of a module of that name, once."""
-        taken = {name for name, _ in self.graph.named_modules()}
-        if replaces and wanted not in self.added:
-            taken.discard(wanted)
-        name, number = wanted, 1
-        while name in taken:
-            number += 1
-            name = f"{wanted}_{number}"
-        self.added.add(name)
-        self.graph.add_submodule(name, module)
-        return name
 
 
 def _name(node: fx.Node) -> str:
@@ -237,14 +104,6 @@ def _other_activation(node: fx.Node, graph: fx.GraphModule) -> str | None:
     name = str(called).rstrip("_")
     on_signals = any(value.op != "get_attr" for value in node.all_input_nodes)
     return name if on_signals and name in _OTHER_ACTIVATIONS and node.op.startswith("call_") else None
-
-
-def _replace(graph: fx.GraphModule, node: fx.Node, name: str) -> None:
-    """Calls module ``name`` in the place of ``node``, on its first argument."""
-    with graph.graph.inserting_after(node):
-        new = graph.graph.call_module(name, (node.all_input_nodes[0],))
-    node.replace_all_uses_with(new)
-    graph.graph.erase_node(node)
 
 
 def _in_place(node: fx.Node, graph: fx.GraphModule) -> bool:
@@ -293,13 +152,13 @@ def _reaches_synapse(node: fx.Node, graph: fx.GraphModule) -> bool:
     )
 
 
-def fold_time(graph: fx.GraphModule, time_steps: int, names: "_Names | None" = None) -> fx.GraphModule:
+def fold_time(graph: fx.GraphModule, time_steps: int, names: Names | None = None) -> fx.GraphModule:
     """Completes a network of LIF layers whose input is held constant.
 
     The LIF layers that see only the input take a constant current; where such a current meets signals that change,
     it is held; the output is averaged over time.
     """
-    names = names or _Names(graph)
+    names = names or Names(graph)
     modules = dict(graph.named_modules())
     kinds: dict[fx.Node, str] = {}
     for node in list(graph.graph.nodes):
@@ -356,11 +215,3 @@ def _kind(node: fx.Node, kinds: dict[fx.Node, str]) -> str:
             return CONSTANT if key.start else SIZES
         return SAMPLES if key == 0 else CONSTANT
     return SIZES if SIZES in given or SAMPLES in given else CONSTANT
-
-
-def replace_modules(graph: fx.GraphModule, rule: Callable[[str, nn.Module], nn.Module | None]) -> None:
-    """Replaces every called module for which ``rule(name, module)`` gives another."""
-    for name in dict.fromkeys(str(n.target) for n in graph.graph.nodes if n.op == "call_module"):
-        new = rule(name, graph.get_submodule(name))
-        if new is not None:
-            graph.add_submodule(name, new)

@@ -72,6 +72,17 @@ class LIF(nn.Module):
         )
 
 
+class HoldTime(nn.Module):
+    """A constant current [N, ...] repeated for T steps, [T*N, ...], where it meets signals that change."""
+
+    def __init__(self, time_steps: int) -> None:
+        super().__init__()
+        self.time_steps = time_steps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.repeat(self.time_steps, *[1] * (x.dim() - 1))
+
+
 class Fired(nn.Identity):
     """Passes on the spikes that are computed for the LIF layer ``name`` elsewhere, as in a chip's integers."""
 

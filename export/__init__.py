@@ -8,13 +8,13 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from spikeport.core.arrays import as_array
-from spikeport.core.conversion import copied
 from spikeport.core.data import load_dataset
 from spikeport.core.errors import SpikeportError
 from spikeport.core.files import refuse_existing, replacing
 from spikeport.core.functional import whole_steps
 from spikeport.core.neurons import LIF
 from spikeport.core.runs import Run, load_run
+from spikeport.core.tracing import copied
 from spikeport.export.foreign import adopt, is_foreign
 from spikeport.export.nir_graph import Metadata, build_nir, read_nir, write_nir
 from spikeport.export.onnx_model import export_onnx, int8_path, quantise

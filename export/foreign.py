@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from spikeport.core.conversion import copied, fold_time, replace_modules, trace_module
+from spikeport.core.conversion import fold_time
 from spikeport.core.errors import SpikeportError, reason
 from spikeport.core.functional import whole_steps
 from spikeport.core.neurons import LIF
+from spikeport.core.tracing import copied, replace_modules, trace_module
 from spikeport.export.logs import quiet
 
 #: SpikingJelly's layers that are torch's with a time axis.

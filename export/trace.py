@@ -13,11 +13,11 @@ from torch import fx, nn
 from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
 
-from spikeport.core.conversion import HoldTime, trace_module
 from spikeport.core.diagnosis import first_not_finite
 from spikeport.core.errors import SpikeportError
 from spikeport.core.geometry import pair
-from spikeport.core.neurons import LIF, TimeMean
+from spikeport.core.neurons import LIF, HoldTime, TimeMean
+from spikeport.core.tracing import trace_module
 from spikeport.export import expressions as ex
 from spikeport.export import functions
 from spikeport.export.expressions import Neuron, Node, Shape, Signal

@@ -14,11 +14,11 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from spikeport.core.config import TrainConfig
-from spikeport.core.conversion import trace_module
 from spikeport.core.errors import SpikeportError
 from spikeport.core.learner import Prepare
 from spikeport.core.neurons import LIF, Fired
 from spikeport.core.runs import DataInfo
+from spikeport.core.tracing import trace_module
 from spikeport.export.nir_graph import Metadata, build_nir
 from spikeport.export.trace import rewrite
 from spikeport.targets.loihi import neurons
