@@ -98,7 +98,7 @@ class Term:
         return len(self.index) == self.node.shape[0] and bool((self.index == np.arange(len(self.index))).all())
 
     def select(self, channels: np.ndarray) -> "Term":
-        return Term(self.node, self.index[channels])
+        return Term(self.node, np.where(channels >= 0, self.index[channels], -1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +125,7 @@ def whole(node: Node, flat: bool = False) -> Signal:
 
 
 def select(x: Signal, channels: np.ndarray) -> Signal:
-    """The channels of a signal, in the order given."""
+    """The channels of a signal, in the order given; zeros where -1."""
     terms = tuple(t for t in (t.select(channels) for t in x.terms) if (t.index >= 0).any())
     return Signal((len(channels), *x.shape[1:]), terms, x.flat)
 
@@ -264,13 +264,16 @@ def scale_shift(x: Signal, scale: Tensor, shift: Tensor, source: str) -> Signal:
 
 
 def fire(x: Signal, make: Callable[[tuple[Node, ...], Shape], Neuron]) -> Signal:
-    """Neurons over a signal: one population for every block of channels that the same nodes feed."""
+    """Neurons over a signal: one population for every block of channels that the same nodes feed.
+
+    Channels that nothing feeds stay at rest: below the threshold, they are zeros.
+    """
     covers = np.stack([t.index >= 0 for t in x.terms])
     blocks: dict[bytes, list[int]] = {}
     for channel in range(x.shape[0]):
         blocks.setdefault(covers[:, channel].tobytes(), []).append(channel)
     terms = []
-    for channels in map(np.array, blocks.values()):
+    for channels in (np.array(block) for cover, block in blocks.items() if any(cover)):
         part = select(x, channels)
         node = replace(make(distinct([_aligned(t) for t in part.terms]), part.shape), flat=x.flat)
         index = np.full(x.shape[0], -1)

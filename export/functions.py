@@ -145,12 +145,36 @@ def _split(where: str, x: Signal, split_size_or_sections: Any, dim: int = 0) -> 
 def _getitem(where: str, x: Any, key: Any) -> Any:
     if not isinstance(x, Signal):
         return x[key]
-    whole = slice(None)
     keys = key if isinstance(key, tuple) else (key,)
-    of_channels = len(keys) >= 2 and keys[0] == whole and isinstance(keys[1], (slice, list))
-    if of_channels and all(k == whole or k is Ellipsis for k in keys[2:]) and (not x.flat or x.shape[1:] == (1, 1)):
-        return ex.select(x, np.arange(x.shape[0])[keys[1]])
-    raise SpikeportError(f"{where}: indexes {key}; only slices of channels have an exact form")
+    of_channels = len(keys) >= 2 and keys[0] == slice(None) and isinstance(keys[1], (slice, list))
+    steps = [_step(k) for k in (*keys[2:], Ellipsis, Ellipsis)][:2]
+    if of_channels and all(steps) and (not x.flat or x.shape[1:] == (1, 1)):
+        selected = ex.select(x, np.arange(x.shape[0])[keys[1]])
+        return selected if steps == [1, 1] else ex.pool(selected, (1, 1), (steps[0], steps[1]), (0, 0), where)
+    raise SpikeportError(
+        f"{where}: indexes {key}; only slices of channels, and every k-th row and column, have an exact form"
+    )
+
+
+def _step(key: Any) -> int:
+    """k where every k-th row or column is taken, from the first on; 0 where others are."""
+    if key is Ellipsis:
+        return 1
+    return (key.step or 1) if isinstance(key, slice) and not key.start and key.stop is None else 0
+
+
+def _pad(where: str, x: Signal, pad: Any, mode: str = "constant", value: float | None = None) -> Signal:
+    left, right, top, bottom, front, back, *batch = (*pad, *[0] * (6 - len(pad)))
+    even = (left, top) == (right, bottom) and min(pad) >= 0
+    if x.flat or batch or not even or mode != "constant" or value:
+        raise SpikeportError(
+            f"{where}: pads {tuple(pad)} ({mode}, {value or 0}); only zeros around maps, as many on both sides, and "
+            "channels of zeros have an exact form"
+        )
+    if front or back:
+        index = np.concatenate([np.full(front, -1), np.arange(x.shape[0]), np.full(back, -1)])
+        x = ex.select(x, index)
+    return ex.pool(x, (1, 1), (1, 1), (top, left), where) if top or left else x
 
 
 def _max_pool(
@@ -234,6 +258,7 @@ RULES: dict[Any, Callable[..., Any]] = {
     operator.getitem: _getitem,
     "size": lambda where, x, dim=None: shape(x) if dim is None else shape(x)[dim],
     getattr: lambda where, x, attribute: _attribute(where, x, attribute),
+    "pad": _pad,
     F.max_pool2d: _max_pool,
     F.avg_pool2d: _avg_pool,
     F.adaptive_avg_pool2d: _adaptive_pool,

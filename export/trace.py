@@ -253,6 +253,10 @@ def _flatten(module: nn.Flatten, x: Signal, name: str) -> Signal:
     return functions.RULES["flatten"](name, x, module.start_dim, module.end_dim)
 
 
+def _pad(module: nn.ZeroPad2d, x: Signal, name: str) -> Signal:
+    return functions.RULES["pad"](name, x, module.padding)
+
+
 def _shuffle(module: nn.ChannelShuffle, x: Signal, name: str) -> Signal:
     return functions.channel_shuffle(x, module.groups)
 
@@ -273,6 +277,7 @@ RULES: dict[type[nn.Module], Callable[[Any, Signal, str], Signal]] = {
     nn.AdaptiveAvgPool2d: _adaptive_pool,
     nn.Flatten: _flatten,
     nn.ChannelShuffle: _shuffle,
+    nn.ZeroPad2d: _pad,
     nn.Dropout: _nothing,
     nn.Dropout2d: _nothing,
     nn.Identity: _nothing,

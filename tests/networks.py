@@ -7,7 +7,8 @@ from torch.nn import functional as F
 
 from spikeport.core import LIF, TimeMean
 
-OPS = ("conv", "fire", "residual", "split", "shuffle", "slice", "depthwise", "grouped", "maxpool", "avgpool", "skip")
+OPS = ("conv", "fire", "residual", "split", "shuffle", "slice", "depthwise", "grouped", "maxpool", "avgpool")
+OPS += ("skip", "shortcut", "border")
 
 
 class Block(nn.Module):
@@ -69,6 +70,11 @@ class Stage(nn.Module):
             self.a = block(channels, channels, kernel_size=1, groups=2)
         elif op == "slice":
             self.a = block(channels - 1, channels, kernel_size=1)
+        elif op == "shortcut":
+            self.conv = nn.Conv2d(channels - 2, channels, 3, 2, 1)
+            self.a = LIF(time_steps=steps, v_threshold=0.6)
+        elif op == "border":
+            self.a = block(channels, channels, kernel_size=3)
         elif op == "skip":
             self.conv = nn.Conv2d(channels, channels, 1, bias=False)
             self.a = LIF(time_steps=steps)
@@ -83,6 +89,10 @@ class Stage(nn.Module):
             return self.b(self.a(x) + x)
         if self.op == "skip":
             return self.a(self.conv(x) + x)
+        if self.op == "shortcut":
+            return self.a(self.conv(x[:, 2:]) + F.pad(x[:, 1:-1, ::2, ::2], (0, 0, 0, 0, 1, 1)))
+        if self.op == "border":
+            return self.a(F.pad(x, (1, 1, 1, 1)))
         if self.op == "shuffle":
             n, c, h, w = x.shape
             return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
@@ -115,7 +125,8 @@ class RandomNet(nn.Module):
             stage = Stage(op, channels, size, rng, steps)
             stages.append(stage)
             with torch.no_grad():
-                size = stage(torch.zeros(steps, channels, size, size)).shape[-1]
+                size = stage.eval()(torch.zeros(steps, channels, size, size)).shape[-1]
+            stage.train()
             averaged = op == "avgpool"
         if averaged:
             stages.append(Stage("grouped", channels, size, rng, steps))

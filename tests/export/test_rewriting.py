@@ -233,3 +233,47 @@ def test_analog_residual_connections_in_a_row_are_looked_through_once_each():
     blocks = [Residual(nn.Conv2d(1, 1, 1)) for _ in range(60)]
     end = LIF(time_steps=2, constant_input=True), nn.Flatten(), nn.Linear(4, 2), TimeMean(2)
     assert trace(nn.Sequential(*blocks, *end).eval(), (1, 2, 2)).constant_input
+
+
+class Pads(nn.Module):
+    def __init__(self, *pad, **options):
+        super().__init__()
+        self.pad, self.options = pad, options
+
+    def forward(self, x):
+        return F.pad(x, self.pad, **self.options)
+
+
+class Rows(nn.Module):
+    def __init__(self, rows):
+        super().__init__()
+        self.rows = rows
+
+    def forward(self, x):
+        return x[:, :, self.rows]
+
+
+@pytest.mark.parametrize("middle", [Pads(1, 0, 1, 0), Pads(-1, -1), Pads(1, 1, mode="reflect"), Pads(1, 1, value=1.0)])
+def test_padding_that_is_no_zeros_around_maps_is_refused(middle):
+    with pytest.raises(SpikeportError, match=r"pad: pads .*; only zeros around maps, as many on both sides"):
+        trace(Chain(middle).eval(), (2, 8, 8))
+
+
+@pytest.mark.parametrize("rows", [slice(1, None), slice(None, 4), 3])
+def test_rows_that_are_not_every_kth_are_refused(rows):
+    with pytest.raises(SpikeportError, match="only slices of channels, and every k-th row and column, have an exact"):
+        trace(Chain(Rows(rows)).eval(), (2, 8, 8))
+
+
+def test_zeros_as_a_layer_and_neurons_that_nothing_feeds():
+    torch.manual_seed(0)
+    middle = nn.Sequential(
+        nn.ZeroPad2d(2), Pads(0, 0, 0, 0, 1, 1), LIF(time_steps=2, v_threshold=0.3), Rows(slice(0, None, 3))
+    )
+    net = Chain(middle)
+    net.head = nn.Conv2d(6, 3, 1)
+    pairs, wanted, found = run_both(net.eval(), torch.randn(4, 2, 8, 8) * 2)
+    for ours, theirs in pairs:
+        assert ours.any()
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_allclose(found, wanted, atol=1e-12)
