@@ -335,6 +335,19 @@ def pool(x: Signal, kernel: Pair, stride: Pair, padding: Pair, source: str) -> S
     return Signal((x.shape[0], *size), tuple(Term(means[t.node], t.index) for t in x.terms), x.flat)
 
 
+def subsampled(x: Signal, steps: Pair, border: Pair, source: str) -> Signal:
+    """Every k-th row and column, with a border of zeros: averages over windows of one element.
+
+    What passes spikes on so belongs to the layer that fired them.
+    """
+    parts = {}
+    for node in x.nodes:
+        part = pool(whole(node, x.flat), (1, 1), steps, border, node.source if isinstance(node, Neuron) else source)
+        parts[node] = part.nodes[0]
+    terms = tuple(Term(parts[t.node], t.index) for t in x.terms)
+    return Signal((x.shape[0], *terms[0].node.shape[1:]), terms, x.flat)
+
+
 def or_pool(x: Signal, kernel: Pair, stride: Pair, padding: Pair, source: str) -> Signal:
     """Max-pooling of spikes: a memoryless neuron that fires where any spike falls into its window.
 

@@ -150,7 +150,7 @@ def _getitem(where: str, x: Any, key: Any) -> Any:
     steps = [_step(k) for k in (*keys[2:], Ellipsis, Ellipsis)][:2]
     if of_channels and all(steps) and (not x.flat or x.shape[1:] == (1, 1)):
         selected = ex.select(x, np.arange(x.shape[0])[keys[1]])
-        return selected if steps == [1, 1] else ex.pool(selected, (1, 1), (steps[0], steps[1]), (0, 0), where)
+        return selected if steps == [1, 1] else ex.subsampled(selected, (steps[0], steps[1]), (0, 0), where)
     raise SpikeportError(
         f"{where}: indexes {key}; only slices of channels, and every k-th row and column, have an exact form"
     )
@@ -174,7 +174,7 @@ def _pad(where: str, x: Signal, pad: Any, mode: str = "constant", value: float |
     if front or back:
         index = np.concatenate([np.full(front, -1), np.arange(x.shape[0]), np.full(back, -1)])
         x = ex.select(x, index)
-    return ex.pool(x, (1, 1), (1, 1), (top, left), where) if top or left else x
+    return ex.subsampled(x, (1, 1), (top, left), where) if top or left else x
 
 
 def _max_pool(

@@ -1,7 +1,7 @@
 """What is known of the tensors of a forward pass while it is counted: spikes, sums, and whose spikes they add up."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,9 +11,18 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from spikeport.core.kernels import cpu
 
-#: Names of torch's functions that add two maps, and of those that keep every element.
+#: Names of torch's functions that add two maps, of those that keep every element, and of those that take a part.
 ADDS = ("add", "add_", "__add__", "__iadd__", "__radd__")
 KEEPS = ("clone", "contiguous", "dropout", "flatten", "permute", "reshape", "transpose", "view")
+CUTS = ("__getitem__", "chunk", "narrow", "split", "tensor_split")
+
+
+class Added(NamedTuple):
+    """Spikes that are in a tensor: the layer that fired them, in which of its steps, and which (all where None)."""
+
+    layer: str
+    steps: slice
+    part: Tensor | None = None
 
 
 class Kept:
@@ -36,7 +45,8 @@ class Seen(TorchFunctionMode):
     """What is known of the tensors of a forward pass, each looked at once however many layers take it.
 
     Concatenations are followed: what is known of their parts need not be looked for again. So are additions: spikes
-    that reach neurons through nothing else are synaptic operations.
+    that reach neurons through nothing else are synaptic operations. Parts are followed that are cut out of the spikes
+    of one layer, not those of concatenations and sums.
     """
 
     def __init__(self, spiking: bool) -> None:
@@ -53,25 +63,36 @@ class Seen(TorchFunctionMode):
             self._joined(out, *args, **(kwargs or {}))
         if added:
             self._added[out] = added
+        if func.__name__ in CUTS:
+            self._cut(args[0], out if isinstance(out, (tuple, list)) else (out,))
         return out
 
-    def _together(self, func: Any, args: Any) -> list[tuple[str, slice]]:
+    def _cut(self, whole: Any, parts: Sequence[Tensor]) -> None:
+        added = self.added_up(whole)
+        if len(added) == 1 and whole in self._spikes and self._spikes[whole].all():
+            for part in parts:
+                if len(part) == len(whole):
+                    self.fires(part)
+                    self._added[part] = [added[0]._replace(part=part)]
+
+    def _together(self, func: Any, args: Any) -> list[Added]:
         """``added_up`` of what ``func`` will give."""
         if func is torch.cat:
             parts = next((given for given in args if isinstance(given, (list, tuple))), ())
         elif func.__name__ in ADDS and len(args) > 1 and args[0].shape == getattr(args[1], "shape", None):
             parts = args[:2]
         else:
-            parts = args[:1] if func.__name__ in KEEPS else ()
+            keeps = func.__name__ in KEEPS or (func.__name__ == "pad" and min(args[1]) >= 0)
+            parts = args[:1] if keeps else ()
         return [of for part in parts for of in self.added_up(part)]
 
-    def added_up(self, x: Any) -> list[tuple[str, slice]]:
-        """The layers, with their steps, whose spikes are added up in ``x``, whatever else was added."""
+    def added_up(self, x: Any) -> list[Added]:
+        """The spikes that are added up in ``x``, whatever else was added."""
         return self._added[x] if isinstance(x, Tensor) and x in self._added else []
 
     def fired_by(self, y: Tensor, name: str, steps: slice) -> None:
         """A layer fired ``y``, in these of its steps."""
-        self._added[y] = [(name, steps)]
+        self._added[y] = [Added(name, steps)]
 
     def _joined(self, whole: Tensor, tensors: Sequence[Tensor], dim: int = 0, **_: Any) -> None:
         if dim == 1 and all(part in self._spikes and self._spikes[part].all() for part in tensors):

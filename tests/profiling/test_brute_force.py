@@ -306,6 +306,28 @@ def test_spikes_that_are_added_to_a_current_are_operations_of_those_who_fired_th
         assert (added == times * layers[name].spikes).all(), name
 
 
+def test_of_a_part_that_is_added_only_its_spikes_are_operations():
+    class Shortcut(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fire = LIF(time_steps=3, constant_input=True, v_threshold=0.3)
+            self.conv, self.next, self.end = nn.Conv2d(4, 6, 3, 2, 1), LIF(time_steps=3), LIF(time_steps=3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            spikes = self.fire(x)
+            left, right = spikes.chunk(2, 1)
+            y = self.next(self.conv(spikes) + nn.functional.pad(spikes[:, :, ::2, ::2], (0, 0, 0, 0, 1, 1)))
+            return self.end(right + left).mean() + y.mean()
+
+    model, x = Shortcut(), torch.rand(5, 4, 6, 6, generator=torch.Generator().manual_seed(0))
+    layers = count_operations(model, x).layers
+    with torch.no_grad():
+        spikes = model.fire(x).unflatten(0, (3, 5))
+    wanted = spikes[..., ::2, ::2].sum((2, 3, 4)) + spikes.sum((2, 3, 4))
+    assert 0 < wanted.sum() < 2 * spikes.sum()
+    np.testing.assert_array_equal(layers["fire"].acs, wanted.T)
+
+
 def or_neurons(layers: dict, name: str) -> np.ndarray:
     """Every spike on a map that windows tile is one operation of its max-pooling."""
     return layers[name].spikes_in
