@@ -4,7 +4,7 @@ Shapes are known while tracing, all but the batch, which reads -1; so arithmetic
 """
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,7 +163,7 @@ def _step(key: Any) -> int:
     return (key.step or 1) if isinstance(key, slice) and not key.start and key.stop is None else 0
 
 
-def _pad(where: str, x: Signal, pad: Any, mode: str = "constant", value: float | None = None) -> Signal:
+def _pad(where: str, x: Signal, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Signal:
     left, right, top, bottom, front, back, *batch = (*pad, *[0] * (6 - len(pad)))
     even = (left, top) == (right, bottom) and min(pad) >= 0
     if x.flat or batch or not even or mode != "constant" or value:
