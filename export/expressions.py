@@ -336,16 +336,20 @@ def pool(x: Signal, kernel: Pair, stride: Pair, padding: Pair, source: str) -> S
 
 
 def subsampled(x: Signal, steps: Pair, border: Pair, source: str) -> Signal:
-    """Every k-th row and column, with a border of zeros: averages over windows of one element.
+    """Every k-th row and column, with a border of zeros: convolutions whose kernel is a single 1.
 
     What passes spikes on so belongs to the layer that fired them.
     """
-    parts = {}
-    for node in x.nodes:
-        part = pool(whole(node, x.flat), (1, 1), steps, border, node.source if isinstance(node, Neuron) else source)
-        parts[node] = part.nodes[0]
-    terms = tuple(Term(parts[t.node], t.index) for t in x.terms)
-    return Signal((x.shape[0], *terms[0].node.shape[1:]), terms, x.flat)
+    size = output_size(x.shape[1:], (1, 1), steps, border)
+
+    def part(node: Node) -> Node:
+        channels, name = node.shape[0], node.source if isinstance(node, Neuron) else source
+        one = torch.ones(channels, 1, 1, 1, dtype=torch.float64)
+        zero, shape = torch.zeros_like(one[:, 0, 0, 0]), (channels, *size)
+        return Conv(name, (node,), shape, one, zero, steps, border, groups=channels)
+
+    parts = {node: part(node) for node in x.nodes}
+    return Signal((x.shape[0], *size), tuple(Term(parts[t.node], t.index) for t in x.terms), x.flat)
 
 
 def or_pool(x: Signal, kernel: Pair, stride: Pair, padding: Pair, source: str) -> Signal:

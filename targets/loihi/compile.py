@@ -98,6 +98,8 @@ def _synapse(layer: Layer, path: Path, weight: Tensor, metadata: Metadata) -> Sy
     shared = sum(other.names[:1] == path.names[:1] for other in layer.paths) > 1
     host = layer.host is not None and path.pre == INPUT
     layers = list(dict.fromkeys(metadata.layers.get(name, name) for name in path.names))
+    if len(layers) > 1 and layers[0] == metadata.layers.get(path.pre):  # only passes these spikes on, to the next
+        del layers[0]
     scaled = weight.detach() * layer.scale
     return Synapse(
         name=f"{path.pre}__{first}__{layer.name}" if shared and path.names else f"{first}__{layer.name}",

@@ -524,3 +524,10 @@ class Call(nn.Module):
 
     def forward(self, x):
         return self.function(x)
+
+
+def test_every_reader_takes_shortcuts_and_borders(tmp_path, x):
+    net = RandomNet(["shortcut", "border", "skip"], 6, 8, 3, 5, True).eval()
+    certificate = to_nir(net, tmp_path / "m.nir", x)
+    assert certificate.passed
+    assert len(certificate.witnesses) > 1
