@@ -343,10 +343,10 @@ def subsampled(x: Signal, steps: Pair, border: Pair, source: str) -> Signal:
     size = output_size(x.shape[1:], (1, 1), steps, border)
 
     def part(node: Node) -> Node:
-        channels, name = node.shape[0], node.source if isinstance(node, Neuron) else source
-        one = torch.ones(channels, 1, 1, 1, dtype=torch.float64)
-        zero, shape = torch.zeros_like(one[:, 0, 0, 0]), (channels, *size)
-        return Conv(name, (node,), shape, one, zero, steps, border, groups=channels)
+        same = selection(node, np.arange(node.shape[0]))
+        assert isinstance(same, Conv)  # flattened maps have no rows and columns
+        name = node.source if isinstance(node, Neuron) else source
+        return replace(same, source=name, shape=(node.shape[0], *size), stride=steps, padding=border)
 
     parts = {node: part(node) for node in x.nodes}
     return Signal((x.shape[0], *size), tuple(Term(parts[t.node], t.index) for t in x.terms), x.flat)

@@ -26,13 +26,10 @@ spikeport train --from runs/snn --target loihi --epochs 4 --lr 2e-4 --out runs/s
 torchrun --nproc-per-node 4 -m spikeport train --dataset cifar10 --data ~/cifar --batch-size 256 --out runs/snn"""
 
 
+OF_NEURONS = ("spiking", "time_steps", "tau", "v_threshold", "surrogate", "rate_goal")
 #: Flags that mean nothing but with certain settings: what asks for them, and whether it is there.
 NEEDED: dict[tuple[str, ...], tuple[str, "Callable[[TrainConfig], object]"]] = {
-    ("spiking", "time_steps", "tau", "v_threshold"): ("--kind snn", lambda c: c.kind == "snn"),
-    ("surrogate", "rate_goal"): (
-        "--kind snn",
-        lambda c: c.kind == "snn",
-    ),
+    OF_NEURONS: ("--kind snn", lambda c: c.kind == "snn"),
     ("momentum",): ("--optimizer sgd", lambda c: c.optimizer == "sgd"),
     ("milestones", "gamma"): ("--schedule step", lambda c: c.schedule == "step"),
     ("loss_weight",): ("another --loss", lambda c: c.loss != "cross-entropy"),
