@@ -172,8 +172,7 @@ def _pad(where: str, x: Signal, pad: Sequence[int], mode: str = "constant", valu
             "channels of zeros have an exact form"
         )
     if front or back:
-        index = np.concatenate([np.full(front, -1), np.arange(x.shape[0]), np.full(back, -1)])
-        x = ex.select(x, index)
+        x = ex.select(x, np.pad(np.arange(x.shape[0]), (front, back), constant_values=-1))
     return ex.subsampled(x, (1, 1), (top, left), where) if top or left else x
 
 

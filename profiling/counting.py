@@ -136,8 +136,9 @@ def _counting(model: nn.Module, samples: int, spiking: bool, layers: dict[str, L
             layers[name] = found if name not in layers else _sum(layers[name], found)
             if isinstance(module, LIF):
                 for source, steps, part in seen.added_up(args[0]):
-                    all_of_them = layers[source].spikes[:, steps]
-                    layers[source].acs[:, steps] += all_of_them if part is None else _summed(part, samples)
+                    fired = layers[source].spikes[:, steps]
+                    cut = None if part is None else _per_sample(seen.pixels(part).sum(1), samples)
+                    layers[source].acs[:, steps] += fired if cut is None else cut
             if found.spikes.size:
                 seen.fired_by(output, name, slice(before, layers[name].spikes.shape[1]))
 
@@ -280,10 +281,6 @@ def _reach(module: nn.Module, x: Tensor, y: Tensor) -> tuple[np.ndarray, int]:
 @cache
 def _fan_out(*geometry: tuple[int, int]) -> np.ndarray:
     return fan_out(*geometry).ravel().astype(float)
-
-
-def _summed(x: Tensor, samples: int) -> np.ndarray:
-    return _per_sample(x.flatten(1).sum(1, dtype=torch.float64).numpy(), samples)
 
 
 def _per_sample(values: np.ndarray, samples: int) -> np.ndarray:

@@ -87,8 +87,8 @@ class ChipNetwork(nn.Module):
         spikes, v = _Neurons.apply(sum(arriving), bias, chip, steps, slope)
         if not chip.spiking:
             return v.double() / (layer.scale * (1 << SHIFT) * steps)
-        key = layer.source.replace(".", "/")
-        return self._fired[key](spikes.flatten(0, 1)) if key in self._fired else spikes.flatten(0, 1)
+        spikes, key = spikes.flatten(0, 1), layer.source.replace(".", "/")
+        return self._fired[key](spikes) if key in self._fired else spikes
 
 
 def _rounded(x: Tensor) -> Tensor:
