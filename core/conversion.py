@@ -12,7 +12,7 @@ from spikeport.core.models.twin import Twin
 from spikeport.core.neurons import LIF, HoldTime, TimeMean
 from spikeport.core.tracing import Names, replace_call, trace_module
 
-_RELUS = (torch.relu, torch.relu_, F.relu, F.relu_, F.relu6, "relu", "relu_")
+_RELUS = (torch.relu, F.relu, F.relu6, "relu")
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _SYNAPTIC = (nn.modules.conv._ConvNd, nn.Linear, *_NORMS)
 _SYNAPSES = (F.conv1d, F.conv2d, F.conv3d, F.linear)
@@ -59,10 +59,6 @@ def convert(
     activations = [node for node in graph.graph.nodes if _is_relu(node, graph)]
     if not activations:
         raise SpikeportError(f"{type(model).__name__} has no ReLU to turn into a neuron; there is nothing to convert")
-    for node in [node for node in activations if _in_place(node, graph)]:
-        (given,) = node.all_input_nodes
-        for user in [user for user in given.users if node < user]:  # reads what the activation made of it
-            user.replace_input_with(given, node)
     for node in activations:
         replace_call(graph, node, names.add(_name(node), twin.activation(), replaces=True))
     if spiking == "every-layer":
@@ -104,13 +100,6 @@ def _other_activation(node: fx.Node, graph: fx.GraphModule) -> str | None:
     name = str(called).rstrip("_")
     on_signals = any(value.op != "get_attr" for value in node.all_input_nodes)
     return name if on_signals and name in _OTHER_ACTIVATIONS and node.op.startswith("call_") else None
-
-
-def _in_place(node: fx.Node, graph: fx.GraphModule) -> bool:
-    if node.op == "call_module":
-        return bool(getattr(graph.get_submodule(str(node.target)), "inplace", False))
-    flag = node.kwargs.get("inplace", node.args[-1] if len(node.args) > 1 else False)
-    return flag is True or node.target in (torch.relu_, F.relu_, "relu_")
 
 
 def _insert_behind(graph: fx.GraphModule, node: fx.Node, name: str) -> None:

@@ -10,17 +10,21 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from spikeport.core.errors import SpikeportError, reason
+from spikeport.core.in_place import Proxy, out_of_place
 from spikeport.core.neurons import LIF, HoldTime, TimeMean
 
 _DROPOUTS: dict[Any, type[nn.Module]] = {F.dropout: nn.Dropout, F.dropout1d: nn.Dropout1d, F.dropout2d: nn.Dropout2d}
 
 
 def trace_module(model: nn.Module, leaves: tuple[type[nn.Module], ...] = ()) -> fx.GraphModule:
-    """An independent copy of a model as a graph of its layers; modules of type ``leaves`` stay whole."""
+    """An independent copy of a model as a graph of its layers, none in place; modules of type ``leaves`` stay whole."""
 
     class Tracer(fx.Tracer):
         def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
             return isinstance(m, (LIF, TimeMean, HoldTime, *leaves)) or super().is_leaf_module(m, module_qualified_name)
+
+        def proxy(self, node: fx.Node) -> fx.Proxy:
+            return Proxy(node, self)
 
         def create_args_for_root(self, *given: Any, **options: Any) -> tuple[Any, list[Any]]:
             """Of the model's arguments but the first, those that may be left out are: the trace has their defaults."""
@@ -40,6 +44,7 @@ def trace_module(model: nn.Module, leaves: tuple[type[nn.Module], ...] = ()) -> 
             if model.training:
                 _require_one_for_both_modes(graph.graph, other)
             _free_dropouts(graph, other)
+        out_of_place(graph)
         return graph
     except SpikeportError:
         raise

@@ -46,9 +46,6 @@ def apply(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     rule = RULES.get(target) or RULES.get(name)
     if rule is None:
         raise SpikeportError(f"{node.name}: {name}() has no exact spiking form; use a layer or leave it out")
-    summand = node.args[0] if name in ("iadd", "add_") else None
-    if isinstance(summand, fx.Node) and any(node < user for user in summand.users):
-        raise SpikeportError(f"{node.name}: adds in place to {summand.name}, which is used again; write a = a + b")
     try:
         return rule(node.name, *args, **kwargs)
     except TypeError:
@@ -240,9 +237,8 @@ RULES: dict[Any, Callable[..., Any]] = {
     torch.cat: _cat,
     torch.concat: _cat,
     operator.add: _add,
-    operator.iadd: _add,
     torch.add: _add,
-    "add_": _add,
+    "add": _add,
     "flatten": _flatten,
     "view": _reshape,
     "reshape": _reshape,
