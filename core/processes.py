@@ -9,6 +9,7 @@ import itertools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -46,7 +47,7 @@ def in_processes(work: Callable[[T], R], items: Iterable[T], processes: int, die
     if processes == 1:
         yield from map(work, items)
         return
-    context = multiprocessing.get_context("spawn")  # threads and CUDA do not survive a fork
+    context = _context()
     threads = max(torch.get_num_threads() // processes, 1)
     waiting = iter(items)
     first = list(itertools.islice(waiting, processes))
@@ -85,6 +86,18 @@ def in_processes(work: Callable[[T], R], items: Iterable[T], processes: int, die
             process.kill()
             process.join()
             connection.close()
+
+
+def _context() -> Any:
+    """How processes start: threads and CUDA do not survive a fork, so none is made of this process.
+
+    On Linux they are forked from a process that has done nothing but import torch, which takes each of them seconds.
+    """
+    if not sys.platform.startswith("linux"):
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def _serve(connection: Connection, number: int, threads: int) -> None:

@@ -6,15 +6,16 @@ import sys
 
 import pytest
 
-# Page faults of ten large tensors, one after the other, after a first one.
+# Page faults of three large tensors, one after the other, after two others.
 SCRIPT = """
 import resource, torch
 from spikeport.core.memory import keep_freed_memory
 if {keep}:
     keep_freed_memory()
-torch.ones({size})
+for _ in range(2):
+    torch.ones({size})
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
+for _ in range(3):
     torch.ones({size})
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
@@ -22,7 +23,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 def page_faults(keep, **settings):
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
-    script = SCRIPT.format(keep=keep, size=16 * 2**20)
+    script = SCRIPT.format(keep=keep, size=9 * 2**20)
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment | settings)
     return int(done.stdout)

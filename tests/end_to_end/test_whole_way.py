@@ -18,13 +18,14 @@ from spikeport.targets.loihi.qat import prepare
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, lava):
-    """Twins of half width, trained until they read digits, the SNN then in integers; exported and simulated."""
+    """Twins of half width that read digits, the SNN trained from its CNN and then in integers; exported, simulated."""
     folder = tmp_path_factory.mktemp("runs")
     common = {"width": 0.5, "schedule": "cosine", "patience": 0}
     train(TrainConfig(kind="cnn", epochs=3, lr=2e-3, **common), folder / "cnn")
-    train(TrainConfig(kind="snn", epochs=8, lr=2e-3, **common), folder / "float")
+    common |= {"kind": "snn", "tau": 1.25, "v_threshold": 0.5}
+    train(TrainConfig(epochs=3, lr=2e-3, start=str(folder / "cnn"), **common), folder / "float")
     onwards = {"start": str(folder / "float"), "target": "loihi"}
-    train(TrainConfig(kind="snn", epochs=1, lr=2e-4, **common, **onwards), folder / "snn", prepare=prepare)
+    train(TrainConfig(epochs=1, lr=2e-4, **common, **onwards), folder / "snn", prepare=prepare)
     to_onnx(folder / "cnn")
     to_nir(folder / "snn")
     compile(folder / "snn")
