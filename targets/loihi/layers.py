@@ -170,7 +170,7 @@ def _layer(
     ranges = [(-input_max, input_max) if path.pre == INPUT else (0, 1) for path in paths]
     inputs = [values for values, on_host in zip(ranges, hosted, strict=True) if not on_host]
     scale = largest_scale(name, on_chip, inputs, biases, constants, metadata.time_steps, most)
-    require_steps(name, on_chip, biases, scale, constants, metadata.time_steps)
+    require_steps(name, on_chip, inputs, biases, scale, constants, metadata.time_steps)
     source = metadata.layers.get(name, name)
     return Layer(name, source, shape, constants, tuple(paths), tuple(weights), bias, scale, most)
 

@@ -10,7 +10,7 @@ from spikeport.targets.loihi import arithmetic as loihi
 from spikeport.targets.loihi.constants import Constants, Values
 from spikeport.targets.loihi.convolution import worst_currents
 
-#: The fewest steps the largest weight of a layer may keep (4 bits with its sign): below, rounding decides what it says.
+#: The fewest steps a layer's largest weight may keep (4 bits with its sign): below, rounding decides what it says.
 FEWEST_STEPS = 8
 
 
@@ -74,27 +74,47 @@ def largest_scale(
 
 
 def require_steps(
-    name: str, weights: list[np.ndarray], bias: np.ndarray, scale: float, constants: Constants, steps: int
+    name: str,
+    weights: list[np.ndarray],
+    inputs: list[tuple[int, int]],
+    bias: np.ndarray,
+    scale: float,
+    constants: Constants,
+    steps: int,
 ) -> None:
-    """Refuses a scale at which the weights vanish in rounding, unless they are whole numbers there."""
-    scaled = [w * scale for w in weights if w.any()]
-    integers = [np.rint(w) for w in scaled]
-    top = max((np.abs(w).max() for w in integers), default=np.inf)
-    exact = all(np.abs(w - i).max() <= 1e-6 * np.abs(w).max() for w, i in zip(scaled, integers, strict=True))
-    if top >= FEWEST_STEPS or exact:
+    """Refuses a scale at which weights vanish in rounding, unless they are whole numbers there.
+
+    What a step of a synapse adds at its largest input must be at most an eighth of what the strongest synapse of the
+    layer adds: of a lone synapse, its largest weight keeps 8 steps; a weak one beside others may keep fewer.
+    """
+    tops = [float(np.abs(np.rint(w * scale)).max(initial=0.0)) for w in weights]
+    entering = [max(abs(low), abs(high)) for low, high in inputs]
+    strongest = max((top * most for top, most in zip(tops, entering, strict=True)), default=0.0)
+    coarse = [at for at, w in enumerate(weights) if FEWEST_STEPS * entering[at] > strongest and not _whole(w * scale)]
+    if not coarse:
         return
+    worst = max(coarse, key=lambda at: entering[at])
     threshold = constants.threshold
-    if threshold is not None and float(np.max(threshold)) * scale > loihi.VTH_MAX / 2:
+    if max(tops) >= FEWEST_STEPS:
+        limit = f"its other inputs set the scale, and this one reaches {entering[worst]}"
+        remedy = "put neurons between the network's input and this layer"
+    elif threshold is not None and float(np.max(threshold)) * scale > loihi.VTH_MAX / 2:
         limit, remedy = f"its threshold must stay <= {loihi.VTH_MAX}", "train with a smaller threshold"
     elif np.abs(bias).max() * scale > (bias_max := loihi.BIAS_MANT_MAX << loihi.BIAS_EXP_MAX >> loihi.SHIFT) / 2:
         limit, remedy = f"its bias must stay <= {bias_max}", "train with smaller biases"
     else:
         limit = f"bias and currents of {steps} steps must stay <= {loihi.CURRENT_MAX}, whatever the input"
         remedy = "use fewer time steps or fewer inputs"
+    which = "largest weight" if len(weights) == 1 else "largest weight on one of its inputs"
     raise SpikeportError(
-        f"{name}: its largest weight becomes {top:.0f} of {loihi.WEIGHT_MAX}, at least {FEWEST_STEPS} are needed: "
+        f"{name}: its {which} becomes {tops[worst]:.0f} of {loihi.WEIGHT_MAX}, at least {FEWEST_STEPS} are needed: "
         f"{limit}; {remedy}"
     )
+
+
+def _whole(values: np.ndarray) -> bool:
+    """Whether rounding changes nothing."""
+    return bool(np.abs(values - np.rint(values)).max(initial=0.0) <= 1e-6 * np.abs(values).max(initial=0.0))
 
 
 def reach(

@@ -501,6 +501,35 @@ def test_weights_that_many_steps_would_round_away_are_refused():
         program(17)
 
 
+def joined(image, spikes, x):
+    """Classes of an image and of spikes, whose weights are normal times these factors."""
+    rng = np.random.default_rng(0)
+    weights = {"image": image * rng.normal(size=(3, 7)), "spikes": spikes * rng.normal(size=(3, 5))}
+    nodes = {
+        "input": nir.Input({"input": np.array([7])}),
+        "first": nir.Linear(rng.normal(size=(5, 7))),
+        "neurons": nir.LIF(*(np.full(5, v) for v in (3e-3, 2.0, 0.0, 1.0))),
+        **{name: nir.Linear(weight) for name, weight in weights.items()},
+        "output": nir.Output({"output": np.array([3])}),
+    }
+    edges = [("input", "first"), ("first", "neurons"), ("neurons", "spikes"), ("input", "image")]
+    edges += [("image", "output"), ("spikes", "output")]
+    return compile(with_metadata(nir.NIRGraph(nodes, edges, type_check=False), 4, 1e-3, False), x)
+
+
+def test_weights_of_an_image_that_those_of_spikes_would_round_away_are_refused():
+    x = np.random.default_rng(1).normal(size=(4, 7))
+    message = r"output: its largest weight on one of its inputs becomes [0-5] of 127, .* and this one reaches 127; put"
+    for factor in (1.0, 0.1, 1e-3):
+        with pytest.raises(SpikeportError, match=message):
+            joined(factor, 1.0, x)
+    tops = {s.pre: np.abs(s.weight).max() for s in joined(30.0, 1.0, x).synapses if s.post == "output"}
+    assert tops["input"] >= 8
+    # Spikes of little weight beside others, and inputs no larger than spikes, do no harm.
+    assert joined(1.0, 1e-3, x)
+    assert joined(1e-2, 1.0, np.sign(x))
+
+
 def test_weights_that_a_bias_would_round_away_are_refused():
     net = RandomNet(["conv"], 4, 6, 2, 0, True).eval()
     with torch.no_grad():

@@ -94,14 +94,14 @@ def test_8_bits_keep_nearly_every_spike(neuron, recurrent):
 @given(st.integers(0, 999), st.floats(1.0, 8.0), st.floats(1.0, 8.0), st.booleans(), st.integers(1, 3))
 def test_lava_equals_the_fixed_engine(lava, seed, tau_syn, tau_mem, recurrent, count):
     g = graph(cuba(tau_syn * DT, tau_mem * DT), recurrent, seed, bias=0.0)
-    x = samples(seed, count)
+    x = np.rint(2 * samples(seed, count))  # small whole numbers: beside spikes, 127 steps of input are too strong
     program = compile(g, x)
     assert differences(simulate_fixed(program, x), simulate_lava(program, x)) == []
 
 
 def test_lava_does_not_carry_spikes_from_sample_to_sample(lava):
     g = graph(lif(), seed=3)
-    x = np.concatenate([np.full((1, 7), 2.0), np.zeros((1, 7)), samples(3)])
+    x = np.concatenate([np.full((1, 7), 2.0), np.zeros((1, 7)), np.rint(2 * samples(3))])
     program = compile(g, x)
     fixed, real = simulate_fixed(program, x), simulate_lava(program, x)
     assert differences(fixed, real) == []
