@@ -146,6 +146,10 @@ def _spikingjelly(name: str, module: Any, time_steps: int) -> LIF:
             f"{name} ({type(module).__name__}): soft reset has no exact form on Loihi; train with v_reset=0"
         )
     kind = type(module).__name__
+    if not getattr(module.surrogate_function, "spiking", True):
+        raise SpikeportError(
+            f"{name} ({kind}): its surrogate_function has spiking=False, so what it gives are no spikes; set it to True"
+        )
     decay_input = True
     if kind == "IFNode":
         tau, decay_input = math.inf, False

@@ -206,8 +206,8 @@ def _adaptive_pool(where: str, x: Signal, output_size: Any) -> Signal:
 
 
 def _mean(where: str, x: Signal, dim: Any = None, keepdim: bool = False) -> Signal:
-    if dim is None or {d % 4 for d in dim} != {2, 3} or x.flat:
-        raise SpikeportError(f"{where}: averages over dimensions {dim}; only height and width have an exact form")
+    if dim is None or isinstance(dim, int) or {d % 4 for d in dim} != {2, 3} or x.flat:
+        raise SpikeportError(f"{where}: averages over dimensions {dim}; only mean((2, 3)) has an exact form")
     pooled = _adaptive_pool(where, x, 1)
     return Signal(pooled.shape, pooled.terms, flat=not keepdim)
 
@@ -217,6 +217,10 @@ def _own_axis(where: str, *args: Any, **kwargs: Any) -> Any:
         f"{where}: adds or repeats an axis, which has no exact form; give the network of one time step, without what "
         "repeats its input and averages its output over time"
     )
+
+
+def _squeeze(where: str, x: Signal, *dims: Any) -> Signal:
+    raise SpikeportError(f"{where}: squeezes an axis, which has no exact form; write flatten(1), or mean((2, 3)) above")
 
 
 def _same(where: str, x: Any, *args: Any, **kwargs: Any) -> Any:
@@ -246,6 +250,7 @@ RULES: dict[Any, Callable[..., Any]] = {
     "permute": _permute,
     "contiguous": _same,
     **dict.fromkeys(("unsqueeze", "unsqueeze_", "repeat", "expand", "stack", "unflatten"), _own_axis),
+    **dict.fromkeys(("squeeze", "squeeze_"), _squeeze),
     F.dropout: _dropout,
     F.dropout2d: _dropout,
     "chunk": _chunk,

@@ -57,6 +57,11 @@ def count_operations(
                 f"{type(model).__name__} is a model of another framework; say over how many time steps "
                 "(count_operations(model, x, time_steps=T))"
             )
+        if x.dim() in (3, 5):
+            raise SpikeportError(
+                f"samples of shape {list(x.shape)}: a model of another framework is counted on an input that is held, "
+                "[N, ...]; for one that changes, build the network of spikeport's LIF"
+            )
         model = adopt(model, time_steps)
     neurons = [m for m in model.modules() if isinstance(m, LIF)]
     steps = {m.time_steps for m in neurons} or {1}

@@ -13,7 +13,7 @@ from spikeport.core.kernels import cpu
 
 #: Names of torch's functions that add two maps, of those that keep every element, and of those that take a part.
 ADDS = ("add", "add_", "__add__", "__iadd__", "__radd__")
-KEEPS = ("clone", "contiguous", "dropout", "flatten", "permute", "reshape", "transpose", "view")
+KEEPS = ("channel_shuffle", "clone", "contiguous", "dropout", "flatten", "permute", "reshape", "transpose", "view")
 CUTS = ("__getitem__", "chunk", "narrow", "split", "tensor_split")
 
 

@@ -13,8 +13,11 @@ from spikeport.export.nir_graph import Metadata, metadata_of
 from spikeport.export.nir_nodes import NEURONS, loops, ordered
 from spikeport.targets.loihi.constants import Constants, constants_of
 from spikeport.targets.loihi.program import INPUT, INPUT_MAX, INPUT_MODES, Shape, batch
-from spikeport.targets.loihi.scales import largest_scale, require_steps
+from spikeport.targets.loihi.scales import CoarseInput, largest_scale, require_steps
 from spikeport.targets.loihi.synapses import Path, follow, start
+
+#: Largest graded inputs to try below 127: 6 and 5 bits beside the sign.
+INPUT_RANGES = (63, 31)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,16 +72,30 @@ def require_input_mode(input_mode: str) -> None:
 
 
 def layers(graph: nir.NIRGraph, calibration: np.ndarray | None = None, input_mode: str = "graded") -> Network:
-    """The layers of a graph, their scales chosen. Arguments and errors as ``compile``."""
+    """The layers of a graph, their scales chosen. Arguments and errors as ``compile``.
+
+    The input has the largest range at which no spikes that enter a layer beside it round its weights away.
+    """
     metadata = metadata_of(graph)
     require_input_mode(input_mode)
+    input_scale, input_max = input_range(metadata, calibration)
+    bound = input_scale * input_max
+    # A scale of 1 would say that the input is whole numbers.
+    for most in (input_max, *(n for n in INPUT_RANGES if input_max == INPUT_MAX and bound != n)):
+        try:
+            return _layers(graph, metadata, bound / most, most, input_mode)
+        except CoarseInput as error:
+            refused = error
+    raise refused
+
+
+def _layers(graph: nir.NIRGraph, metadata: Metadata, input_scale: float, input_max: int, input_mode: str) -> Network:
     host = input_mode == "host-current"
     if host and metadata.input != "constant":
         raise SpikeportError(
             "the host writes biases between samples only, and this input changes within: use `--input graded`"
         )
     input_shape = _map_shape(metadata.input_shape)
-    input_scale, input_max = input_range(metadata, calibration)
     values: dict[str, list[Path]] = {}
     found: list[Layer] = []
     output = ""

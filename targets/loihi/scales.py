@@ -14,6 +14,10 @@ from spikeport.targets.loihi.convolution import worst_currents
 FEWEST_STEPS = 8
 
 
+class CoarseInput(SpikeportError):
+    """The network's input is too strong beside spikes that enter the same layer: a smaller range of it may do."""
+
+
 def largest_scale(
     name: str,
     weights: list[np.ndarray],
@@ -94,10 +98,10 @@ def require_steps(
     if not coarse:
         return
     worst = max(coarse, key=lambda at: entering[at])
-    threshold = constants.threshold
+    threshold, kind = constants.threshold, SpikeportError
     if max(tops) >= FEWEST_STEPS:
         limit = f"its other inputs set the scale, and this one reaches {entering[worst]}"
-        remedy = "put neurons between the network's input and this layer"
+        remedy, kind = "put neurons between the network's input and this layer", CoarseInput
     elif threshold is not None and float(np.max(threshold)) * scale > loihi.VTH_MAX / 2:
         limit, remedy = f"its threshold must stay <= {loihi.VTH_MAX}", "train with a smaller threshold"
     elif np.abs(bias).max() * scale > (bias_max := loihi.BIAS_MANT_MAX << loihi.BIAS_EXP_MAX >> loihi.SHIFT) / 2:
@@ -106,7 +110,7 @@ def require_steps(
         limit = f"bias and currents of {steps} steps must stay <= {loihi.CURRENT_MAX}, whatever the input"
         remedy = "use fewer time steps or fewer inputs"
     which = "largest weight" if len(weights) == 1 else "largest weight on one of its inputs"
-    raise SpikeportError(
+    raise kind(
         f"{name}: its {which} becomes {tops[worst]:.0f} of {loihi.WEIGHT_MAX}, at least {FEWEST_STEPS} are needed: "
         f"{limit}; {remedy}"
     )

@@ -166,12 +166,12 @@ def _compose(
 
 def _refuse_padding(path: Path, name: str) -> None:
     """Zeros padded behind a linear layer equal zeros padded before it only where it keeps positions apart and adds
-    nothing: disjoint averages without a rest, or a 1x1 convolution without bias."""
+    nothing: disjoint averages without a rest or a border, or a 1x1 convolution without bias."""
     kernel = path.weight.shape[2:]
-    tiles = path.mean and kernel == path.stride
+    tiles = path.mean and kernel == path.stride and path.padding == (0, 0)
     even = all(n % k == 0 for n, k in zip(path.input_shape[1:], kernel, strict=True))
     pointwise = kernel == (1, 1) and not path.bias.any()
-    if path.padding != (0, 0) or not ((tiles and even) or pointwise):
+    if not ((tiles and even) or pointwise):
         raise SpikeportError(
             f"{name}: pads a map that comes from {path.names[-1]} with no neurons between them, which has no exact "
             "form as one synapse; put a LIF there"

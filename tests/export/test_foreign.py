@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from snntorch.export_nir import export_to_nir
-from spikingjelly.activation_based import functional, layer, neuron
+from spikingjelly.activation_based import functional, layer, neuron, surrogate
 from torch import nn
 
 from spikeport.core import SpikeportError
@@ -190,6 +190,10 @@ def test_weights_come_along_and_the_model_is_untouched():
         (
             neuron.LIFNode(v_reset=None),
             r"middle .LIFNode.: soft reset has no exact form on Loihi; train",
+        ),
+        (
+            neuron.LIFNode(surrogate_function=surrogate.Sigmoid(spiking=False)),
+            r"middle .LIFNode.: its surrogate_function has spiking=False, so what it gives are no spikes",
         ),
         (
             neuron.IzhikevichNode(),

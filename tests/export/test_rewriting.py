@@ -135,9 +135,22 @@ class InPlace(nn.Module):
         return torch.cat([half.add_(half), x[:, :2]], 1)
 
 
+class Ends(nn.Module):
+    """A network's last maps, averaged in some way."""
+
+    def __init__(self, average):
+        super().__init__()
+        self.average = average
+
+    def forward(self, x):
+        return self.average(x)
+
+
 @pytest.mark.parametrize(
     ("middle", "message"),
     [
+        (Ends(lambda x: x.mean(-1)), r"mean: averages over dimensions -1; only mean\(\(2, 3\)\) has an exact form"),
+        (Ends(lambda x: F.adaptive_avg_pool2d(x, 1).squeeze(-1)), r"squeezes an axis, .*; write flatten\(1\)"),
         (nn.ReLU(), "middle .ReLU.: has no exact spiking form; replace it by LIF"),
         (nn.Softmax(1), "middle .Softmax.: has no exact spiking form"),
         (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "padding_mode 'reflect'"),

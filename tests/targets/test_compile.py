@@ -519,12 +519,16 @@ def joined(image, spikes, x):
 
 def test_weights_of_an_image_that_those_of_spikes_would_round_away_are_refused():
     x = np.random.default_rng(1).normal(size=(4, 7))
-    message = r"output: its largest weight on one of its inputs becomes [0-5] of 127, .* and this one reaches 127; put"
-    for factor in (1.0, 0.1, 1e-3):
+    message = r"output: its largest weight on one of its inputs becomes [0-6] of 127, .* and this one reaches 31; put"
+    for factor in (0.3, 0.1, 1e-3):
         with pytest.raises(SpikeportError, match=message):
             joined(factor, 1.0, x)
-    tops = {s.pre: np.abs(s.weight).max() for s in joined(30.0, 1.0, x).synapses if s.post == "output"}
-    assert tops["input"] >= 8
+    for factor, most in ((30.0, 127), (1.6, 63), (0.8, 31)):
+        program = joined(factor, 1.0, x)
+        tops = {s.pre: np.abs(s.weight).max() for s in program.synapses if s.post == "output"}
+        assert tops["input"] >= 8
+        assert program.input_max == most
+        assert program.input_scale == pytest.approx(np.abs(x).max() / most)
     # Spikes of little weight beside others, and inputs no larger than spikes, do no harm.
     assert joined(1.0, 1e-3, x)
     assert joined(1e-2, 1.0, np.sign(x))

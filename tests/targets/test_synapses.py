@@ -12,9 +12,9 @@ from spikeport.core import SpikeportError
 from spikeport.targets.loihi.synapses import follow, start
 
 
-def conv(rng, cin, cout, kernel, stride, padding, dilation=1, groups=1):
+def conv(rng, cin, cout, kernel, stride, padding, dilation=1, groups=1, bias=True):
     weight = rng.normal(size=(cout, cin // groups, kernel, kernel))
-    return nir.Conv2d(None, weight, stride, padding, dilation, groups, rng.normal(size=cout))
+    return nir.Conv2d(None, weight, stride, padding, dilation, groups, bias * rng.normal(size=cout))
 
 
 def mean(kernel, stride, padding=0):
@@ -49,7 +49,8 @@ def chains(draw):
             nodes.append(mean(kernel, draw(st.sampled_from((kernel, stride))), min(padding, kernel // 2)))
         else:
             groups = {"conv": 1, "grouped": 2, "depthwise": 4}[kind]
-            nodes.append(conv(rng, 4, 4, kernel, stride, padding, draw(st.integers(1, 2)), groups))
+            bias = draw(st.booleans())
+            nodes.append(conv(rng, 4, 4, kernel, stride, padding, draw(st.integers(1, 2)), groups, bias))
     if draw(st.booleans()):
         nodes.append(nir.Flatten({"input": np.array([4])}, start_dim=0))
     return x, nodes
@@ -67,9 +68,20 @@ def test_composition_equals_the_chain(case):
         assume("does not fit" not in str(error))
         assert "pads a map" in str(error)  # noqa: PT017 - the one combination without an exact form
         return
-    found = F.conv2d(x, path.weight, path.bias, path.stride, path.padding, 1, path.groups)
+    found = F.conv2d(x, path.weight, path.bias, path.stride, path.padding, path.dilation, path.groups)
     assert found.shape[1:] == path.shape
     np.testing.assert_allclose(found.numpy(), y.numpy().reshape(found.shape), atol=1e-10)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("size", [5, 6, 7, 8])
+def test_a_border_before_a_border_is_a_wider_one(size, stride):
+    rng = np.random.default_rng(size)
+    x = torch.from_numpy(rng.normal(size=(2, 4, size, size)))
+    nodes = [conv(rng, 4, 4, 1, stride, 1, bias=False), conv(rng, 4, 4, 3, 2, 1)]
+    path = follow(follow(start("pre", (4, size, size)), "border", nodes[0]), "conv", nodes[1])
+    found = F.conv2d(x, path.weight, path.bias, path.stride, path.padding, path.dilation, path.groups)
+    np.testing.assert_allclose(found, run(nodes[1], run(nodes[0], x)), atol=1e-10)
 
 
 @given(st.integers(0, 2**31))
@@ -110,7 +122,7 @@ def test_what_keeps_channels_apart_keeps_the_groups_before_it(chain):
     y, path = x, start("pre", (4, 8, 8))
     for k, node in enumerate(CHAINS[chain]):
         path, y = follow(path, f"n{k}", node), run(node, y)
-    found = F.conv2d(x, path.weight, path.bias, path.stride, path.padding, 1, path.groups)
+    found = F.conv2d(x, path.weight, path.bias, path.stride, path.padding, path.dilation, path.groups)
     np.testing.assert_allclose(found.numpy(), y.numpy(), atol=1e-12)
 
 
