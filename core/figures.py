@@ -70,7 +70,8 @@ def _curves(metrics: Rows) -> "Figure":
             axis.plot(epochs, values, color=colour, marker="." if len(epochs) < 30 else "", label=part)
         axis.set_xlabel("epoch")
         axis.set_ylabel(quantity)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axis.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
     axes[0].legend(frameon=False)
     return figure
 
@@ -88,7 +89,7 @@ def _gradients(layers: Rows) -> "Figure":
         axis.set_xticks(range(len(rows)), [literal(row["layer"]) for row in rows], rotation=60, ha="right", fontsize=7)
     if any(float(row["gradient_norm"]) > 0 for row in shown):
         axis.set_yscale("log")
-    axis.set_ylabel("gradient norm of the weight\n(mean over the epoch's steps)")
+    axis.set_ylabel("gradient norm of the weight\n(mean over the epoch's steps)", fontsize=8)
     axis.legend(frameon=False)
     return figure
 
@@ -105,8 +106,8 @@ def _rates(layers: Rows, goal: float) -> "Figure | None":
     axis.axhline(goal, color=GOAL, linestyle="--", linewidth=1, label=f"goal {goal:g}")
     axis.axhline(mean, color=VALIDATION, linewidth=1, label=f"mean over all outputs {mean:.3f}")
     axis.set_xticks(range(len(rows)), [literal(row["layer"]) for row in rows], rotation=60, ha="right", fontsize=7)
-    axis.set_ylabel("spikes per neuron and step\n(validation images, last epoch)")
-    axis.legend(frameon=False)
+    axis.set_ylabel("spikes per neuron and step\n(validation images, last epoch)", fontsize=8)
+    figure.legend(loc="outside upper right", ncols=2, frameon=False)
     return figure
 
 

@@ -256,7 +256,7 @@ def _row(
         graded_events=graded,
         cnn_macs=cnn_macs,
         cnn_energy_nj=None if cnn_macs is None else horowitz(0, cnn_macs),
-        note=_note(synapses, counts, spiking, program, macs, tuple(composed)),
+        note=_note(synapses, counts, spiking, program, macs, tuple(composed), graded),
     )
 
 
@@ -280,6 +280,7 @@ def _note(
     program: LoihiProgram,
     macs: float,
     composed: tuple[str, ...],
+    graded: dict[str, float],
 ) -> str:
     told = f"on the chip in one with {', '.join(composed)}: another synapse, with another number of events"
     notes = [told] if composed else []
@@ -291,6 +292,7 @@ def _note(
             f"charged once; the chip receives it at each of the {steps} steps" if held else "charged at every step"
         )
         notes.append(f"{'spikes as' if spikes_enter(program) else 'analog'} input: {charged}")
+        notes += [f"graded events, {engine}: {events:,.0f}" for engine, events in graded.items()]
     elif composed:
         pass
     elif macs:

@@ -24,8 +24,8 @@ def render(content: dict[str, Any], rows: list[Row], pictures: list[plots.Pictur
 def layers_csv(rows: list[Row]) -> str:
     """One line per row of the comparison."""
     shown = witnesses(rows)
-    per = ("spikes", "rate", "acs", "energy_nj", "divergence")
-    plain = ("layer", "kind", "neurons_layer", "neurons", "macs", "cnn_macs", "cnn_energy_nj")
+    per = ("spikes", "rate", "acs", "graded_events", "energy_nj", "divergence")
+    plain = ("layer", "kind", "neurons_layer", "neurons", "macs", "chip_macs", "cnn_macs", "cnn_energy_nj")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*plain, *(f"{quantity}_{w}" for quantity in per for w in shown), "note"])

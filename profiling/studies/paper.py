@@ -18,7 +18,7 @@ from spikeport.profiling.energy import horowitz, sizes
 from spikeport.profiling.studies import paper_figures as figures
 from spikeport.profiling.studies.ablation import SCHEDULES, ablation_study
 from spikeport.profiling.studies.compare import compare_study
-from spikeport.profiling.studies.results import read_rows, write_rows
+from spikeport.profiling.studies.results import read_rows, write_results
 from spikeport.profiling.studies.running import run_study
 from spikeport.profiling.studies.study import Study, read_study
 from spikeport.profiling.studies.table import Row
@@ -121,7 +121,7 @@ def run_quick(
         raise SpikeportError(f"table {table!r} is not one of {', '.join(TABLES)}")
     study = quick_study(table, data)
     run_study(study, folder, resume, processes, on_trial)
-    write_rows(folder, read_rows(study, folder))
+    write_results(study, folder)
     return paper_table(table, [folder])
 
 
@@ -208,7 +208,9 @@ def _counted(
     label: str, quantity: str, printed: str, row: Row | None, name: str, unit: float, reason: str = ""
 ) -> Line:
     """Operations or energy of a trained network; those of a narrower one would say nothing beside the paper's."""
-    if row is None or row.config.width != 1.0:
+    if row is not None and row.config.width != 1.0:
+        return Line(label, quantity, printed, None, f"counted at width {row.config.width:g}: see the study's table.csv")
+    if row is None:
         return Line(label, quantity, printed, None, reason)
     value = row.mean(name)
     assert value is not None
