@@ -62,6 +62,15 @@ def test_the_table_of_layers_is_the_rows(written):
     for line, row in zip(lines, written.rows, strict=True):
         assert float(line["acs_training"]) == row.acs["training"]
         assert float(line["divergence_fixed"] or 0) == row.divergence.get("fixed", 0)
+        assert float(line["graded_events_fixed"] or 0) == row.graded_events.get("fixed", 0)
+
+
+def test_the_page_names_its_images_and_shows_what_it_promises(written):
+    page = written.page.read_text()
+    (graded,) = [row.graded_events["fixed"] for row in written.rows if row.graded_events]
+    assert f"graded events, fixed: {graded:,.0f}" in page
+    assert "operations, energy and rate are per image, over the first 8 test images" in page
+    assert "{&#39;" not in page.split("Versions: ")[1], "a Python dict is no version"
 
 
 def test_int8_stands_beside_fp32(written):

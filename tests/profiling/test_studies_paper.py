@@ -155,6 +155,7 @@ def test_a_narrow_network_has_an_accuracy_but_no_energy_beside_the_papers(tmp_pa
     table = by_quantity(paper_table("4.2", [narrow]))
     assert table["accuracy"]["ref-1"].reason == "1 seed(s), at most 3 epochs, 2,000 images, width 0.25"
     assert table["energy (mJ)"]["ref-1"].ours is None
+    assert table["energy (mJ)"]["ref-1"].reason == "counted at width 0.25: see the study's table.csv"
 
 
 def test_quick_trains_what_each_table_needs():
