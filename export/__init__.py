@@ -15,7 +15,7 @@ from spikeport.core.functional import whole_steps
 from spikeport.core.neurons import LIF
 from spikeport.core.runs import Run, load_run
 from spikeport.core.tracing import copied
-from spikeport.export.foreign import adopt, is_foreign
+from spikeport.export.foreign import adopt, is_foreign, require_held
 from spikeport.export.nir_graph import Metadata, build_nir, read_nir, write_nir
 from spikeport.export.onnx_model import export_onnx, int8_path, quantise
 from spikeport.export.trace import require_finite, trace
@@ -66,6 +66,7 @@ def to_nir(
             raise SpikeportError(
                 f"{type(model).__name__} is a model of another framework; say over how many time steps (--time-steps T)"
             )
+        require_held(samples.shape)
         model = adopt(model, time_steps)
     neurons = [m for m in model.modules() if isinstance(m, LIF)]
     if not neurons:

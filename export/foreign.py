@@ -6,7 +6,7 @@ What our neuron cannot do exactly (soft reset, learnt or per-channel constants, 
 import copy
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,15 @@ def adopt(model: nn.Module, time_steps: int) -> nn.Module:
     replace_modules(graph, lambda name, module: _ours(name, module, time_steps))
     _drop_membranes(graph, pairs)
     return fold_time(graph, time_steps).eval()
+
+
+def require_held(shape: Sequence[int]) -> None:
+    """Raises SpikeportError where samples of this shape are sequences, [T, N, ...]."""
+    if len(shape) in (3, 5):
+        raise SpikeportError(
+            f"samples of shape {list(shape)}: a model of another framework takes an input that is held, [N, ...]; for "
+            "one that changes, build the network of spikeport's LIF"
+        )
 
 
 def _one_step(model: nn.Module) -> nn.Module:

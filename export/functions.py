@@ -85,7 +85,10 @@ def _flatten(where: str, x: Any, start_dim: int = 0, end_dim: int = -1) -> Signa
             return _ungroup(x)
     elif start_dim == 1 and end_dim in (-1, 3):
         return Signal(x.shape, x.terms, flat=True)
-    raise SpikeportError(f"{where}: flattens dimensions {start_dim} to {end_dim}; only flatten(1) has an exact form")
+    raise SpikeportError(
+        f"{where}: flattens dimensions {start_dim} to {end_dim}; only flatten(1) has an exact form (with "
+        "SpikingJelly's time axis: layer.Flatten(), and SeqToANNContainer in place of seq_to_ann_forward)"
+    )
 
 
 def _ungroup(x: Grouped) -> Signal:

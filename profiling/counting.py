@@ -16,7 +16,7 @@ from spikeport.core.errors import SpikeportError
 from spikeport.core.geometry import fan_out, output_size, pair
 from spikeport.core.neurons import LIF
 from spikeport.core.progress import Progress, silent
-from spikeport.export.foreign import adopt, is_foreign
+from spikeport.export.foreign import adopt, is_foreign, require_held
 from spikeport.profiling.counts import SERIES, LayerCounts, ModelCounts
 from spikeport.profiling.seen import Seen, over_channels
 
@@ -57,11 +57,7 @@ def count_operations(
                 f"{type(model).__name__} is a model of another framework; say over how many time steps "
                 "(count_operations(model, x, time_steps=T))"
             )
-        if x.dim() in (3, 5):
-            raise SpikeportError(
-                f"samples of shape {list(x.shape)}: a model of another framework is counted on an input that is held, "
-                "[N, ...]; for one that changes, build the network of spikeport's LIF"
-            )
+        require_held(x.shape)
         model = adopt(model, time_steps)
     neurons = [m for m in model.modules() if isinstance(m, LIF)]
     steps = {m.time_steps for m in neurons} or {1}

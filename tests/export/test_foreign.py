@@ -21,6 +21,7 @@ from spikeport.export import to_nir
 from spikeport.export.foreign import adopt, is_foreign, owner_forward
 from spikeport.export.interpreter import interpret
 from spikeport.export.nir_foreign import with_metadata
+from spikeport.export.trace import trace
 from spikeport.targets.loihi.compile import compile
 from spikeport.targets.loihi.fixed import simulate_fixed
 
@@ -458,3 +459,22 @@ def test_padding_in_words_is_read_where_it_is_exact():
     np.testing.assert_allclose(interpret(graph(), samples()).outputs[0], expected.numpy(), atol=1e-12)
     with pytest.raises(SpikeportError, match="c: padding 'same' with kernel .* stride .2, 2. has no exact form"):
         graph(stride=2)
+
+
+def test_a_sequence_for_a_model_of_another_framework_is_refused(tmp_path):
+    model = nn.Sequential(layer.Conv2d(1, 2, 3), neuron.LIFNode(), layer.Flatten(), layer.Linear(72, 3))
+    with pytest.raises(SpikeportError, match=r"samples of shape \[4, 2, 1, 8, 8\]: a model of another framework takes"):
+        to_nir(model, tmp_path / "model.nir", np.zeros((4, 2, 1, 8, 8)), time_steps=4)
+
+
+def test_flattening_behind_a_time_axis_says_what_works():
+    class Flat(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fire, self.head = neuron.LIFNode(step_mode="m"), layer.Linear(64, 3, step_mode="m")
+
+        def forward(self, x):
+            return self.head(self.fire(x).flatten(2))
+
+    with pytest.raises(SpikeportError, match=r"flattens dimensions 2 to -1; .*: layer.Flatten\(\)"):
+        trace(adopt(Flat(), 4), (1, 8, 8))
