@@ -78,12 +78,17 @@ def layers(graph: nir.NIRGraph, calibration: np.ndarray | None = None, input_mod
     """
     metadata = metadata_of(graph)
     require_input_mode(input_mode)
+    if input_mode == "host-current" and metadata.input != "constant":
+        raise SpikeportError(
+            "the host writes biases between samples only, and this input changes within: use `--input graded`"
+        )
     input_scale, input_max = input_range(metadata, calibration)
     bound = input_scale * input_max
     # A scale of 1 would say that the input is whole numbers.
     for most in (input_max, *(n for n in INPUT_RANGES if input_max == INPUT_MAX and bound != n)):
         try:
-            return _layers(graph, metadata, bound / most, most, input_mode)
+            scale = input_scale if most == input_max else bound / most
+            return _layers(graph, metadata, scale, most, input_mode)
         except CoarseInput as error:
             refused = error
     raise refused
@@ -91,10 +96,6 @@ def layers(graph: nir.NIRGraph, calibration: np.ndarray | None = None, input_mod
 
 def _layers(graph: nir.NIRGraph, metadata: Metadata, input_scale: float, input_max: int, input_mode: str) -> Network:
     host = input_mode == "host-current"
-    if host and metadata.input != "constant":
-        raise SpikeportError(
-            "the host writes biases between samples only, and this input changes within: use `--input graded`"
-        )
     input_shape = _map_shape(metadata.input_shape)
     values: dict[str, list[Path]] = {}
     found: list[Layer] = []

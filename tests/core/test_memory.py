@@ -6,16 +6,16 @@ import sys
 
 import pytest
 
-# Page faults of three large tensors, one after the other, after two others.
+# Page faults of ten large tensors, one after the other, after five others.
 SCRIPT = """
 import resource, torch
 from spikeport.core.memory import keep_freed_memory
 if {keep}:
     keep_freed_memory()
-for _ in range(2):
+for _ in range(5):
     torch.ones({size})
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(3):
+for _ in range(10):
     torch.ones({size})
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """

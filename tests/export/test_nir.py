@@ -505,7 +505,7 @@ def test_what_cannot_be_written_exactly_is_named(tmp_path, x):
         ("has no values yet", meta, {}),
         ("end the model with flatten", chain(nn.Conv2d(2, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 6)), {}),
         ("drops at random in evaluation", drop, {}),
-        (r"mean\(maps \(2, 6, 6\), 1\) has no exact form", mean, {}),
+        (r"averages over dimensions 1; only mean\(\(2, 3\)\) has an exact form", mean, {}),
         ("time_steps is 8, the model has 3 of its own", chain(nn.Conv2d(2, 2, 3), *head), {"time_steps": 8}),
         (r"samples of shape \(4, 2, 8, 8\); a network whose input changes takes \[T, N, C, H, W\]", stepwise, {}),
         ("an array of object", chain(nn.Conv2d(2, 2, 3), *head), {"samples": np.array([None])}),
