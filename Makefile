@@ -45,11 +45,15 @@ install: $(INSTALLED)
 
 # torch comes first and alone, so that no other requirement can choose its build. The peers' own pins would replace
 # it, or pull in a torchvision that does not load beside a CPU build: they go in without their dependencies.
+# A new pip, for the one of Python 3.11 downloads a dozen releases of CUDA's libraries before it settles on one. No
+# byte code ahead of time: most modules are never imported, and the others are compiled as they are.
+PIP_INSTALL := $(BIN)/pip install -qq --no-compile -c constraints.txt
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -c constraints.txt torch
-	$(BIN)/pip install -q -c constraints.txt -e '.[peers,counters,cuda,dev]'
-	$(BIN)/pip install -q --no-deps -c constraints.txt spikingjelly syops neurobench
+	$(BIN)/pip install -qq --upgrade pip
+	$(PIP_INSTALL) torch
+	$(PIP_INSTALL) -e '.[peers,counters,cuda,dev]'
+	$(PIP_INSTALL) --no-deps spikingjelly syops neurobench
 	touch $@
 
 lava: install

@@ -118,6 +118,17 @@ def reading_archive(path: Path | str, what: str, remedy: str) -> Iterator[Any]:
 
 
 def refuse_existing(path: Path | str, overwrite: bool, remedy: str = "pass --overwrite to replace it") -> None:
-    """Raises SpikeportError where ``path`` exists and the user did not ask to replace it."""
+    """Raises SpikeportError where ``path`` exists and the user did not ask to replace it, or lies below a file.
+
+    Called before the work whose result ``path`` is to hold.
+    """
     if Path(path).exists() and not overwrite:
         raise SpikeportError(f"{path} already exists; {remedy}")
+    require_folder(Path(path).parent)
+
+
+def require_folder(folder: Path) -> None:
+    """Raises SpikeportError where ``folder``, or one above it, is a file."""
+    nearest = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    if nearest.exists() and not nearest.is_dir():
+        raise SpikeportError(f"{folder} cannot be made: {nearest} is a file; name another folder")

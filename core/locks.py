@@ -8,6 +8,7 @@ from filelock import FileLock, Timeout
 
 from spikeport.core.distributed import first_process
 from spikeport.core.errors import SpikeportError
+from spikeport.core.files import require_folder
 
 
 @contextmanager
@@ -16,9 +17,7 @@ def alone(out: Path) -> Iterator[None]:
     if not first_process():
         yield
         return
-    parent = next(folder for folder in (out, *out.parents) if folder.exists())
-    if not parent.is_dir():
-        raise SpikeportError(f"{out} cannot be made: {parent} is a file; name another folder")
+    require_folder(out)
     missing = [folder for folder in out.absolute().parents if not folder.exists()]
     file = _lock_file(out.resolve())  # one lock, whatever links lead there
     lock = FileLock(file, timeout=0)

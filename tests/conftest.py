@@ -17,8 +17,9 @@ settings.register_profile("default", deadline=None, derandomize=True, max_exampl
 settings.register_profile("long", deadline=None, max_examples=250)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
-#: Files of a minute or more go first: begun last, one of them lets the other processes wait for its end.
-LONGEST = ("test_packaging.py", "test_whole_way.py")
+#: Files of a minute or more go first: begun last, one of them lets the other processes wait for its end. test_errors.py
+#: comes later, for it reads the runs that test_cli.py trains.
+LONGEST = ("test_packaging.py", "test_whole_way.py", "test_cli.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from filelock import FileLock
 
 from spikeport.main import app
 
@@ -74,9 +75,22 @@ def refused(tmp_path: Path) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
-def walked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with the runs cnn and snn, taken all the way to the report. Tests read it and do not write."""
-    folder = tmp_path_factory.mktemp("walked")
+def walked(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[Path]:
+    """A folder with the runs cnn and snn, taken all the way to the report. Tests read it and do not write.
+
+    One for all processes of a session: the first that needs it makes it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "walked"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            walk(folder)
+    before = tree(folder)
+    yield folder
+    assert tree(folder) == before
+
+
+def walk(folder: Path) -> None:
     cnn, snn = folder / "cnn", folder / "snn"
     small = ("--dataset", "digits", "--width", 0.125, "--epochs", 1, "--lr", 0.005)
     succeed("train", "--kind", "cnn", *small, "--out", cnn)
@@ -87,6 +101,3 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     succeed("simulate", cnn, "--target", "onnx", "--samples", 16)
     succeed("simulate", snn, "--target", "loihi", "--engine", "fixed", "--samples", 8, "--rasters", 1)
     succeed("report", snn, "--against", cnn)
-    before = tree(folder)
-    yield folder
-    assert tree(folder) == before

@@ -434,4 +434,5 @@ def test_a_record_of_another_program_is_refused(refused, works, runs):
 )
 def test_an_output_below_a_file_is_refused(refused, runs, arguments):
     (runs / "file").write_text("no folder")
-    assert str(runs / "file") in refused(*(str(a).format(runs=runs) for a in arguments))
+    message = refused(*(str(a).format(runs=runs) for a in arguments))
+    assert f"cannot be made: {runs / 'file'} is a file; name another folder" in message

@@ -95,3 +95,10 @@ def test_existing_output_is_refused_unless_asked(tmp_path):
         refuse_existing(tmp_path, overwrite=False)
     refuse_existing(tmp_path, overwrite=True)
     refuse_existing(tmp_path / "new", overwrite=False)
+
+
+@pytest.mark.parametrize("name", ["file/new", "file/new/deeper"])
+def test_output_below_a_file_is_refused(tmp_path, name):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SpikeportError, match="cannot be made: .*/file is a file; name another folder"):
+        refuse_existing(tmp_path / name, overwrite=True)
