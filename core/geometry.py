@@ -20,6 +20,17 @@ def output_size(size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation:
     return height, width
 
 
+def ceil_adds(size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair = (1, 1)) -> bool:
+    """Whether a pooling of a map of ``size`` has more outputs with ceil_mode: windows that reach beyond the padding.
+
+    As torch has it, a window begins within the map or the padding before it.
+    """
+    sizes = zip(
+        size, kernel, stride, padding, dilation, output_size(size, kernel, stride, padding, dilation), strict=True
+    )
+    return any((n + 2 * p - d * (k - 1) - 1) % s and out * s < n + p for n, k, s, p, d, out in sizes)
+
+
 def taps(out: int, kernel: int, stride: int, padding: int, dilation: int) -> np.ndarray:
     """Along one axis: the input that each tap of each output meets, int64 [out, kernel]; outside the map on padding."""
     return np.arange(out)[:, None] * stride + np.arange(kernel) * dilation - padding

@@ -14,7 +14,7 @@ from torch import fx
 from torch.nn import functional as F
 
 from spikeport.core.errors import SpikeportError
-from spikeport.core.geometry import pair
+from spikeport.core.geometry import Pair, ceil_adds, pair
 from spikeport.export import expressions as ex
 from spikeport.export.expressions import Signal
 
@@ -180,23 +180,34 @@ def _max_pool(
     where: str, x: Signal, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
     ceil_mode: bool = False, return_indices: bool = False,
 ) -> Signal:  # fmt: skip
-    if ceil_mode or return_indices or pair(dilation) != (1, 1):
-        raise SpikeportError(
-            f"{where}: max-pooling with ceil_mode, dilation or indices has no exact form; leave them out"
-        )
-    return ex.or_pool(x, pair(kernel_size), pair(stride or kernel_size), pair(padding), where)
+    if return_indices or pair(dilation) != (1, 1):
+        raise SpikeportError(f"{where}: max-pooling with dilation or indices has no exact form; leave them out")
+    geometry = pair(kernel_size), pair(stride or kernel_size), pair(padding)
+    _require_whole_windows(where, x, geometry, ceil_mode)
+    return ex.or_pool(x, *geometry, where)
 
 
 def _avg_pool(
     where: str, x: Signal, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
     count_include_pad: bool = True, divisor_override: int | None = None,
 ) -> Signal:  # fmt: skip
-    if ceil_mode or divisor_override or (pair(padding) != (0, 0) and not count_include_pad):
+    if divisor_override or (pair(padding) != (0, 0) and not count_include_pad):
         raise SpikeportError(
-            f"{where}: average pooling with ceil_mode, divisor_override or count_include_pad=False has no NIR form; "
-            "use the defaults"
+            f"{where}: average pooling with divisor_override or count_include_pad=False has no NIR form; use the "
+            "defaults"
         )
-    return ex.pool(x, pair(kernel_size), pair(stride or kernel_size), pair(padding), where)
+    geometry = pair(kernel_size), pair(stride or kernel_size), pair(padding)
+    _require_whole_windows(where, x, geometry, ceil_mode)
+    return ex.pool(x, *geometry, where)
+
+
+def _require_whole_windows(where: str, x: Signal, geometry: tuple[Pair, Pair, Pair], ceil_mode: bool) -> None:
+    """Refuses the windows that ceil_mode adds; where the maps divide evenly, it adds none."""
+    if ceil_mode and ceil_adds((x.shape[1], x.shape[2]), *geometry):
+        raise SpikeportError(
+            f"{where}: with ceil_mode its windows reach beyond maps of {x.shape[1:]}, which has no exact form; leave "
+            "it out, or choose a padding that divides them evenly"
+        )
 
 
 def _adaptive_pool(where: str, x: Signal, output_size: Any) -> Signal:

@@ -273,10 +273,13 @@ def _reach(module: nn.Module, x: Tensor, y: Tensor) -> tuple[np.ndarray, int]:
         taps = math.prod(kernel) * module.in_channels // module.groups + (module.bias is not None)
         return _fan_out(size, kernel, stride, padding, dilation) * outputs_each, y[0].numel() * taps
     assert isinstance(module, nn.MaxPool2d)
-    kernel, stride, padding = pair(module.kernel_size), pair(module.stride), pair(module.padding)
-    if output_size(size, kernel, stride, padding) != tuple(y.shape[2:]):
-        raise SpikeportError("max-pooling with ceil_mode or dilation cannot be counted exactly; leave them out")
-    return _fan_out(size, kernel, stride, padding), x[0].numel()
+    geometry = pair(module.kernel_size), pair(module.stride), pair(module.padding), pair(module.dilation)
+    if output_size(size, *geometry) != tuple(y.shape[2:]):
+        raise SpikeportError(
+            f"max-pooling with ceil_mode of maps of {size} cannot be counted exactly: its windows reach beyond them; "
+            "leave it out, or choose a padding that divides them evenly"
+        )
+    return _fan_out(size, *geometry), x[0].numel()
 
 
 @cache

@@ -5,13 +5,14 @@ import copy
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from networks import OPS, RandomNet, random_nets
 from torch import nn
 from torch.nn import functional as F
 
 from spikeport.core import LIF, SpikeportError, TimeMean
+from spikeport.core.geometry import ceil_adds
 from spikeport.export.interpreter import interpret
 from spikeport.export.nir_graph import Metadata, build_nir
 from spikeport.export.trace import trace
@@ -60,19 +61,20 @@ def test_every_construct_alone_and_it_does_spike(op):
     np.testing.assert_allclose(found, expected, atol=1e-10)
 
 
-@given(st.integers(0, 2**31), st.integers(1, 3), st.integers(1, 3))
-def test_max_pooling_of_spikes_is_the_or_neuron(seed, kernel, stride):
+@given(st.integers(0, 2**31), st.integers(1, 3), st.integers(1, 3), st.booleans())
+def test_max_pooling_of_spikes_is_the_or_neuron(seed, kernel, stride, ceil_mode):
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
             self.fire = LIF(time_steps=3, constant_input=True, tau=1.7)
-            self.pool = nn.MaxPool2d(kernel, stride, padding=kernel // 2)
+            self.pool = nn.MaxPool2d(kernel, stride, padding=kernel // 2, ceil_mode=ceil_mode)
             self.head = nn.Conv2d(2, 1, 1)
             self.end = TimeMean(3)
 
         def forward(self, x):
             return self.end(F.adaptive_avg_pool2d(self.head(self.pool(self.fire(x))), 1).flatten(1))
 
+    assume(not (ceil_mode and ceil_adds((7, 6), *[(n, n) for n in (kernel, stride, kernel // 2)])))
     x = torch.randn(2, 2, 7, 6, generator=torch.Generator().manual_seed(seed)) * 3
     pairs, expected, found = run_both(Net().eval(), x)
     for model, graph in pairs:
@@ -154,7 +156,9 @@ class Ends(nn.Module):
         (nn.ReLU(), "middle .ReLU.: has no exact spiking form; replace it by LIF"),
         (nn.Softmax(1), "middle .Softmax.: has no exact spiking form"),
         (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "padding_mode 'reflect'"),
-        (nn.MaxPool2d(2, ceil_mode=True), "middle: max-pooling with ceil_mode"),
+        (nn.MaxPool2d(3, ceil_mode=True), r"middle: with ceil_mode its windows reach beyond maps of \(8, 8\)"),
+        (nn.AvgPool2d(3, ceil_mode=True), r"middle: with ceil_mode its windows reach beyond maps of \(8, 8\)"),
+        (nn.MaxPool2d(2, dilation=2), "middle: max-pooling with dilation"),
         (nn.Sequential(nn.Conv2d(4, 4, 1), nn.MaxPool2d(2)), "middle.1: max-pooling of analog values"),
         (Doubled(), "max-pooling of a sum of spikes is not an OR"),
         (nn.BatchNorm2d(4), "middle: normalises act"),

@@ -239,8 +239,20 @@ def test_zero_samples_and_mixed_steps_are_refused():
 
 def test_max_pooling_with_ceil_mode_is_refused_rather_than_miscounted():
     model = nn.Sequential(LIF(time_steps=1), nn.MaxPool2d(2, ceil_mode=True))
-    with pytest.raises(SpikeportError, match="cannot be counted exactly"):
+    with pytest.raises(SpikeportError, match=r"with ceil_mode of maps of \(5, 5\) cannot be counted exactly"):
         count_operations(model, torch.zeros(1, 1, 5, 5))
+    assert count_operations(model, torch.zeros(1, 1, 6, 6)).layers["1"].dense == 36
+
+
+@pytest.mark.parametrize("settings", [{"dilation": 2}, {"stride": 4, "dilation": 2}, {"padding": 1, "dilation": 3}])
+def test_a_spike_counts_in_every_window_of_a_dilated_pooling(settings):
+    """Also where dilation leaves the number of windows as it is."""
+    pool = nn.MaxPool2d(2, **settings)
+    model = nn.Sequential(LIF(time_steps=1, tau=1.0, v_threshold=0.5), pool)
+    for row, column in np.ndindex(5, 5):
+        x = torch.zeros(1, 1, 5, 5)
+        x[0, 0, row, column] = 1
+        assert count_operations(model, x).layers["1"].acs.sum() == pool(x).sum()
 
 
 class Call(nn.Module):
