@@ -36,7 +36,7 @@ class Row:
     Attributes:
         config: the settings of its trials, but for the seed.
         trials: how many it has; ``values`` holds one value for each of them that is finished.
-        values: quantity (a key of ``QUANTITIES``, or paper_acs) -> values.
+        values: quantity (a key of ``QUANTITIES``, or paper_acs) -> values; a CNN has no rate.
     """
 
     name: str
@@ -49,11 +49,13 @@ class Row:
         return len(self.values["test_accuracy"])
 
     def mean(self, quantity: str) -> float | None:
-        return mean(self.values[quantity]) if self.finished else None
+        values = self.values[quantity]
+        return mean(values) if values else None
 
     def deviation(self, quantity: str) -> float | None:
         """Sample standard deviation; None for fewer than two trials."""
-        return stdev(self.values[quantity]) if self.finished > 1 else None
+        values = self.values[quantity]
+        return stdev(values) if len(values) > 1 else None
 
 
 def read_row(folder: Path, name: str, config: TrainConfig, trials: Sequence[str]) -> Row:
@@ -63,7 +65,10 @@ def read_row(folder: Path, name: str, config: TrainConfig, trials: Sequence[str]
         if finished(folder, trial):
             path = folder / TRIALS / trial
             found.append(load_run(path).results | read_json(path / MEASURED_FILE))
-    return Row(name, config, len(trials), {name: [f[name] for f in found] for name in (*QUANTITIES, "paper_acs")})
+    values = {quantity: [f[quantity] for f in found] for quantity in (*QUANTITIES, "paper_acs")}
+    if config.kind == "cnn":  # no neuron that fires, rather than neurons that never do
+        values["rate"] = []
+    return Row(name, config, len(trials), values)
 
 
 def trial_config(folder: Path, trial: str) -> TrainConfig:

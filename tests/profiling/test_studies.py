@@ -127,6 +127,7 @@ def test_the_table_holds_what_the_run_folders_hold(compared):
         assert float(line["test_accuracy_mean"]) == pytest.approx(float(accuracies.mean()))
         assert float(line["test_accuracy_deviation"]) == pytest.approx(float(accuracies.std()), abs=1e-12)
         assert (line["trials"], line["finished"], line["kind"]) == ("2", "2", row.config.kind)
+        assert (line["rate_mean"] == "") == (row.config.kind == "cnn")
         acs, macs = float(line["acs_mean"]), float(line["macs_mean"])
         assert float(line["energy_nj_mean"]) == pytest.approx((0.9 * acs + 4.6 * macs) / 1e3)
     text = (folder / "table.md").read_text()
