@@ -13,8 +13,6 @@ from spikeport.core.kernels.parameters import DTYPE_CODES
 VARIABLE = "SPIKEPORT_KERNELS"
 
 
-# A compiled graph keeps the answer of the moment it was traced.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def kernels_usable(device_type: str, dtype: torch.dtype) -> bool:
     """Whether the kernels take tensors of ``dtype`` on this type of device; warns once where a part is missing.
 
@@ -33,6 +31,11 @@ def kernels_usable(device_type: str, dtype: torch.dtype) -> bool:
     if missing:
         _warn(missing)
     return not missing
+
+
+# A compiled graph keeps the answer of the moment it was traced. The mark of torch.compiler.assume_constant_result, which
+# imports the compiler to set it: two seconds at the start of every command.
+kernels_usable._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _missing(device_type: str) -> str:
