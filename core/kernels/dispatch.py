@@ -33,8 +33,8 @@ def kernels_usable(device_type: str, dtype: torch.dtype) -> bool:
     return not missing
 
 
-# A compiled graph keeps the answer of the moment it was traced. The mark of torch.compiler.assume_constant_result, which
-# imports the compiler to set it: two seconds at the start of every command.
+# A compiled graph keeps the answer of the moment it was traced. This is the mark torch.compiler.assume_constant_result
+# sets, which imports the compiler first: two seconds at the start of every command.
 kernels_usable._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
