@@ -335,21 +335,36 @@ def pool(x: Signal, kernel: Pair, stride: Pair, padding: Pair, source: str) -> S
     return Signal((x.shape[0], *size), tuple(Term(means[t.node], t.index) for t in x.terms), x.flat)
 
 
-def subsampled(x: Signal, steps: Pair, border: Pair, source: str) -> Signal:
-    """Every k-th row and column, with a border of zeros: convolutions whose kernel is a single 1.
+def placed(x: Signal, first: Pair, step: Pair, size: Pair, source: str) -> Signal:
+    """Maps of ``size``, whose row i is row first + step * i of x, zeros outside it; and columns likewise.
 
-    What passes spikes on so belongs to the layer that fired them.
+    Convolutions whose kernel is a single 1, the tap that lies where ``first`` says. What passes spikes on so belongs to
+    the layer that fired them.
     """
-    size = output_size(x.shape[1:], (1, 1), steps, border)
+    taps = [_tap(*axis) for axis in zip(x.shape[1:], first, step, size, strict=True)]
+    (kernel_h, row, top), (kernel_w, column, left) = taps
+    around = (column, kernel_w - 1 - column, row, kernel_h - 1 - row)
 
     def part(node: Node) -> Node:
         same = selection(node, np.arange(node.shape[0]))
         assert isinstance(same, Conv)  # flattened maps have no rows and columns
         name = node.source if isinstance(node, Neuron) else source
-        return replace(same, source=name, shape=(node.shape[0], *size), stride=steps, padding=border)
+        weight = torch.nn.functional.pad(same.weight, around)
+        return replace(same, source=name, shape=(node.shape[0], *size), weight=weight, stride=step, padding=(top, left))
 
     parts = {node: part(node) for node in x.nodes}
     return Signal((x.shape[0], *size), tuple(Term(parts[t.node], t.index) for t in x.terms), x.flat)
+
+
+def _tap(length: int, first: int, step: int, count: int) -> tuple[int, int, int]:
+    """Length of a kernel, where its 1 lies, and the padding that take ``count`` values first, first + step, ...
+
+    Padding is on both ends: the 1 lies farther along by what there is too much of before, and the kernel is longer by
+    what there is too much of behind.
+    """
+    padding = max(0, -first, first + (count - 1) * step - (length - 1))
+    place = first + padding
+    return max(place + 1, length + 2 * padding - count * step + 1), place, padding
 
 
 def or_pool(x: Signal, kernel: Pair, stride: Pair, padding: Pair, source: str) -> Signal:

@@ -145,35 +145,43 @@ def _split(where: str, x: Signal, split_size_or_sections: Any, dim: int = 0) -> 
 def _getitem(where: str, x: Any, key: Any) -> Any:
     if not isinstance(x, Signal):
         return x[key]
-    keys = key if isinstance(key, tuple) else (key,)
-    of_channels = len(keys) >= 2 and keys[0] == slice(None) and isinstance(keys[1], (slice, list))
-    steps = [_step(k) for k in (*keys[2:], Ellipsis, Ellipsis)][:2]
-    if of_channels and all(steps) and (not x.flat or x.shape[1:] == (1, 1)):
-        selected = ex.select(x, np.arange(x.shape[0])[keys[1]])
-        return selected if steps == [1, 1] else ex.subsampled(selected, (steps[0], steps[1]), (0, 0), where)
-    raise SpikeportError(
-        f"{where}: indexes {key}; only slices of channels, and every k-th row and column, have an exact form"
-    )
+    keys = _of_every_axis(key if isinstance(key, tuple) else (key,), 2 if x.flat else 4)
+    maps = keys[2:]
+    if (
+        keys[0] == slice(None)
+        and isinstance(keys[1], (slice, list))
+        and all(isinstance(k, slice) for k in maps)
+        and (not x.flat or x.shape[1:] == (1, 1))
+    ):
+        x = ex.select(x, np.arange(x.shape[0])[keys[1]])
+        taken = [range(length)[k] for length, k in zip(x.shape[1:], maps, strict=False)]
+        if all(t == range(length) for t, length in zip(taken, x.shape[1:], strict=False)):
+            return x
+        if all(len(t) > 0 for t in taken):
+            rows, columns = taken
+            first, step = (rows.start, columns.start), (rows.step, columns.step)
+            return ex.placed(x, first, step, (len(rows), len(columns)), where)
+    raise SpikeportError(f"{where}: indexes {key}; only slices of channels, rows and columns have an exact form")
 
 
-def _step(key: Any) -> int:
-    """k where every k-th row or column is taken, from the first on; 0 where others are."""
-    if key is Ellipsis:
-        return 1
-    return (key.step or 1) if isinstance(key, slice) and not key.start and key.stop is None else 0
+def _of_every_axis(keys: tuple[Any, ...], axes: int) -> tuple[Any, ...]:
+    """The keys with those that are left out, at the end or where an ellipsis stands."""
+    at = next((i for i, key in enumerate(keys) if key is Ellipsis), len(keys))
+    rest = keys[at + 1 :]
+    return (*keys[:at], *[slice(None)] * (axes - at - len(rest)), *rest)
 
 
 def _pad(where: str, x: Signal, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Signal:
     left, right, top, bottom, front, back, *batch = (*pad, *[0] * (6 - len(pad)))
-    even = (left, top) == (right, bottom) and min(pad) >= 0
-    if x.flat or batch or not even or mode != "constant" or value:
+    if x.flat or any(batch) or min(pad) < 0 or mode != "constant" or value:
         raise SpikeportError(
-            f"{where}: pads {tuple(pad)} ({mode}, {value or 0}); only zeros around maps, as many on both sides, and "
-            "channels of zeros have an exact form"
+            f"{where}: pads {tuple(pad)} ({mode}, {value or 0}); only zeros around maps and channels of zeros have an "
+            "exact form"
         )
     if front or back:
         x = ex.select(x, np.pad(np.arange(x.shape[0]), (front, back), constant_values=-1))
-    return ex.subsampled(x, (1, 1), (top, left), where) if top or left else x
+    size = (x.shape[1] + top + bottom, x.shape[2] + left + right)
+    return x if size == x.shape[1:] else ex.placed(x, (-top, -left), (1, 1), size, where)
 
 
 def _max_pool(

@@ -75,6 +75,7 @@ class Stage(nn.Module):
             self.a = LIF(time_steps=steps, v_threshold=0.6)
         elif op == "border":
             self.a = block(channels, channels, kernel_size=3)
+            self.around = pick(rng, ((1, 1, 1, 1), (0, 2, 1, 1), (2, 0, 0, 2)))
         elif op == "skip":
             self.conv = nn.Conv2d(channels, channels, 1, bias=False)
             self.a = LIF(time_steps=steps)
@@ -92,7 +93,7 @@ class Stage(nn.Module):
         if self.op == "shortcut":
             return self.a(self.conv(x[:, 2:]) + F.pad(x[:, 1:-1, ::2, ::2], (0, 0, 0, 0, 1, 1)))
         if self.op == "border":
-            return self.a(F.pad(x, (1, 1, 1, 1)))
+            return self.a(F.pad(x, self.around))
         if self.op == "shuffle":
             n, c, h, w = x.shape
             return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)

@@ -271,16 +271,37 @@ class Rows(nn.Module):
         return x[:, :, self.rows]
 
 
-@pytest.mark.parametrize("middle", [Pads(1, 0, 1, 0), Pads(-1, -1), Pads(1, 1, mode="reflect"), Pads(1, 1, value=1.0)])
+@pytest.mark.parametrize("middle", [Pads(-1, -1), Pads(1, 1, mode="reflect"), Pads(1, 1, value=1.0), Pads(*[0] * 7, 1)])
 def test_padding_that_is_no_zeros_around_maps_is_refused(middle):
-    with pytest.raises(SpikeportError, match=r"pad: pads .*; only zeros around maps, as many on both sides"):
+    with pytest.raises(
+        SpikeportError, match=r"pad: pads .*; only zeros around maps and channels of zeros have an exact"
+    ):
         trace(Chain(middle).eval(), (2, 8, 8))
 
 
-@pytest.mark.parametrize("rows", [slice(1, None), slice(None, 4), 3])
-def test_rows_that_are_not_every_kth_are_refused(rows):
-    with pytest.raises(SpikeportError, match="only slices of channels, and every k-th row and column, have an exact"):
+@pytest.mark.parametrize("rows", [3, [0, 1], slice(8, None), slice(4, 2)])
+def test_rows_that_are_no_slice_or_none_at_all_are_refused(rows):
+    with pytest.raises(SpikeportError, match="only slices of channels, rows and columns have an exact form"):
         trace(Chain(Rows(rows)).eval(), (2, 8, 8))
+
+
+SLICES = st.builds(slice, st.none() | st.integers(-9, 9), st.none() | st.integers(-9, 9), st.none() | st.integers(1, 4))
+
+
+@given(SLICES, SLICES, st.tuples(*[st.integers(0, 3)] * 4), st.booleans())
+def test_any_slice_of_maps_and_any_zeros_around_them(rows, columns, around, short):
+    class Part(nn.Module):
+        def forward(self, x):
+            x = F.pad(x, around)
+            return x[..., rows, columns] if short else x[:, :, rows, columns]
+
+    torch.manual_seed(0)
+    middle = Part()
+    assume(middle(torch.zeros(1, 4, 7, 6)).numel() > 0)
+    pairs, wanted, found = run_both(Chain(middle).eval(), torch.randn(2, 2, 7, 6) * 2)
+    for ours, theirs in pairs:
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_allclose(found, wanted, atol=1e-12)
 
 
 def test_zeros_as_a_layer_and_neurons_that_nothing_feeds():
