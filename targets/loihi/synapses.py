@@ -144,12 +144,15 @@ def _compose(
             groups=groups,
             mean=mean,
         )
-    # Two kernels in one leave no regular holes.
-    path = replace(path, weight=_dilated(path.weight, path.dilation), dilation=(1, 1))
-    weight = _dilated(weight, dilation)
     if padding != (0, 0):
         _refuse_padding(path, name)
-    joined, joined_groups = _joined_kernel(path, weight, groups)
+    if path.weight.shape[2:] == (1, 1):  # the second kernel, its taps farther apart
+        holes = (path.stride[0] * dilation[0], path.stride[1] * dilation[1])
+        joined, joined_groups = _joined_kernel(path.weight, (1, 1), path, weight, groups)
+    else:  # two kernels in one leave no regular holes
+        holes = (1, 1)
+        first = _dilated(path.weight, path.dilation)
+        joined, joined_groups = _joined_kernel(first, path.stride, path, _dilated(weight, dilation), groups)
     full = ungrouped(weight, groups).sum((2, 3))
     return replace(
         path,
@@ -159,6 +162,7 @@ def _compose(
         bias=bias + full @ path.bias,
         stride=(path.stride[0] * stride[0], path.stride[1] * stride[1]),
         padding=(path.padding[0] + path.stride[0] * padding[0], path.padding[1] + path.stride[1] * padding[1]),
+        dilation=holes,
         groups=joined_groups,
         mean=path.mean and mean,
     )
@@ -168,7 +172,7 @@ def _refuse_padding(path: Path, name: str) -> None:
     """Zeros padded behind a linear layer equal zeros padded before it only where it keeps positions apart and adds
     nothing: disjoint averages without a rest or a border, or a 1x1 convolution without bias."""
     kernel = path.weight.shape[2:]
-    tiles = path.mean and kernel == path.stride and path.padding == (0, 0)
+    tiles = path.mean and kernel == path.stride and path.padding == (0, 0) and path.dilation == (1, 1)
     even = all(n % k == 0 for n, k in zip(path.input_shape[1:], kernel, strict=True))
     pointwise = kernel == (1, 1) and not path.bias.any()
     if not ((tiles and even) or pointwise):
@@ -179,9 +183,9 @@ def _refuse_padding(path: Path, name: str) -> None:
         )
 
 
-def _joined_kernel(path: Path, weight: Tensor, groups: int) -> tuple[Tensor, int]:
-    """One kernel for the path's, then ``weight``, and its groups: tap (i, j) of the pair lies at stride * i + j."""
-    first, (sh, sw) = path.weight, path.stride
+def _joined_kernel(first: Tensor, stride: Pair, path: Path, weight: Tensor, groups: int) -> tuple[Tensor, int]:
+    """One kernel for the path's, ``first``, then ``weight``, and its groups: tap (i, j) of both is stride * i + j."""
+    sh, sw = stride
     (ah, aw), (bh, bw) = first.shape[2:], weight.shape[2:]
     size = (sh * (bh - 1) + ah, sw * (bw - 1) + aw)
     depthwise = weight.shape[1] == 1 and groups == len(weight) == path.shape[0]

@@ -84,6 +84,17 @@ def test_a_border_before_a_border_is_a_wider_one(size, stride):
     np.testing.assert_allclose(found, run(nodes[1], run(nodes[0], x)), atol=1e-10)
 
 
+def test_a_kernel_behind_every_second_row_gets_holes_and_no_zeros():
+    rng = np.random.default_rng(0)
+    nodes = [conv(rng, 4, 4, 1, 2, 0), conv(rng, 4, 3, 3, 1, 0, dilation=2), mean(2, 1)]
+    path = follow(follow(start("pre", (4, 16, 16)), "rows", nodes[0]), "conv", nodes[1])
+    assert (path.weight.shape, path.stride, path.dilation) == ((3, 4, 3, 3), (2, 2), (4, 4))
+    x = torch.from_numpy(rng.normal(size=(2, 4, 16, 16)))
+    path, y = follow(path, "mean", nodes[2]), run(nodes[2], run(nodes[1], run(nodes[0], x)))
+    found = F.conv2d(x, path.weight, path.bias, path.stride, path.padding, path.dilation, path.groups)
+    np.testing.assert_allclose(found, y, atol=1e-10)
+
+
 @given(st.integers(0, 2**31))
 def test_affine_behind_a_pool_is_a_covering_convolution(seed):
     rng = np.random.default_rng(seed)
