@@ -305,6 +305,10 @@ def _note(
         notes.append("class currents: no neurons fire here")
     elif len({p.source for p in spiking}) > 1:
         notes.append("drives several layers of neurons: on the chip a synapse for each")
+    if any((s.weight == 0).all((0, 1)).any() for s in synapses):
+        notes.append(
+            "a kernel on the chip has taps of zero, from slices of maps or zeros on one side: read and counted"
+        )
     return "; ".join(notes)
 
 

@@ -147,6 +147,25 @@ def test_layers_that_are_one_synapse_on_the_chip_share_a_row_and_none_is_lost():
         compare(training, lost, {"fixed": record})
 
 
+class OneSide(nn.Module):
+    def forward(self, x):
+        return nn.functional.pad(x, (0, 1, 0, 1))
+
+
+@pytest.mark.parametrize(("middle", "told"), [(OneSide(), True), (nn.ZeroPad2d(1), False)])
+def test_zeros_that_the_chip_reads_are_told(middle, told):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        *(nn.Conv2d(2, 4, 3, padding=1), LIF(v_threshold=0.2, time_steps=3, constant_input=True), middle),
+        *(nn.Conv2d(4, 6, 2), LIF(v_threshold=0.2, time_steps=3)),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3), TimeMean(3)),
+    ).eval()
+    x = torch.randn(2, 2, 6, 6).clamp(-2, 2)
+    training, program, record = walked(net, x, (2, 6, 6), input_bound=2.0)
+    row = next(row for row in compare(training, program, {"fixed": record}) if row.layer == "3")
+    assert ("taps of zero" in row.note) == (row.acs["fixed"] > row.acs[TRAINING]) == told
+
+
 def first_layer(held, x):
     torch.manual_seed(0)
     net = nn.Sequential(
