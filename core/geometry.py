@@ -25,10 +25,9 @@ def ceil_adds(size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: P
 
     As torch has it, a window begins within the map or the padding before it.
     """
-    sizes = zip(
-        size, kernel, stride, padding, dilation, output_size(size, kernel, stride, padding, dilation), strict=True
-    )
-    return any((n + 2 * p - d * (k - 1) - 1) % s and out * s < n + p for n, k, s, p, d, out in sizes)
+    outputs = output_size(size, kernel, stride, padding, dilation)
+    axes = zip(size, kernel, stride, padding, dilation, outputs, strict=True)
+    return any((out - 1) * s + d * (k - 1) + 1 < n + 2 * p and out * s < n + p for n, k, s, p, d, out in axes)
 
 
 def taps(out: int, kernel: int, stride: int, padding: int, dilation: int) -> np.ndarray:

@@ -335,36 +335,40 @@ def pool(x: Signal, kernel: Pair, stride: Pair, padding: Pair, source: str) -> S
     return Signal((x.shape[0], *size), tuple(Term(means[t.node], t.index) for t in x.terms), x.flat)
 
 
-def placed(x: Signal, first: Pair, step: Pair, size: Pair, source: str) -> Signal:
-    """Maps of ``size``, whose row i is row first + step * i of x, zeros outside it; and columns likewise.
+def placed(x: Signal, rows: range, columns: range, source: str) -> Signal:
+    """Maps whose row i is row ``rows[i]`` of x, zeros where that lies outside it; and columns likewise.
 
-    Convolutions whose kernel is a single 1, the tap that lies where ``first`` says. What passes spikes on so belongs to
-    the layer that fired them.
+    Convolutions whose kernel is a single 1. What passes spikes on so belongs to the layer that fired them.
     """
-    taps = [_tap(*axis) for axis in zip(x.shape[1:], first, step, size, strict=True)]
-    (kernel_h, row, top), (kernel_w, column, left) = taps
+    height, width = x.shape[1:]
+    if (rows, columns) == (range(height), range(width)):
+        return x
+    (kernel_h, row, top), (kernel_w, column, left) = _tap(height, rows), _tap(width, columns)
     around = (column, kernel_w - 1 - column, row, kernel_h - 1 - row)
+    size, steps = (len(rows), len(columns)), (rows.step, columns.step)
 
     def part(node: Node) -> Node:
         same = selection(node, np.arange(node.shape[0]))
         assert isinstance(same, Conv)  # flattened maps have no rows and columns
         name = node.source if isinstance(node, Neuron) else source
         weight = torch.nn.functional.pad(same.weight, around)
-        return replace(same, source=name, shape=(node.shape[0], *size), weight=weight, stride=step, padding=(top, left))
+        return replace(
+            same, source=name, shape=(node.shape[0], *size), weight=weight, stride=steps, padding=(top, left)
+        )
 
     parts = {node: part(node) for node in x.nodes}
     return Signal((x.shape[0], *size), tuple(Term(parts[t.node], t.index) for t in x.terms), x.flat)
 
 
-def _tap(length: int, first: int, step: int, count: int) -> tuple[int, int, int]:
-    """Length of a kernel, where its 1 lies, and the padding that take ``count`` values first, first + step, ...
+def _tap(length: int, taken: range) -> tuple[int, int, int]:
+    """Length of a kernel, where its 1 lies, and the padding, that take these places of so many.
 
     Padding is on both ends: the 1 lies farther along by what there is too much of before, and the kernel is longer by
     what there is too much of behind.
     """
-    padding = max(0, -first, first + (count - 1) * step - (length - 1))
-    place = first + padding
-    return max(place + 1, length + 2 * padding - count * step + 1), place, padding
+    padding = max(0, -taken[0], taken[-1] - (length - 1))
+    place = taken[0] + padding
+    return max(place + 1, length + 2 * padding - len(taken) * taken.step + 1), place, padding
 
 
 def or_pool(x: Signal, kernel: Pair, stride: Pair, padding: Pair, source: str) -> Signal:

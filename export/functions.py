@@ -146,21 +146,13 @@ def _getitem(where: str, x: Any, key: Any) -> Any:
     if not isinstance(x, Signal):
         return x[key]
     keys = _of_every_axis(key if isinstance(key, tuple) else (key,), 2 if x.flat else 4)
-    maps = keys[2:]
-    if (
-        keys[0] == slice(None)
-        and isinstance(keys[1], (slice, list))
-        and all(isinstance(k, slice) for k in maps)
-        and (not x.flat or x.shape[1:] == (1, 1))
-    ):
-        x = ex.select(x, np.arange(x.shape[0])[keys[1]])
-        taken = [range(length)[k] for length, k in zip(x.shape[1:], maps, strict=False)]
-        if all(t == range(length) for t, length in zip(taken, x.shape[1:], strict=False)):
-            return x
-        if all(len(t) > 0 for t in taken):
-            rows, columns = taken
-            first, step = (rows.start, columns.start), (rows.step, columns.step)
-            return ex.placed(x, first, step, (len(rows), len(columns)), where)
+    maps = keys[2:] or (slice(None), slice(None))
+    slices = len(maps) == 2 and all(isinstance(k, slice) for k in maps)
+    of_channels = keys[0] == slice(None) and isinstance(keys[1], (slice, list))
+    if slices and of_channels and (not x.flat or x.shape[1:] == (1, 1)):
+        rows, columns = (range(length)[k] for length, k in zip(x.shape[1:], maps, strict=True))
+        if rows and columns:
+            return ex.placed(ex.select(x, np.arange(x.shape[0])[keys[1]]), rows, columns, where)
     raise SpikeportError(f"{where}: indexes {key}; only slices of channels, rows and columns have an exact form")
 
 
@@ -180,8 +172,7 @@ def _pad(where: str, x: Signal, pad: Sequence[int], mode: str = "constant", valu
         )
     if front or back:
         x = ex.select(x, np.pad(np.arange(x.shape[0]), (front, back), constant_values=-1))
-    size = (x.shape[1] + top + bottom, x.shape[2] + left + right)
-    return x if size == x.shape[1:] else ex.placed(x, (-top, -left), (1, 1), size, where)
+    return ex.placed(x, range(-top, x.shape[1] + bottom), range(-left, x.shape[2] + right), where)
 
 
 def _max_pool(
@@ -190,9 +181,7 @@ def _max_pool(
 ) -> Signal:  # fmt: skip
     if return_indices or pair(dilation) != (1, 1):
         raise SpikeportError(f"{where}: max-pooling with dilation or indices has no exact form; leave them out")
-    geometry = pair(kernel_size), pair(stride or kernel_size), pair(padding)
-    _require_whole_windows(where, x, geometry, ceil_mode)
-    return ex.or_pool(x, *geometry, where)
+    return ex.or_pool(x, *_windows(where, x, kernel_size, stride, padding, ceil_mode), where)
 
 
 def _avg_pool(
@@ -204,18 +193,20 @@ def _avg_pool(
             f"{where}: average pooling with divisor_override or count_include_pad=False has no NIR form; use the "
             "defaults"
         )
+    return ex.pool(x, *_windows(where, x, kernel_size, stride, padding, ceil_mode), where)
+
+
+def _windows(
+    where: str, x: Signal, kernel_size: Any, stride: Any, padding: Any, ceil_mode: bool
+) -> tuple[Pair, Pair, Pair]:
+    """Kernel, stride and padding. Refuses windows that ceil_mode adds; where the maps divide evenly, it adds none."""
     geometry = pair(kernel_size), pair(stride or kernel_size), pair(padding)
-    _require_whole_windows(where, x, geometry, ceil_mode)
-    return ex.pool(x, *geometry, where)
-
-
-def _require_whole_windows(where: str, x: Signal, geometry: tuple[Pair, Pair, Pair], ceil_mode: bool) -> None:
-    """Refuses the windows that ceil_mode adds; where the maps divide evenly, it adds none."""
     if ceil_mode and ceil_adds((x.shape[1], x.shape[2]), *geometry):
         raise SpikeportError(
             f"{where}: with ceil_mode its windows reach beyond maps of {x.shape[1:]}, which has no exact form; leave "
             "it out, or choose a padding that divides them evenly"
         )
+    return geometry
 
 
 def _adaptive_pool(where: str, x: Signal, output_size: Any) -> Signal:

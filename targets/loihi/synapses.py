@@ -148,11 +148,11 @@ def _compose(
         _refuse_padding(path, name)
     if path.weight.shape[2:] == (1, 1):  # the second kernel, its taps farther apart
         holes = (path.stride[0] * dilation[0], path.stride[1] * dilation[1])
-        joined, joined_groups = _joined_kernel(path.weight, (1, 1), path, weight, groups)
+        joined, joined_groups = _joined_kernel(replace(path, stride=(1, 1)), weight, groups)
     else:  # two kernels in one leave no regular holes
         holes = (1, 1)
-        first = _dilated(path.weight, path.dilation)
-        joined, joined_groups = _joined_kernel(first, path.stride, path, _dilated(weight, dilation), groups)
+        first = replace(path, weight=_dilated(path.weight, path.dilation))
+        joined, joined_groups = _joined_kernel(first, _dilated(weight, dilation), groups)
     full = ungrouped(weight, groups).sum((2, 3))
     return replace(
         path,
@@ -183,9 +183,9 @@ def _refuse_padding(path: Path, name: str) -> None:
         )
 
 
-def _joined_kernel(first: Tensor, stride: Pair, path: Path, weight: Tensor, groups: int) -> tuple[Tensor, int]:
-    """One kernel for the path's, ``first``, then ``weight``, and its groups: tap (i, j) of both is stride * i + j."""
-    sh, sw = stride
+def _joined_kernel(path: Path, weight: Tensor, groups: int) -> tuple[Tensor, int]:
+    """One kernel for the path's, then ``weight``, and its groups: tap (i, j) of the pair lies at stride * i + j."""
+    first, (sh, sw) = path.weight, path.stride
     (ah, aw), (bh, bw) = first.shape[2:], weight.shape[2:]
     size = (sh * (bh - 1) + ah, sw * (bw - 1) + aw)
     depthwise = weight.shape[1] == 1 and groups == len(weight) == path.shape[0]
