@@ -45,8 +45,9 @@ install: $(INSTALLED)
 
 # torch comes first and alone, so that no other requirement can choose its build. The peers' own pins would replace
 # it, or pull in a torchvision that does not load beside a CPU build: they go in without their dependencies.
-# A new pip, for the one of Python 3.11 downloads a dozen releases of CUDA's libraries before it settles on one. No
-# byte code ahead of time: most modules are never imported, and the others are compiled as they are.
+# A new pip, for the one of Python 3.11 downloads a dozen releases of CUDA's libraries before it settles on one. Byte code
+# is made at the end, on every core, where pip would use one: without it, and where PYTHONDONTWRITEBYTECODE is set, every
+# start of Python would compile torch anew. A file for a newer Python does not compile, which is no failure.
 PIP_INSTALL := $(BIN)/pip install -qq --no-compile -c constraints.txt
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -54,6 +55,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PIP_INSTALL) torch
 	$(PIP_INSTALL) -e '.[peers,counters,cuda,dev]'
 	$(PIP_INSTALL) --no-deps spikingjelly syops neurobench
+	$(BIN)/python -m compileall -q -j 0 -x '/tests?/' $(VENV)/lib > /dev/null || true
 	touch $@
 
 lava: install
