@@ -6,7 +6,8 @@ from spikeport.core.errors import SpikeportError
 from spikeport.profiling.counts import ModelCounts
 from spikeport.profiling.energy import EnergyModel, total
 
-TIME_STEPS = tuple(range(1, 17))
+#: Numbers of steps looked at, or as many as the network has.
+MOST_STEPS = 16
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def break_even(model: EnergyModel, snn: ModelCounts, cnn: ModelCounts) -> BreakE
     works = [layer.work() for layer in snn.layers.values()]
     wanted = total(model, (layer.work() for layer in cnn.layers.values()))
     rates: dict[int, float] = {}
-    for steps in sorted({*TIME_STEPS, snn.time_steps}):
+    for steps in range(1, max(MOST_STEPS, snn.time_steps) + 1):
         time = steps / snn.time_steps
         silent, measured = (total(model, (w.scaled(rate, time) for w in works)) for rate in (0.0, 1.0))
         if measured == silent:

@@ -1,11 +1,11 @@
 """Layer by layer: what training promised beside what the target's own counts say.
 
 The same Horowitz constants are applied to every witness, on the same samples, and the analog first layer is charged
-alike (once per inference where the input is held), so that any difference between witnesses is spikes alone; but for
-layers that the compiler made one synapse of (``Row.composed``): the chip's synapse is another one then.
+alike (once per inference where the input is held), so that any difference between witnesses is spikes alone; but where
+the chip's synapses are others than training's (``Row.comparable``).
 """
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,6 @@ from spikeport.targets.record import SpikeRecord
 TRAINING = "training"
 #: A relative difference of synaptic operations above this is marked in the report.
 MARK_ABOVE = 0.1
-#: Rows whose neurons stand for something else than a LIF layer of the model.
-NO_LIF = ("MaxPool2d", "Relay")
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class Row:
         layer: the convolution, linear or pooling layer of the model ("" where only the target has it).
         composed: further layers, which the chip has in one synapse with it: training's counts are of all of them.
         neurons_layer: the spiking layer behind it ("" for class currents; several where it drives several).
-        neurons: number of those neurons.
+        neurons: number of those of its neurons that no row before drives, whose spikes are in this one.
         macs: multiply-accumulates on analog input, as the model executes them.
         chip_macs: those of the engines: of what takes the network's analog input alone.
         analog: the layer takes the network's analog input, so that every witness multiplies; else only training does.
@@ -45,6 +43,7 @@ class Row:
         graded_events: engine -> synaptic events of graded input as the target executed them, at every step.
         cnn_macs, cnn_energy_nj: the same layer of the CNN twin, dense.
         note: why target and training may differ here.
+        comparable: the chip's synapses are training's, so that another number of operations comes of other spikes.
     """
 
     layer: str
@@ -64,10 +63,11 @@ class Row:
     note: str = ""
     composed: tuple[str, ...] = ()
     chip_macs: float = 0.0
+    comparable: bool = True
 
     def difference(self, witness: str) -> float | None:
         """Relative difference of synaptic operations to training; None where either has none, or other synapses."""
-        if not self.acs.get(TRAINING) or witness not in self.acs or self.composed:
+        if not self.acs.get(TRAINING) or witness not in self.acs or not self.comparable:
             return None
         return self.acs[witness] / self.acs[TRAINING] - 1
 
@@ -83,7 +83,7 @@ class Row:
     def woken(self, witness: str) -> bool:
         """Whether spikes arrive here that training did not see at all: there is no relative difference then."""
         silent = self.acs.get(TRAINING) == 0 and not self.macs
-        return silent and not self.composed and self.acs.get(witness, 0.0) > 0
+        return silent and self.comparable and self.acs.get(witness, 0.0) > 0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -126,16 +126,9 @@ def compare(
     counted = {**(training.layers if training else {}), **(cnn.layers if cnn else {})}
     layers = _layers(sources, counted)
     place = {name: number for number, name in enumerate(counted)}
-    rows = []
     shown: set[str] = set()
-    for source in sorted(sources, key=lambda s: min((place[n] for n in layers[s] if n in place), default=len(place))):
-        row = _row(source, layers[source], sources[source], training, program, records, cnn, samples)
-        if row.neurons_layer and row.neurons_layer in shown:
-            # A second branch into the same neurons: their spikes are shown once.
-            row = replace(row, spikes={}, rate={}, divergence={})
-        shown.add(row.neurons_layer)
-        rows.append(row)
-    return rows
+    order = sorted(sources, key=lambda s: min((place[n] for n in layers[s] if n in place), default=len(place)))
+    return [_row(s, layers[s], sources[s], shown, training, program, records, cnn, samples) for s in order]
 
 
 def _layers(sources: dict[str, list[Synapse]], counted: dict[str, LayerCounts]) -> dict[str, list[str]]:
@@ -188,6 +181,7 @@ def _row(
     source: str,
     layers: list[str],
     synapses: list[Synapse],
+    shown: set[str],
     training: ModelCounts | None,
     program: LoihiProgram,
     records: dict[str, SpikeRecord],
@@ -197,44 +191,54 @@ def _row(
     populations = {s.post: program.population(s.post) for s in synapses}
     spiking = [p for p in populations.values() if p.spiking]
     behind = list(dict.fromkeys(p.source for p in spiking if p.source))
+    own = [name for name in behind if name not in shown]  # a second branch into the same neurons does not repeat them
+    shown.update(own)
     if behind:  # a layer over a concatenation is several populations
-        spiking = [p for p in program.populations if p.source in behind]
+        spiking = [p for p in program.populations if p.source in own]
+    neurons = sum(p.neurons for p in (spiking if behind else populations.values()))
     trained = {name: training.layers[name] for name in layers if name in training.layers} if training else {}
     trained = {name: c for name, c in trained.items() if c.dense or c.kind == "LIF"}  # an average does nothing itself
     name, *composed = trained or [source]
     counts = trained.get(name)
-    neurons = [training.layers[n].spikes for n in behind if n in training.layers] if training else []
-    enters = all(s.pre == INPUT for s in synapses)
-    analog = enters and not spikes_enter(program)
-    # What is held for all steps is charged once.
-    charged = program.time_steps if enters and program.held else 1
+    # What the chip has in one synapse with it, and whether its operations are counted in this row.
+    working = [n for n, c in training.layers.items() if c.dense] if training else []
+    joined = {n: n in layers for s in synapses for n in s.composed if n in working}
+    fired = [training.layers[n].spikes for n in own if n in training.layers] if training else []
+    analog = [] if spikes_enter(program) else [s for s in synapses if s.pre == INPUT]
+    only_analog = len(analog) == len(synapses)
+    repeated = len(behind) > 1 and counts is not None and counts.kind in ("Conv2d", "Linear")
+    comparable = not repeated and not any(s.composed or _has_zero_taps(s) for s in synapses)
     acs: dict[str, float] = {}
     spikes: dict[str, float] = {}
     divergence: dict[str, float] = {}
     graded: dict[str, float] = {}
-    macs = 0.0
-    if counts is not None and training is not None:
+    # What is held for all steps, and meets no spikes on its way, is charged once.
+    once = program.held and all(s.pre == INPUT for s in synapses)
+    charged = program.time_steps if once else 1
+    times = {s.name: 1 if once or s.host else program.time_steps for s in analog}
+    macs = chip_macs = float(sum(dense_macs(program, [s]) * times[s.name] for s in analog))
+    if counts is not None:
         # Neurons whose spikes reach others, but not through sums alone: training has no such operations.
         found = [c.acs for c in trained.values() if c.kind != "LIF" or c.acs.any() or not c.spikes.any()]
         if found:
             acs[TRAINING] = _mean(found, samples)
         macs = _mean([c.macs for c in trained.values()], samples)
-        if neurons:
-            spikes[TRAINING] = _mean(neurons, samples)
+        if only_analog and comparable:  # images that hold spikes are additions in every witness
+            chip_macs = macs
+    if fired:
+        spikes[TRAINING] = _mean(fired, samples)
     for engine, record in records.items():
-        events = _mean([record.events[s.name] for s in synapses if not s.host], samples)
+        events = {s.name: record.events[s.name] for s in synapses if not s.host}
         if analog:
-            graded[engine], acs[engine] = events, 0.0
-        else:
-            acs[engine] = events / charged
-        fired = [record.spikes[p.name][:samples] for p in spiking]
-        spikes[engine] = _mean(fired, samples)
-        if neurons and fired:
-            divergence[engine] = _divergence(sum(neurons[1:], neurons[0])[:samples], sum(fired[1:], fired[0]))
-    chip_macs = float(dense_macs(program, synapses) * (program.time_steps // charged)) if analog else 0.0
-    if counts is None:
-        macs = chip_macs
-    total = sum(p.neurons for p in spiking or populations.values())
+            graded[engine] = _mean([e for name, e in events.items() if name in times], samples)
+        acs[engine] = _mean([e for name, e in events.items() if name not in times], samples) / charged
+        if only_analog and comparable:
+            acs[engine] = acs.get(TRAINING, 0.0)
+        found = [record.spikes[p.name][:samples] for p in spiking]
+        if found:
+            spikes[engine] = _mean(found, samples)
+        if fired and found:
+            divergence[engine] = _divergence(sum(fired[1:], fired[0])[:samples], sum(found[1:], found[0]))
     dense = (
         [cnn.layers[n].dense for n in layers if n in cnn.layers and cnn.layers[n].kind != "MaxPool2d"] if cnn else []
     )
@@ -244,20 +248,26 @@ def _row(
         composed=tuple(composed),
         kind=_kind(source, counts, populations),
         neurons_layer=", ".join(behind),
-        neurons=total,
+        neurons=neurons,
         macs=macs,
         chip_macs=chip_macs,
-        analog=analog,
+        analog=only_analog,
+        comparable=comparable,
         acs=acs,
         spikes=spikes,
-        rate={w: count / (total * program.time_steps) for w, count in spikes.items()} if spiking else {},
+        rate={w: count / (neurons * program.time_steps) for w, count in spikes.items()},
         energy_nj={w: horowitz(count, macs if w == TRAINING else chip_macs) for w, count in acs.items()},
         divergence=divergence,
         graded_events=graded,
         cnn_macs=cnn_macs,
         cnn_energy_nj=None if cnn_macs is None else horowitz(0, cnn_macs),
-        note=_note(synapses, counts, spiking, program, macs, tuple(composed), graded),
+        note=_note(synapses, counts, behind, program, macs, joined, graded),
     )
+
+
+def _has_zero_taps(synapse: Synapse) -> bool:
+    """Whether the kernel grew by zeros, which the chip reads: a tap that is 0 in every channel."""
+    return bool((synapse.weight == 0).all((0, 1)).any())
 
 
 def spikes_enter(program: LoihiProgram) -> bool:
@@ -276,24 +286,32 @@ def _kind(source: str, counts: LayerCounts | None, populations: dict[str, Popula
 def _note(
     synapses: list[Synapse],
     counts: LayerCounts | None,
-    spiking: list[Population],
+    behind: list[str],
     program: LoihiProgram,
     macs: float,
-    composed: tuple[str, ...],
+    joined: dict[str, bool],
     graded: dict[str, float],
 ) -> str:
-    told = f"on the chip in one with {', '.join(composed)}: another synapse, with another number of events"
-    notes = [told] if composed else []
+    notes = []
+    if joined:
+        notes.append(f"on the chip in one with {', '.join(joined)}: another synapse, with another number of events")
+    if not all(joined.values()):
+        notes.append("training's operations of what is shared are in one row alone")
     held, steps = program.held, program.time_steps
-    if all(s.host for s in synapses):
+    host = [s.host for s in synapses]
+    of_input = [s.pre == INPUT for s in synapses]
+    if all(host):
         notes.append("computed by the host, once, and added to the neurons' biases")
-    elif all(s.pre == INPUT for s in synapses):
+    elif all(of_input):
         charged = (
             f"charged once; the chip receives it at each of the {steps} steps" if held else "charged at every step"
         )
         notes.append(f"{'spikes as' if spikes_enter(program) else 'analog'} input: {charged}")
         notes += [f"graded events, {engine}: {events:,.0f}" for engine, events in graded.items()]
-    elif composed:
+    elif graded:
+        where = "the host multiplies the input's part once" if any(host) else "the chip the input's part alone"
+        notes.append(f"takes the input beside spikes: training multiplies both at every step, {where}")
+    elif joined:
         pass
     elif macs:
         notes.append(
@@ -301,11 +319,11 @@ def _note(
         )
     elif counts is not None and counts.kind == "MaxPool2d":
         notes.append("max-pooling of spikes: OR neurons on the chip")
-    elif not spiking:
+    elif not behind:
         notes.append("class currents: no neurons fire here")
-    elif len({p.source for p in spiking}) > 1:
+    elif len(behind) > 1:
         notes.append("drives several layers of neurons: on the chip a synapse for each")
-    if any((s.weight == 0).all((0, 1)).any() for s in synapses):
+    if any(_has_zero_taps(s) for s in synapses):
         notes.append(
             "a kernel on the chip has taps of zero, from slices of maps or zeros on one side: read and counted"
         )
@@ -335,8 +353,13 @@ def first_marked(rows: list[Row], witness: str) -> str | None:
     return next((row.layer for row in rows if row.marked(witness)), None)
 
 
-def mean_rate(rows: list[Row], witness: str, time_steps: int) -> float | None:
-    """Average firing rate over the LIF layers a witness saw (pooling and relay neurons left out)."""
-    lifs = [row for row in rows if row.kind not in NO_LIF and witness in row.spikes and row.neurons_layer]
-    neurons = sum(row.neurons for row in lifs)
-    return sum(row.spikes[witness] for row in lifs) / (neurons * time_steps) if neurons else None
+def mean_rate(program: LoihiProgram, record: SpikeRecord, samples: int | None = None) -> float | None:
+    """Spikes per neuron and step of the LIF layers (OR neurons and relays left out), over the first samples.
+
+    None where it has no such layer.
+    """
+    pools = {s.post for s in program.synapses if s.source == program.population(s.post).source}  # synapses and neurons
+    lifs = [p for p in program.populations if p.spiking and p.source and p.name not in pools]
+    fired = [record.spikes[p.name][:samples] for p in lifs]
+    neurons = sum(p.neurons * spikes.size for p, spikes in zip(lifs, fired, strict=True))  # times samples and steps
+    return sum(float(spikes.sum()) for spikes in fired) / neurons if neurons else None

@@ -21,7 +21,7 @@ from spikeport.targets.onnx import OnnxRecord, OnnxTarget
 from spikeport.targets.record import SpikeRecord, differences, may_be_of
 
 #: Version of what ``report_content`` returns.
-SCHEMA = 2
+SCHEMA = 3
 PACKAGES = (
     *("spikeport", "torch", "numpy", "nir", "onnx", "onnxruntime", "spikingjelly", "snntorch"),
     *("syops", "ptflops", "neurobench"),
@@ -131,7 +131,7 @@ def _summary(subject: Subject) -> dict[str, Any]:
             "accuracy": found.accuracy,
             "samples": found.samples,
             "energy_nj": sums[engine]["energy_nj"],
-            "mean_rate": mean_rate(subject.rows, engine, subject.program.time_steps),
+            "mean_rate": mean_rate(subject.program, found, subject.samples),
             "first_divergent_layer": first_marked(subject.rows, engine),
         }
     summary["mean_rate"] = None if training is None else training.rate

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,6 +66,11 @@ def count_operations(
     if time_steps is not None and steps != {time_steps}:
         raise SpikeportError(f"time_steps is {time_steps}, the model has {steps.pop()} of its own; leave it out")
     _require_known(model)
+    elsewhere = {str(t.device) for t in (*model.parameters(), *model.buffers(), x)} - {"cpu"}
+    if elsewhere:
+        raise SpikeportError(
+            f"the model or the samples are on {elsewhere.pop()}; counts run on the CPU: give model.cpu()"
+        )
     (time,) = steps
     changes = bool(neurons) and not any(m.constant_input for m in neurons) and (time > 1 or x.dim() in (3, 5))
     if changes and len(x) != time:
@@ -81,7 +86,7 @@ def count_operations(
     for batch in x.split(batch_size(x), dim=1 if changes else 0):
         layers: dict[str, LayerCounts] = {}
         here = batch.shape[1] if changes else len(batch)
-        with _counting(model, here, bool(neurons), layers), torch.no_grad():
+        with _counting(model, here, time, changes, layers), torch.no_grad():
             model(batch.flatten(0, 1) if changes else batch)
         parts.append(layers)
         done += here
@@ -113,35 +118,35 @@ def batch_size(x: Tensor) -> int:
 
 
 @contextmanager
-def _counting(model: nn.Module, samples: int, spiking: bool, layers: dict[str, LayerCounts]) -> Iterator[None]:
-    seen = Seen(spiking)
-    pending: list[_Given] = []  # by the synaptic layers that ran last
+def _counting(
+    model: nn.Module, samples: int, time_steps: int, changes: bool, layers: dict[str, LayerCounts]
+) -> Iterator[None]:
+    seen = Seen(any(isinstance(m, LIF) for m in model.modules()))
 
     def hook(name: str) -> Any:
-        def count(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        def count(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> None:
+            x = args[0] if args else next(iter(kwargs.values()))
             with torch._C.DisableTorchFunction():
-                _require_maps(name, module, args[0], output, samples)
-                found = _count(module, args[0], output, samples, seen)
-            if isinstance(module, BATCH_NORMS):
-                found.folds_into = _fold(pending, args[0])
-                for folded in found.folds_into:
-                    layers[folded].bias = True
-                if not found.folds_into:
-                    found.dense = found.outputs
-                    found.macs = found.macs_effective = np.full((samples, found.passes), found.outputs, np.int64)
+                _require_maps(name, module, x, output, samples)
+                found = _count(module, x, output, samples, seen)
+                # With one step nothing tells what is held from what changes but the place before the first neurons.
+                once = time_steps > 1 or not (seen.fired or changes)
+                found.held = once and len(output) == samples and not isinstance(module, LIF)
+                if isinstance(module, BATCH_NORMS):
+                    found.folds_into = seen.given_by(x)
+                    for folded in found.folds_into:
+                        layers[folded].bias = True
+                    if not found.folds_into:
+                        found.dense = found.outputs
+                        found.macs = found.macs_effective = np.full((samples, found.passes), found.outputs, np.int64)
             if isinstance(module, (nn.Conv2d, nn.Linear)):
-                pending.append(_Given(name, output, output._version))
-            else:
-                pending.clear()
-            before = layers[name].spikes.shape[1] if name in layers else 0
-            layers[name] = found if name not in layers else _sum(layers[name], found)
+                seen.given[output] = (name,)
+            layers[name] = found if name not in layers else _sum(name, layers[name], found)
             if isinstance(module, LIF):
-                for source, steps, part in seen.added_up(args[0]):
-                    fired = layers[source].spikes[:, steps]
-                    cut = None if part is None else _per_sample(seen.pixels(part).sum(1), samples)
-                    layers[source].acs[:, steps] += fired if cut is None else cut
+                for source, fired in seen.added_up(x):
+                    layers[source].acs += _per_sample(fired, samples)
             if found.spikes.size:
-                seen.fired_by(output, name, slice(before, layers[name].spikes.shape[1]))
+                seen.fired_by(output, name)
 
         return count
 
@@ -150,7 +155,7 @@ def _counting(model: nn.Module, samples: int, spiking: bool, layers: dict[str, L
         counted = isinstance(module, COUNTED)
         hooks.append(module.register_forward_pre_hook(lambda m, a, n=name, c=counted: seen.running.append((n, c))))
         if counted:
-            hooks.append(module.register_forward_hook(hook(name)))
+            hooks.append(module.register_forward_hook(hook(name), with_kwargs=True))
         hooks.append(module.register_forward_hook(lambda m, a, y: seen.running.pop() and None))
     try:
         with seen, _Uncounted(seen):
@@ -158,28 +163,6 @@ def _counting(model: nn.Module, samples: int, spiking: bool, layers: dict[str, L
     finally:
         for handle in hooks:
             handle.remove()
-
-
-class _Given(NamedTuple):
-    """What a layer gave, and how often it had been written to then."""
-
-    name: str
-    output: Tensor
-    version: int
-
-
-def _fold(pending: list[_Given], x: Tensor) -> tuple[str, ...]:
-    """The layers whose outputs, side by side, are the input of a BatchNorm; none where it is something else."""
-    for k in range(1, len(pending) + 1):
-        names, outputs, versions = zip(*pending[-k:], strict=True)
-        if outputs[0]._version != versions[0]:
-            return ()
-        if outputs[-1] is x:
-            return (names[-1],)
-        channels = sum(y.shape[1] for y in outputs)
-        if channels >= x.shape[1]:
-            return names if channels == x.shape[1] and torch.equal(torch.cat(outputs, 1), x) else ()
-    return ()
 
 
 class _Uncounted(TorchDispatchMode):
@@ -222,7 +205,6 @@ def _count(module: nn.Module, x: Tensor, y: Tensor, samples: int, seen: Seen) ->
         outputs=y[0].numel(),
         kernel=module.weight[:, 0].numel() if isinstance(module, nn.Conv2d) else 0,
         passes=len(y) // samples,
-        held=len(y) == samples and not seen.fired and not isinstance(module, LIF),
         leaky=isinstance(module, LIF) and 1 < module.tau < math.inf,
         bias=isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None,
     )
@@ -292,14 +274,20 @@ def _per_sample(values: np.ndarray, samples: int) -> np.ndarray:
     return np.ascontiguousarray(values.astype(np.int64).reshape(-1, samples).T)
 
 
-def _sum(a: LayerCounts, b: LayerCounts) -> LayerCounts:
-    """A module that runs twice in one forward pass."""
-    for name in ("dense", "padded"):
-        setattr(a, name, getattr(a, name) + getattr(b, name))
-    for name in SERIES:
-        setattr(a, name, np.concatenate([getattr(a, name), getattr(b, name)], axis=1))
-    if a.neuron_spikes.size:
-        a.neuron_spikes = a.neuron_spikes + b.neuron_spikes
+def _sum(name: str, a: LayerCounts, b: LayerCounts) -> LayerCounts:
+    """A module that runs twice in one forward pass, on maps of any size: as if it were two."""
+    if a.passes != b.passes:
+        raise SpikeportError(
+            f"{name}: runs on what is held and again on what changes from step to step, which is not counted; give "
+            "each a module of its own"
+        )
+    for quantity in ("inputs", "outputs", "dense", "padded", "kernel"):
+        setattr(a, quantity, getattr(a, quantity) + getattr(b, quantity))
+    for quantity in SERIES:
+        runs = [series for series in (getattr(a, quantity), getattr(b, quantity)) if series.size]
+        setattr(a, quantity, sum(runs[1:], runs[0]) if runs else getattr(a, quantity))
+    a.neuron_spikes = np.concatenate([a.neuron_spikes, b.neuron_spikes])
+    a.folds_into = tuple(dict.fromkeys(a.folds_into + b.folds_into))
     a.analog |= b.analog
     return a
 

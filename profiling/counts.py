@@ -97,7 +97,7 @@ class Work:
     def scaled(self, rate: float, time: float) -> "Work":
         """The same layer with all firing rates times ``rate`` and ``time`` times as many steps."""
         factor = {"spikes": rate * time, "updates": time}
-        if not self.held:  # what is held runs once, on an input that no rate changes
+        if not self.held:  # what is held runs once, whatever the steps and rates
             factor |= {"acs": rate * time, "spikes_in": rate * time}
             factor |= {"macs": time, "bias_adds": time, "analog_passes": time}
         return replace(self, **{name: getattr(self, name) * by for name, by in factor.items()})
@@ -115,12 +115,12 @@ class LayerCounts:
         kind: class name of the module.
         parameters: its weights and biases.
         bytes: what they take as the model holds them.
-        inputs, outputs: elements of one image at one step.
+        inputs, outputs: elements of one image at one step; of a module that runs twice, here and below, of both runs.
         dense: operations of one image in one pass if no input were zero, padding excluded.
         padded: the same with padding and bias counted (ptflops, syops and the paper count so).
         kernel: of a convolution, output channels times taps; 0 elsewhere.
         passes: T, or 1 for a layer under a constant current.
-        held: it runs once for all steps, before the first LIF layer.
+        held: it runs once for all steps: before the first LIF layer, or on what is held beside it.
         leaky: of a LIF layer, whether its membranes decay.
         bias: whether a bias is added: its own, or that of a BatchNorm folded into it.
         folds_into: for a BatchNorm, the layers it folds into (several before a concatenation; none where it cannot).

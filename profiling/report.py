@@ -193,8 +193,11 @@ def _rasters(
     """Layer -> spikes [T, neurons] of one sample: an engine's where it kept them, else those of the model."""
     for record in records.values():
         if record.rasters and all(len(maps) > sample for maps in record.rasters.values()):
-            found = {(program.population(n).source or n): maps[sample] for n, maps in record.rasters.items()}
-            return {name: maps.reshape(program.time_steps, -1) for name, maps in found.items()}
+            found: dict[str, list[np.ndarray]] = {}
+            for n, maps in record.rasters.items():  # a layer over a concatenation is several populations
+                name = program.population(n).source or n
+                found.setdefault(name, []).append(maps[sample].reshape(program.time_steps, -1))
+            return {name: np.concatenate(parts, axis=1) for name, parts in found.items()}
     spikes: dict[str, np.ndarray] = {}
 
     def keep(name: str, y: torch.Tensor) -> None:

@@ -1,6 +1,7 @@
 """What is known of the tensors of a forward pass while it is counted: spikes, sums, and whose spikes they add up."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,18 +12,18 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from spikeport.core.kernels import cpu
 
-#: Names of torch's functions that add two maps, of those that keep every element, and of those that take a part.
+#: Names of torch's functions that join maps, that add two, that keep every element, and that take a part.
+JOINS = ("cat", "concat", "concatenate")
 ADDS = ("add", "add_", "__add__", "__iadd__", "__radd__")
 KEEPS = ("channel_shuffle", "clone", "contiguous", "dropout", "flatten", "permute", "reshape", "transpose", "view")
 CUTS = ("__getitem__", "chunk", "narrow", "split", "tensor_split")
 
 
 class Added(NamedTuple):
-    """Spikes that are in a tensor: the layer that fired them, in which of its steps, and which (all where None)."""
+    """Spikes that are in a tensor: the layer that fired them, and how many in each image, float64 [M]."""
 
     layer: str
-    steps: slice
-    part: Tensor | None = None
+    fired: np.ndarray
 
 
 class Kept:
@@ -40,6 +41,10 @@ class Kept:
     def __setitem__(self, x: Tensor, value: Any) -> None:
         self._values[x] = (x._version, value)
 
+    def items(self) -> list[tuple[Tensor, Any]]:
+        """What is left of them, in the order they came."""
+        return [(x, value) for x, (version, value) in self._values.items() if x._version == version]
+
 
 class Seen(TorchFunctionMode):
     """What is known of the tensors of a forward pass, each looked at once however many layers take it.
@@ -54,12 +59,13 @@ class Seen(TorchFunctionMode):
         self.spiking = spiking
         self.fired = False  # whether a LIF layer ran before
         self.running: list[tuple[str, bool]] = []  # the modules that run now, innermost last; whether each is counted
+        self.given = Kept()  # what synaptic layers gave, and concatenations of it -> the layers' names
         self._spikes, self._pixels, self._added = Kept(), Kept(), Kept()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         added = self._together(func, (*args, *(kwargs or {}).values()))  # before anything is written to
         out = func(*args, **(kwargs or {}))
-        if func is torch.cat:
+        if func.__name__ in JOINS:
             self._joined(out, *args, **(kwargs or {}))
         if added:
             self._added[out] = added
@@ -69,17 +75,17 @@ class Seen(TorchFunctionMode):
 
     def _cut(self, whole: Any, parts: Sequence[Tensor]) -> None:
         added = self.added_up(whole)
-        if len(added) == 1 and whole in self._spikes and self._spikes[whole].all():
+        if len(added) == 1 and len(whole) and self.ours(self.spikes, whole).all():
             for part in parts:
                 if len(part) == len(whole):
                     self.fires(part)
-                    self._added[part] = [added[0]._replace(part=part)]
+                    self._added[part] = [Added(added[0].layer, self.ours(self.pixels, part).sum(1))]
 
     def _together(self, func: Any, args: Any) -> list[Added]:
         """``added_up`` of what ``func`` will give."""
-        if func is torch.cat:
+        if func.__name__ in JOINS:
             parts = next((given for given in args if isinstance(given, (list, tuple))), ())
-        elif func.__name__ in ADDS and len(args) > 1 and args[0].shape == getattr(args[1], "shape", None):
+        elif func.__name__ in ADDS and len(args) > 1 and _summable(*args[:2]):
             parts = args[:2]
         else:
             keeps = func.__name__ in KEEPS or (func.__name__ == "pad" and min(args[1]) >= 0)
@@ -90,16 +96,30 @@ class Seen(TorchFunctionMode):
         """The spikes that are added up in ``x``, whatever else was added."""
         return self._added[x] if isinstance(x, Tensor) and x in self._added else []
 
-    def fired_by(self, y: Tensor, name: str, steps: slice) -> None:
-        """A layer fired ``y``, in these of its steps."""
-        self._added[y] = [Added(name, steps)]
+    def given_by(self, x: Tensor) -> tuple[str, ...]:
+        """The synaptic layers whose outputs, side by side, are ``x``; none where it is something else."""
+        if x in self.given:
+            return tuple(self.given[x])
+        same = (names for y, names in self.given.items() if y.shape == x.shape and torch.equal(y, x))
+        return next(same, ())
+
+    def fired_by(self, y: Tensor, name: str) -> None:
+        """A layer fired ``y``."""
+        self._added[y] = [Added(name, self.pixels(y).sum(1))]
 
     def _joined(self, whole: Tensor, tensors: Sequence[Tensor], dim: int = 0, **_: Any) -> None:
+        if dim == 1 and all(part in self.given for part in tensors):
+            self.given[whole] = sum((self.given[part] for part in tensors), ())
         if dim == 1 and all(part in self._spikes and self._spikes[part].all() for part in tensors):
             self.fires(whole)
-            self.running.append(("", True))  # what follows is our own work
-            self._pixels[whole] = np.sum([self.pixels(part) for part in tensors], axis=0)
-            self.running.pop()
+            self._pixels[whole] = np.sum([self.ours(self.pixels, part) for part in tensors], axis=0)
+
+    def ours(self, look: Callable[[Tensor], np.ndarray], x: Tensor) -> np.ndarray:
+        """What ``look`` finds in ``x``, where the model's own functions run: this is no work of the model."""
+        self.running.append(("", True))
+        found = look(x)
+        self.running.pop()
+        return found
 
     def spikes(self, x: Tensor) -> np.ndarray:
         """Whether each image of ``x`` is spikes, bool [M]. In a CNN none is: it multiplies whatever its maps hold."""
@@ -126,6 +146,12 @@ class Seen(TorchFunctionMode):
         self._spikes[y] = np.ones(len(y), bool)
 
 
+def _summable(a: Any, b: Any) -> bool:
+    """Maps of one shape; or maps and 0, where Python's sum() starts."""
+    zero = any(isinstance(x, int) and x == 0 for x in (a, b))
+    return zero or getattr(a, "shape", None) == getattr(b, "shape", None)
+
+
 def _spikes_only(x: Tensor, sums: bool) -> np.ndarray:
     """Whether each image of ``x`` holds only 0 and 1 (with ``sums``: only whole numbers from 0 on), bool [M]."""
     flat = x.flatten(1)
@@ -137,5 +163,5 @@ def _spikes_only(x: Tensor, sums: bool) -> np.ndarray:
 def over_channels(x: Tensor) -> np.ndarray:
     """Sums over the channels, float64 [M, H * W or 1]."""
     # As a product with ones: faster than a sum across the rows of a map.
-    sums = x.new_ones(1, x.shape[1]) @ x.reshape(*x.shape[:2], -1)
+    sums = x.new_ones(1, x.shape[1]) @ x.reshape(*x.shape[:2], math.prod(x.shape[2:]))
     return sums[:, 0].double().numpy()

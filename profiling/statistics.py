@@ -8,8 +8,9 @@ import numpy as np
 from spikeport.core.errors import SpikeportError
 from spikeport.profiling.counts import ModelCounts
 
-#: Edges of the histogram of firing rates.
-EDGES = np.linspace(0, 1, 21)
+#: Bins of the histogram of firing rates, and their edges.
+BINS = 20
+EDGES = np.linspace(0, 1, BINS + 1)
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,14 @@ def firing_statistics(counts: ModelCounts, labels: np.ndarray | None = None) -> 
             continue
         steps = layer.spikes.shape[1]
         chances = counts.samples * steps
-        per_neuron = layer.neuron_spikes / chances
+        bins = np.minimum(layer.neuron_spikes * BINS // chances, BINS - 1)  # in whole numbers: an edge is in its bin
         rates = layer.spikes / layer.outputs
         found[name] = LayerStatistics(
             neurons=layer.outputs,
             rate=layer.rate,
             silent=int((layer.neuron_spikes == 0).sum()),
             saturated=int((layer.neuron_spikes == chances).sum()),
-            histogram=tuple(np.histogram(per_neuron, EDGES)[0].tolist()),
+            histogram=tuple(np.bincount(bins, minlength=BINS).tolist()),
             steps=tuple(rates.mean(0).tolist()),
             classes={} if labels is None else {int(c): float(rates[labels == c].mean()) for c in np.unique(labels)},
         )

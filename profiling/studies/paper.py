@@ -24,6 +24,8 @@ from spikeport.profiling.studies.study import Study, read_study
 from spikeport.profiling.studies.table import Row
 
 TABLES = ("4.1", "4.2", "4.3")
+#: Width, form and number of steps of the paper's networks are the defaults.
+PAPERS = TrainConfig()
 #: The 10-minute version for a CPU: it shows how the rows are made, its accuracies mean little.
 QUICK: dict[str, Any] = {
     "width": 0.25,
@@ -207,9 +209,9 @@ def _trained(label: str, quantity: str, printed: str, row: Row | None, name: str
 def _counted(
     label: str, quantity: str, printed: str, row: Row | None, name: str, unit: float, reason: str = ""
 ) -> Line:
-    """Operations or energy of a trained network; those of a narrower one would say nothing beside the paper's."""
-    if row is not None and row.config.width != 1.0:
-        return Line(label, quantity, printed, None, f"counted at width {row.config.width:g}: see the study's table.csv")
+    """Operations or energy of a trained network; of another form or width they would say nothing beside the paper's."""
+    if row is not None and _otherwise(row.config):
+        return Line(label, quantity, printed, None, f"counted at {_otherwise(row.config)}: see the study's table.csv")
     if row is None:
         return Line(label, quantity, printed, None, reason)
     value = row.mean(name)
@@ -219,6 +221,21 @@ def _counted(
 
 def _how(row: Row) -> str:
     config = row.config
-    images = f", {config.train_images:,} images" if config.train_images else ""
-    width = f", width {config.width:g}" if config.width != 1.0 else ""
-    return f"{row.finished} seed(s), at most {config.epochs} epochs{images}{width}"
+    told = [
+        f"{row.finished} seed(s), at most {config.epochs} epochs",
+        f"{config.train_images:,} images" if config.train_images else "",
+        _otherwise(config),
+        f"in {config.target}'s integers" if config.target else "",
+    ]
+    return ", ".join(filter(None, told))
+
+
+def _otherwise(config: TrainConfig) -> str:
+    """In what the network is another one than the paper's."""
+    snn = config.kind == "snn"
+    told = [
+        f"width {config.width:g}" if config.width != PAPERS.width else "",
+        f"spiking {config.spiking}" if snn and config.spiking != PAPERS.spiking else "",
+        f"T = {config.time_steps}" if snn and config.time_steps != PAPERS.time_steps else "",
+    ]
+    return ", ".join(filter(None, told))

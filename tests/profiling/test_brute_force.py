@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from spikeport.core import LIF, TimeMean
+from spikeport.core import LIF, SpikeportError, TimeMean
 from spikeport.core.models import ModelSpec, Twin
+from spikeport.core.neurons import HoldTime
 from spikeport.profiling.counting import count_operations
 from spikeport.profiling.counts import Accesses, ModelCounts
 
@@ -274,6 +275,102 @@ def test_a_layer_that_runs_twice_is_counted_twice():
     assert twice.bias_adds == 2 * once.bias_adds
 
 
+class Shared(nn.Module):
+    """Modules that run on maps of two sizes, or a module of its own for each run."""
+
+    def __init__(self, shared: bool):
+        super().__init__()
+        pick = lambda make: [make()] * 2 if shared else [make(), make()]  # noqa: E731
+        self.first = LIF(v_threshold=0.3, time_steps=3, constant_input=True)
+        self.convs = nn.ModuleList(pick(lambda: nn.Conv2d(2, 2, 3, padding=1)))
+        self.pools = nn.ModuleList(pick(lambda: nn.MaxPool2d(2)))
+        self.lifs = nn.ModuleList(pick(lambda: LIF(v_threshold=0.1, time_steps=3)))
+        self.head, self.mean = nn.Linear(8, 3), TimeMean(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        for conv, pool, lif in zip(self.convs, self.pools, self.lifs, strict=True):
+            y = pool(lif(conv(y)))
+        return self.mean(self.head(y.flatten(1)))
+
+
+def test_a_module_that_runs_on_maps_of_two_sizes_is_counted_as_two_modules():
+    torch.manual_seed(0)
+    one, two, x = Shared(True), Shared(False), torch.rand(2, 2, 8, 8)
+    two.load_state_dict(one.state_dict())
+    ours, wanted = count_operations(one, x), count_operations(two, x)
+    assert ours.rate == pytest.approx(wanted.rate)
+    assert ours.total("acs") == wanted.total("acs") > 0
+    for kind in ("convs", "pools", "lifs"):
+        found, parts = ours.layers[f"{kind}.0"], [wanted.layers[f"{kind}.{k}"] for k in range(2)]
+        for name in ("bias_adds", "neuron_updates", "dense", "padded", "outputs"):
+            assert getattr(found, name) == sum(getattr(part, name) for part in parts), (kind, name)
+        np.testing.assert_array_equal(found.acs, sum(part.acs for part in parts))
+        np.testing.assert_array_equal(found.spikes, sum(part.spikes for part in parts))
+        np.testing.assert_array_equal(found.neuron_spikes, np.concatenate([part.neuron_spikes for part in parts]))
+
+
+def test_a_module_that_runs_on_what_is_held_and_on_what_changes_is_refused():
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.end = nn.Conv2d(2, 2, 1), TimeMean(3)
+            self.a, self.b = LIF(time_steps=3, constant_input=True), LIF(time_steps=3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.end(self.b(self.conv(self.a(self.conv(x)))))
+            return y
+
+    with pytest.raises(SpikeportError, match="conv: runs on what is held and again on what changes"):
+        count_operations(Net(), torch.rand(1, 2, 4, 4))
+
+
+class Parallel(nn.Module):
+    """Two convolutions, then both of their BatchNorms; and layers that are called by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(2, 4, 1, bias=False), nn.Conv2d(2, 4, 3, padding=1, bias=False)
+        self.norm_a, self.norm_b = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+        self.fire, self.end = LIF(time_steps=3, constant_input=True), TimeMean(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.a(input=x), self.b(input=x)
+        first = self.fire(x=self.norm_a(a))
+        y: Tensor = self.end(first) + self.norm_b(b)
+        return y
+
+
+def test_batch_norms_fold_in_whatever_order_their_layers_run():
+    counts = count_operations(Parallel(), torch.rand(2, 2, 5, 5)).layers
+    assert (counts["norm_a"].folds_into, counts["norm_b"].folds_into) == (("a",), ("b",))
+    assert counts["norm_a"].macs.size == counts["norm_b"].macs.size == 0
+    assert counts["a"].bias_adds == counts["b"].bias_adds == 100
+
+
+def test_an_analog_layer_beside_the_neurons_runs_once_whatever_the_steps():
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.side = nn.Conv2d(2, 4, 1), nn.Conv2d(2, 4, 1)
+            self.first, self.next = LIF(time_steps=3, constant_input=True), LIF(time_steps=3)
+            self.conv, self.hold, self.end = nn.Conv2d(4, 4, 1), HoldTime(3), TimeMean(3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.end(self.next(self.conv(self.first(self.stem(x))) + self.hold(self.side(x))))
+            return y
+
+    layers = count_operations(Net(), torch.rand(1, 2, 4, 4) - 0.5).layers
+    assert [name for name, c in layers.items() if c.held] == ["stem", "side"]
+    assert layers["side"].work().scaled(1.0, 2.0).macs == layers["side"].dense
+
+
+def test_a_network_of_one_step_whose_input_changes_holds_nothing():
+    net = nn.Sequential(nn.Conv2d(2, 4, 1), LIF(time_steps=1), TimeMean(1))
+    assert not count_operations(net, torch.rand(1, 3, 2, 4, 4)).layers["0"].held
+    assert count_operations(nn.Sequential(nn.Conv2d(2, 4, 1), nn.ReLU()), torch.rand(3, 2, 4, 4)).layers["0"].held
+
+
 class PassedOn(nn.Module):
     """Spikes of neurons ("a", "b", twice "a") and of a max-pooling that reach other neurons as they are."""
 
@@ -326,6 +423,34 @@ def test_of_a_part_that_is_added_only_its_spikes_are_operations():
     wanted = spikes[..., ::2, ::2].sum((2, 3, 4)) + spikes.sum((2, 3, 4))
     assert 0 < wanted.sum() < 2 * spikes.sum()
     np.testing.assert_array_equal(layers["fire"].acs, wanted.T)
+
+
+@pytest.mark.parametrize(
+    "passed",
+    [
+        lambda spikes, y: sum([spikes, y]),
+        lambda spikes, y: sum([y, spikes]),
+        lambda spikes, y: torch.concat([spikes, spikes[:, :0]], 1) + y,
+        lambda spikes, y: torch.concatenate([spikes[:, :2], spikes[:, 2:]], 1) + y,
+        lambda spikes, y: nn.functional.channel_shuffle(spikes, 2) + y,
+        lambda spikes, y: torch.cat([(c := nn.functional.channel_shuffle(spikes, 2))[:, :2], c[:, 2:]], 1) + y,
+    ],
+)
+def test_spikes_are_followed_whatever_passes_them_on(passed):
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fire, self.next = LIF(time_steps=3, constant_input=True, v_threshold=0.3), LIF(time_steps=3)
+            self.conv, self.end = nn.Conv2d(4, 4, 1), TimeMean(3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            spikes = self.fire(x)
+            y: Tensor = self.end(self.next(passed(spikes, self.conv(spikes))))
+            return y
+
+    fire = count_operations(Net(), torch.rand(3, 4, 4, 4)).layers["fire"]
+    np.testing.assert_array_equal(fire.acs, fire.spikes)
+    assert fire.spikes.sum() > 0
 
 
 def or_neurons(layers: dict, name: str) -> np.ndarray:

@@ -9,11 +9,14 @@ from networks import RandomNet
 from torch import nn
 
 from spikeport.core import LIF, SpikeportError, TimeMean
+from spikeport.core.models import ModelSpec, Twin
+from spikeport.core.neurons import HoldTime
 from spikeport.export.nir_graph import Metadata, build_nir
 from spikeport.export.trace import trace
 from spikeport.profiling.comparison import TRAINING, compare, mean_rate, totals
 from spikeport.profiling.counting import count_operations
 from spikeport.profiling.energy import HOROWITZ, horowitz, total
+from spikeport.profiling.report import _rasters
 from spikeport.targets.loihi.compile import compile
 from spikeport.targets.loihi.fixed import simulate_fixed
 
@@ -50,7 +53,7 @@ def test_layers_keep_their_order_and_training_is_close_to_the_target(case):
     assert named[0] == "stem.conv"
     first = rows[1]
     assert first.acs["fixed"] == pytest.approx(first.acs[TRAINING], rel=0.2)
-    assert mean_rate(rows, "fixed", 3) == pytest.approx(training.rate, rel=0.2)
+    assert mean_rate(program, record) == pytest.approx(training.rate, rel=0.2)
 
 
 def test_energy_uses_the_same_constants_everywhere(case):
@@ -105,10 +108,8 @@ def test_the_mean_rate_leaves_the_neurons_of_a_pool_out():
     spikes = {p.source: int(record.spikes[p.name].sum()) for p in program.populations if p.spiking}
     assert spikes.keys() == {"1", "2", "4"}
     assert all(spikes.values())
-    for training in (count_operations(net, x), None):
-        rows = compare(training, program, {"fixed": record})
-        expected = (spikes["1"] + spikes["4"]) / (2 * 3 * (4 * 36 + 6 * 9))
-        assert mean_rate(rows, "fixed", 3) == pytest.approx(expected)
+    expected = (spikes["1"] + spikes["4"]) / (2 * 3 * (4 * 36 + 6 * 9))
+    assert mean_rate(program, record) == pytest.approx(expected)
 
 
 def walked(net, x, shape, **metadata):
@@ -270,7 +271,112 @@ def test_a_layer_that_drives_two_layers_of_neurons_shows_the_spikes_of_both():
     spikes = sum(int(s.sum()) for s in record.spikes.values()) / 3
     assert totals(rows)["fixed"]["spikes"] == pytest.approx(spikes)
     assert totals(rows)[TRAINING]["spikes"] == pytest.approx(training.total("spikes"))
-    assert mean_rate(rows, TRAINING, 3) == pytest.approx(training.rate)
     (row,) = [row for row in rows if row.layer == "conv"]
     assert row.neurons_layer == "a, b"
     assert "a synapse for each" in row.note
+
+
+@pytest.mark.parametrize(
+    ("name", "form"), [("mixnet", "activations"), ("mnasnet", "activations"), ("xception", "every-layer")]
+)
+def test_neurons_behind_several_branches_are_counted_once(name, form):
+    """Residuals and concatenations of the zoo: every spike in one row, and no synapse marked for being another one."""
+    torch.manual_seed(0)
+    net = ModelSpec(name, Twin("snn", form, 2, v_threshold=0.5), 10, 1, 16, width=0.125).build().eval()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.bias, 0, 2)
+    x = torch.randn(2, 1, 16, 16).clamp(-2, 2)
+    graph, _ = build_nir(trace(net, (1, 16, 16)), Metadata(2, input_shape=(1, 16, 16), input_bound=2.0))
+    program = compile(graph)
+    training, record = count_operations(net, x), simulate_fixed(program, x.numpy())
+    rows = compare(training, program, {"fixed": record})
+    fired = sum(int(s.sum()) for s in record.spikes.values()) / 2
+    assert totals(rows)["fixed"]["spikes"] == pytest.approx(fired)
+    assert totals(rows)[TRAINING]["spikes"] == pytest.approx(training.total("spikes"))
+    assert sum(row.neurons for row in rows if row.spikes) == sum(p.neurons for p in program.populations if p.spiking)
+    pooled = [p.name for p in program.populations if p.source in training.layers]
+    rate = sum(record.spikes[n].sum() for n in pooled if training.layers[program.population(n).source].kind == "LIF")
+    neurons = sum(c.outputs for c in training.layers.values() if c.kind == "LIF")
+    assert mean_rate(program, record) == pytest.approx(rate / 2 / 2 / neurons)
+    reached = 0.0
+    for row in rows:
+        assert not row.marked("fixed") or reached > 0.01, row.layer
+        reached = max(reached, row.divergence.get("fixed", 0.0))
+
+
+class BesideTheImage(nn.Module):
+    """A layer over spikes and, beside them, the image."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.first = nn.Conv2d(2, 4, 3, padding=1), LIF(v_threshold=0.2, time_steps=3, constant_input=True)
+        self.hold, self.conv, self.next = HoldTime(3), nn.Conv2d(6, 4, 3, padding=1), LIF(v_threshold=0.2, time_steps=3)
+        self.head, self.mean = nn.Linear(144, 3), TimeMean(3)
+
+    def forward(self, x):
+        y = torch.cat([self.first(self.stem(x)), self.hold(x)], 1)
+        return self.mean(self.head(self.next(self.conv(y)).flatten(1)))
+
+
+@pytest.mark.parametrize(("mode", "times"), [("graded", 3), ("host-current", 1)])
+def test_of_a_layer_over_spikes_and_the_image_the_engines_multiply_the_images_part(mode, times):
+    torch.manual_seed(0)
+    net, x = BesideTheImage().eval(), torch.randn(2, 2, 6, 6).clamp(-2, 2)
+    metadata = Metadata(3, input_shape=(2, 6, 6), input_bound=2.0)
+    program = compile(build_nir(trace(net, (2, 6, 6)), metadata)[0], input_mode=mode)
+    training, record = count_operations(net, x), simulate_fixed(program, x.numpy())
+    rows = compare(training, program, {"fixed": record})
+    (row,) = [row for row in rows if row.layer == "conv"]
+    assert row.macs == 3 * training.layers["conv"].dense
+    assert row.chip_macs == times * training.layers["conv"].dense * 2 / 6
+    (of_spikes,) = [s for s in program.synapses if s.source == "conv" and s.pre != "input"]
+    assert row.acs["fixed"] == record.events[of_spikes.name].sum() / 2 > 0
+    assert "takes the input beside spikes" in row.note
+    assert not row.marked("fixed")
+
+
+@pytest.mark.parametrize(
+    ("mode", "values"),
+    [
+        ("graded", [[0, 1], [0, 1]]),
+        ("host-current", [[0, 1], [0, 1]]),  # the host multiplies; spikes are additions in every witness
+        ("graded", [[0, 1], [0, 1, 2, 3]]),  # one image of spikes, one that is none
+        ("graded", [[-1, 1], [-1, 1]]),  # no spikes
+    ],
+)
+def test_the_first_layer_is_charged_alike_whatever_the_input_holds(mode, values):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        *(nn.Conv2d(2, 4, 3, padding=1), LIF(v_threshold=0.2, time_steps=3, constant_input=True)),
+        *(nn.Flatten(), nn.Linear(144, 3), TimeMean(3)),
+    ).eval()
+    x = torch.stack([torch.tensor(v).float()[torch.randint(len(v), (2, 6, 6))] for v in values])
+    program = compile(build_nir(trace(net, (2, 6, 6)), Metadata(3, input_shape=(2, 6, 6)))[0], x.numpy(), mode)
+    training, record = count_operations(net, x), simulate_fixed(program, x.numpy())
+    row, *_ = compare(training, program, {"fixed": record})
+    assert row.acs["fixed"] == pytest.approx(row.acs[TRAINING])
+    assert row.energy_nj["fixed"] == pytest.approx(row.energy_nj[TRAINING])
+    assert not row.marked("fixed")
+    assert ("spikes as input" in row.note) == (mode == "graded" and values == [[0, 1], [0, 1]])
+
+
+def test_the_drawn_spikes_are_of_every_population_of_a_layer():
+    class Side(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(2, 3, 1), nn.Conv2d(2, 2, 3, padding=1)
+            self.act = LIF(v_threshold=0.1, time_steps=3, constant_input=True)
+            self.head, self.mean = nn.Linear(180, 3), TimeMean(3)
+
+        def forward(self, x):
+            return self.mean(self.head(self.act(torch.cat([self.a(x), self.b(x)], 1)).flatten(1)))
+
+    torch.manual_seed(0)
+    x = torch.rand(2, 2, 6, 6)
+    graph, _ = build_nir(trace(Side().eval(), (2, 6, 6)), Metadata(3, input_shape=(2, 6, 6), input_bound=1.0))
+    program = compile(graph)
+    record = simulate_fixed(program, x.numpy(), rasters=2)
+    drawn = _rasters(None, program, {"fixed": record}, 1)["act"]
+    assert drawn.shape == (3, 180)
+    assert drawn.sum() == sum(int(s[1].sum()) for s in record.spikes.values()) > 0

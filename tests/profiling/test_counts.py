@@ -70,7 +70,7 @@ def count_operations_of_folded(model, x, samples):
     from spikeport.profiling import counting
 
     layers = {}
-    with counting._counting(model, samples, True, layers), torch.no_grad():
+    with counting._counting(model, samples, len(x) // samples, True, layers), torch.no_grad():
         model(x)
     return layers
 
@@ -106,7 +106,7 @@ def test_first_convolution_is_counted_once_and_the_others_t_times():
 @given(random_nets())
 def test_rate_is_the_mean_over_neurons_steps_and_samples(case):
     net, x = case
-    assume(all(stage.op != "maxpool" for stage in net.stages))  # a function there, which is refused
+    assume(all(stage.op not in ("maxpool", "edgepool") for stage in net.stages))  # a function there, which is refused
     spikes = []
     for module in net.modules():
         if isinstance(module, LIF):
@@ -228,6 +228,11 @@ def test_samples_that_are_not_finite_are_refused(value):
     x[1, 0, 2, 3] = value
     with pytest.raises(SpikeportError, match="samples to count on hold NaN or infinity"):
         count_operations(Written(lambda b, a: b), x)
+
+
+def test_a_model_that_is_not_on_the_cpu_is_refused():
+    with pytest.raises(SpikeportError, match=r"on meta; counts run on the CPU"):
+        count_operations(nn.Conv2d(1, 2, 3, device="meta"), torch.zeros(1, 1, 4, 4))
 
 
 def test_zero_samples_and_mixed_steps_are_refused():

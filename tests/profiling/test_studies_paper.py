@@ -158,6 +158,15 @@ def test_a_narrow_network_has_an_accuracy_but_no_energy_beside_the_papers(tmp_pa
     assert table["energy (mJ)"]["ref-1"].reason == "counted at width 0.25: see the study's table.csv"
 
 
+def test_a_network_of_another_form_is_named_and_not_counted_beside_the_papers(tmp_path):
+    base = TrainConfig(dataset="cifar10", data="somewhere", spiking="every-layer", time_steps=16)
+    table = by_quantity(paper_table("4.2", [fake_study(tmp_path / "e", ablation_study(base, ("ref-1",)), 0.9)]))
+    assert table["accuracy"]["ref-1"].reason == "1 seed(s), at most 150 epochs, spiking every-layer, T = 16"
+    for quantity in ("energy (mJ)", "energy, whole (mJ)"):
+        assert table[quantity]["ref-1"].ours is None
+        assert table[quantity]["ref-1"].reason.startswith("counted at spiking every-layer, T = 16: see")
+
+
 def test_quick_trains_what_each_table_needs():
     assert list(quick_study("4.2", "x").rows) == list(SCHEDULES)
     assert {c.kind for c in quick_study("4.1", "x").rows.values()} == {"snn"}
