@@ -35,7 +35,7 @@ class TrainConfig:
         patience: epochs without a better validation accuracy before training stops (0: never).
         batch_size: images per step, over all processes together.
         milestones, gamma: epochs at which the step schedule multiplies the learning rate, and by what.
-        warmup: epochs over which the learning rate first rises to ``lr``.
+        warmup: epochs over which the learning rate first rises to ``lr``; fewer than ``epochs``.
         momentum, weight_decay: as in torch's optimisers (momentum: SGD only).
         clip: the largest Euclidean norm of the whole gradient (0: not clipped).
         ema: decay per step of a moving average of the weights, which is then judged and saved (0: none); less in the
@@ -128,6 +128,10 @@ class TrainConfig:
         for name in NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise SpikeportError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if self.warmup >= self.epochs:
+            raise SpikeportError(
+                f"warmup is {self.warmup} of {self.epochs} epochs, so lr is never reached; lower warmup or raise epochs"
+            )
         for name in ("ema", "label_smoothing", "rate_goal", "distill_weight"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SpikeportError(f"{name} is {getattr(self, name)}; it must lie within 0..1")

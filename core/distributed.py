@@ -41,12 +41,23 @@ def processes() -> int:
 
 def first_process() -> bool:
     """Whether this is the process that writes files and speaks; known before the others are joined."""
-    return int(os.environ.get("WORLD_SIZE", "1")) == 1 or int(os.environ.get("RANK", "0")) == 0
+    return _told("WORLD_SIZE", 1) == 1 or _told("RANK", 0) == 0
+
+
+def _told(name: str, otherwise: int) -> int:
+    """What ``torchrun`` says in the environment; empty is as unset."""
+    text = os.environ.get(name) or str(otherwise)
+    try:
+        return int(text)
+    except ValueError:
+        raise SpikeportError(
+            f"{name} is {text!r}, no whole number; start the processes with torchrun, or unset {name}"
+        ) from None
 
 
 def join(device: torch.device) -> None:
     """Joins the processes that ``torchrun`` started, if it did, until this one ends."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    if _told("WORLD_SIZE", 1) == 1 or dist.is_initialized():
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)

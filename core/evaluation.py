@@ -33,8 +33,11 @@ def warn_where_slow(device: torch.device, precision: str) -> None:
 
     The others take six times as long as in float32 (CNN-SqueezeNet-P, bfloat16, AVX2).
     """
-    has = {"bf16": torch.ops.mkldnn._is_mkldnn_bf16_supported, "fp16": torch.ops.mkldnn._is_mkldnn_fp16_supported}
-    if device.type == "cpu" and precision in has and not has[precision]():
+    if device.type != "cpu" or precision not in AUTOCAST:
+        return
+    # A torch without oneDNN has neither these operators nor those convolutions.
+    supported = getattr(torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported", lambda: False)
+    if not supported():
         warnings.warn(
             f"this CPU has no fast convolutions in {precision}: they take several times as long; use --precision fp32",
             RuntimeWarning,

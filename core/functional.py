@@ -6,19 +6,22 @@ The semantics are those of SpikingJelly's LIFNode (decay_input=True):
     s[t] = 1 if h[t] >= v_threshold else 0
     v[t] = v_reset where s[t] else h[t]
 
+There as here an infinite h leaves NaN behind, for the reset is a product.
+
 Measured from v_reset, with ``decay = 1 - 1/tau`` and ``gain = 1/tau``, the charge is
 ``h = decay * v + gain * x``: two products and one sum, each rounded once. Every back-end does just that: the
 kernels of ``spikeport.core.kernels`` and, where they cannot run, the PyTorch reference beside them.
 """
 
 import math
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 from torch import Tensor, nn
 
 from spikeport.core import kernels
 from spikeport.core.errors import SpikeportError
+from spikeport.core.settings import finite
 
 #: T at most: a slip of the keyboard ends here, not in the allocator.
 MOST_STEPS = 1 << 16
@@ -40,8 +43,8 @@ def lif(
     """Runs a layer of LIF neurons over time.
 
     Args:
-        x: input current [T, N, ...], floating point; with ``time_steps``, a constant current [N, ...]
-            that is held for that many steps.
+        x: input current [T, N, ...], float64, float32, float16 or bfloat16; with ``time_steps``, a constant current
+            [N, ...] that is held for that many steps.
         state: membrane potential before the first step, [N, ...]; v_reset where None.
         tau: membrane time constant in steps, >= 1; infinite for an integrator (IF), with ``decay_input=False``.
         v_threshold: the neuron fires at h >= v_threshold; must lie above v_reset.
@@ -56,7 +59,7 @@ def lif(
         dtype: float32 for float16 and bfloat16 input, else x's dtype.
 
     Raises:
-        SpikeportError: wrong dtype, rank, T, tau, threshold or state.
+        SpikeportError: wrong dtype, rank, T, tau, threshold, alpha or state.
     """
     neuron = kernels.Neuron(tau, v_threshold, v_reset, surrogate, alpha, detach_reset, decay_input)
     return run_lif(x, state, neuron, time_steps, membrane=True)
@@ -77,8 +80,10 @@ def run_lif(
 
 def check_lif(x: Tensor, state: Tensor | None, neuron: kernels.Neuron, time_steps: int | None) -> int:
     """The number of time steps, or a SpikeportError that names the argument at fault."""
-    if not x.is_floating_point():
-        raise SpikeportError(f"lif: x is {x.dtype}; currents are floating point, convert it with x.float()")
+    if x.dtype not in kernels.DTYPE_CODES:
+        raise SpikeportError(
+            f"lif: x is {x.dtype}; currents are floating point of 16, 32 or 64 bits, convert it with x.float()"
+        )
     require_numbers(neuron.tau, neuron.v_threshold, neuron.v_reset)
     tau = neuron.tau
     if not (tau >= 1 and (tau < math.inf or not neuron.decay_input)):
@@ -88,12 +93,12 @@ def check_lif(x: Tensor, state: Tensor | None, neuron: kernels.Neuron, time_step
     if not -math.inf < neuron.v_reset < math.inf:
         raise SpikeportError(f"lif: v_reset is {neuron.v_reset}; a finite potential is needed")
     alpha = neuron.alpha
-    if alpha is not None and not (isinstance(alpha, (int, float)) and 0 < alpha < math.inf):
+    if alpha is not None and not (_is_number(alpha) and 0 < alpha < math.inf):
         raise SpikeportError(f"lif: alpha is {alpha!r}; the surrogate's steepness is a positive number")
     constant = time_steps is not None
     if x.dim() < (1 if constant else 2):
         raise SpikeportError(f"lif: x has shape {list(x.shape)}; expected {'[N, ...]' if constant else '[T, N, ...]'}")
-    steps = time_steps if time_steps is not None else x.shape[0]
+    steps = whole_steps(time_steps) if constant else x.shape[0]
     if steps < 1:
         raise SpikeportError(f"lif: {steps} time steps; at least 1 is needed")
     neurons = x.shape if constant else x.shape[1:]
@@ -105,10 +110,21 @@ def check_lif(x: Tensor, state: Tensor | None, neuron: kernels.Neuron, time_step
 
 
 def require_numbers(tau: Any, v_threshold: Any, v_reset: Any) -> None:
-    """Raises SpikeportError where one is a tensor: it would look trained, and get no gradient."""
+    """Raises SpikeportError where one is no number, or a tensor: it would look trained, and get no gradient."""
     for name, value in (("tau", tau), ("v_threshold", v_threshold), ("v_reset", v_reset)):
         if isinstance(value, Tensor):
             raise SpikeportError(f"lif: {name} is a tensor, which would not be trained; give a number")
+        if not _is_number(value):
+            raise SpikeportError(f"lif: {name} is {value!r}; give a number")
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a real number that a float can hold."""
+    if isinstance(value, float):  # the usual one, and quickly told
+        return True
+    if isinstance(value, Integral):  # bool is one
+        return not isinstance(value, bool) and finite(int(value))
+    return isinstance(value, Real)
 
 
 def split_time(x: Tensor, time_steps: int) -> Tensor:

@@ -17,6 +17,8 @@ def alone(out: Path) -> Iterator[None]:
     if not first_process():
         yield
         return
+    if not out.resolve().name:
+        raise SpikeportError(f"{out} is the root of the file system, which is no run folder; name a folder in it")
     require_folder(out)
     missing = [folder for folder in out.absolute().parents if not folder.exists()]
     file = _lock_file(out.resolve())  # one lock, whatever links lead there

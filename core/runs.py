@@ -11,6 +11,7 @@ checkpoint.pt        the state to resume from
 samples.npz          in a run that travels without its data set: a few test images, uint8, and their labels
 """
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from spikeport.core.config import TrainConfig
 from spikeport.core.data import load_dataset
 from spikeport.core.data.images import normalise
 from spikeport.core.diagnosis import first_not_finite
@@ -33,6 +35,11 @@ CONFIG_FILE = "config.toml"
 MODEL_FILE = "model.json"
 WEIGHTS_FILE = "weights.safetensors"
 SAMPLES_FILE = "samples.npz"
+#: Numbers a file of weights may hold; within a row the model has them in its own type.
+NUMBERS = (
+    {torch.float64, torch.float32, torch.float16, torch.bfloat16},
+    {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8},
+)
 #: What every run's results hold.
 RESULTS = ("test_accuracy", "test_macro_f1")
 
@@ -184,9 +191,19 @@ def load_weights(model: nn.Module, path: Path) -> None:
             f"{path}: weights of another model: {len(wrong)} tensors are missing, unknown or of another shape, "
             f"{wrong[0]} first; use the model.json they were trained with"
         )
-    name = first_not_finite(weights)
-    if name:
-        raise SpikeportError(f"{path}: {name} holds NaN or infinity; train again with a lower learning rate")
+    for name, tensor in weights.items():
+        dtypes = {tensor.dtype, wanted[name].dtype}
+        if not any(dtypes <= alike for alike in NUMBERS):
+            raise SpikeportError(
+                f"{path}: {name} is {tensor.dtype}, the model's {wanted[name].dtype}; take what training wrote"
+            )
+        weights[name] = tensor.to(wanted[name].dtype)
+    bad = first_not_finite(weights)
+    if bad:
+        raise SpikeportError(f"{path}: {bad} holds NaN or infinity; train again with a lower learning rate")
+    for name, tensor in weights.items():
+        if name.endswith("running_var") and bool((tensor < 0).any()):
+            raise SpikeportError(f"{path}: {name} holds a negative variance; take what training wrote")
     model.load_state_dict(weights)
 
 
@@ -207,6 +224,30 @@ def start_from(path: Path, spec: ModelSpec, model: nn.Module) -> None:
             f"{path}: the run to start from has {name} = {found[name]!r}, asked for {wanted[name]!r}; make them equal"
         )
     load_weights(model, path / WEIGHTS_FILE)
+
+
+def warn_where_seen(path: Path, config: TrainConfig) -> None:
+    """Warns where ``config`` judges epochs by images that the run ``path``, its start or its teacher, was trained on.
+
+    Its share held out is part of a larger one, but not of one of other images (see ``data.split``).
+    """
+    if not (path / CONFIG_FILE).exists():  # a run of weights alone
+        return
+    values = TrainConfig.read(path / CONFIG_FILE)
+    run = TrainConfig(**{name: values[name] for name in ("dataset", "train_images", "validation") if name in values})
+    same = run.train_images == config.train_images
+    if run.dataset != config.dataset or (same and config.validation <= run.validation):
+        return
+    remedy = f"--validation {run.validation}"
+    if not same:
+        remedy += f" --train-images {run.train_images}" if run.train_images else " and no --train-images"
+    warnings.warn(
+        f"{path} held out {run.validation} of {run.train_images or 'all'} training images, this training "
+        f"{config.validation} of {config.train_images or 'all'}: epochs are judged by images it was trained on; "
+        f"take {remedy}",
+        RuntimeWarning,
+        stacklevel=4,
+    )
 
 
 def _flat(spec: ModelSpec) -> dict[str, Any]:

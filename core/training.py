@@ -37,6 +37,7 @@ from spikeport.core.runs import (
     save_model,
     save_weights,
     start_from,
+    warn_where_seen,
 )
 
 CHECKPOINT_FILE = "checkpoint.pt"
@@ -78,6 +79,8 @@ def train(
         raise SpikeportError(
             f"target {config.target!r} takes a trained network: train it without --target first, then go on --from it"
         )
+    if config.teacher is not None and Path(config.teacher).resolve() == Path(out).resolve():
+        raise SpikeportError(f"{out}: the folder of the teacher, which must stay as it is; name another folder")
     device = pick_device(config.device)
     warn_where_slow(device, config.precision)
     keep_freed_memory()
@@ -119,6 +122,9 @@ def _train(
     else:
         refuse_existing(out, overwrite, "pass --resume to go on with it or --overwrite to replace it")
         _require_replaceable(out)
+        for run in dict.fromkeys((config.start, config.teacher)):
+            if run is not None and first:
+                warn_where_seen(Path(run), config)
     if first:
         for path in _leftovers(out):
             path.unlink()

@@ -79,7 +79,7 @@ def export(
     if factory:
         if samples is None or out is None:
             raise SpikeportError(f"{source}: a network that is no run needs --calibration X.npy and --out DIR")
-        if input_shape and integers(input_shape, "--input-shape") != samples.shape[1:]:
+        if input_shape and integers(input_shape, "--input-shape", "3,32,32") != samples.shape[1:]:
             raise SpikeportError(f"--input-shape {input_shape} is not the shape of the samples, {samples.shape[1:]}")
         folder = out
     else:

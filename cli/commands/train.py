@@ -27,6 +27,8 @@ torchrun --nproc-per-node 4 -m spikeport train --dataset cifar10 --data ~/cifar 
 
 
 OF_NEURONS = ("spiking", "time_steps", "tau", "v_threshold", "surrogate", "rate_goal")
+#: Flags that are lists of whole numbers, and an example of each.
+NUMBERS = {"milestones": "50,100", "keep": "4,6,8,9"}
 #: Flags that mean nothing but with certain settings: what asks for them, and whether it is there.
 NEEDED: dict[tuple[str, ...], tuple[str, "Callable[[TrainConfig], object]"]] = {
     OF_NEURONS: ("--kind snn", lambda c: c.kind == "snn"),
@@ -119,17 +121,17 @@ def train(
     given: dict[str, Any] = {name: value for name, value in locals().items() if value is not None}
     if resume and overwrite:
         raise SpikeportError("--resume goes on with what is there and --overwrite replaces it; give one of them")
-    settings = settings_of_run(start) if start else {}
+    settings = taken_over(start, out, resume) if start else {}
     settings |= TrainConfig.read(config) if config else {}
     for field in fields(TrainConfig):
         if field.name in given:
             value = given[field.name]
             settings[field.name] = str(value.resolve()) if isinstance(value, Path) else value
-    for name in ("milestones", "keep"):
+    for name, example in NUMBERS.items():
         if isinstance(settings.get(name), str):
-            settings[name] = integers(settings[name], f"--{name}")
+            settings[name] = integers(settings[name], f"--{name}", example)
     if augment is not None:
-        settings["augment"] = tuple(name for name in augment.split(",") if name)
+        settings["augment"] = tuple(name for name in entries(augment) if name)
     resolved = TrainConfig(**settings)
     for names, (flag, is_there) in NEEDED.items():
         idle = [f"--{name.replace('_', '-')}" for name in names if name in given]
@@ -168,12 +170,16 @@ def train(
     )
 
 
-def settings_of_run(path: Path) -> dict[str, Any]:
-    """What a training that starts from the run ``path`` takes over: its network and its data."""
+def taken_over(start: Path, out: Path, resume: bool) -> dict[str, Any]:
+    """What a training into ``out`` that starts from the run ``start`` takes over: its network and its data."""
     from spikeport.core import TrainConfig
     from spikeport.core.runs import CONFIG_FILE, load_run
 
-    load_run(path)  # what is no run is named as such
+    path = start
+    if resume and (out / CONFIG_FILE).exists():  # it has taken them over, and its start may be gone
+        path = out
+    else:
+        load_run(start)  # what is no run is named as such
     network = ("model", "kind", "keep", "width", "spiking", "time_steps", "tau", "v_threshold", "surrogate")
     taken = {*network, "dataset", "data", "train_images", "validation"}
     return {name: value for name, value in TrainConfig.read(path / CONFIG_FILE).items() if name in taken}
@@ -194,10 +200,15 @@ def show(row: dict[str, float]) -> None:
     )
 
 
-def integers(text: str, flag: str) -> tuple[int, ...]:
+def entries(text: str) -> tuple[str, ...]:
+    """Of a list separated by commas; "none" and an empty text have none."""
+    return () if text.strip() in ("", "none") else tuple(part.strip() for part in text.split(","))
+
+
+def integers(text: str, flag: str, example: str) -> tuple[int, ...]:
     from spikeport.core.errors import SpikeportError
 
     try:
-        return tuple(int(part) for part in text.split(","))
+        return tuple(int(part) for part in entries(text))
     except ValueError:
-        raise SpikeportError(f"{flag} {text!r}: expected whole numbers separated by commas, as 4,6,8,9") from None
+        raise SpikeportError(f"{flag} {text!r}: expected whole numbers separated by commas, as {example}") from None

@@ -64,7 +64,8 @@ class Neuron(NamedTuple):
     @property
     def constants(self) -> list[float]:
         """Decay, gain, threshold above the reset, reset potential, steepness of the surrogate."""
-        return [1 - 1 / self.tau, self.gain, self.v_threshold - self.v_reset, self.v_reset, self.steepness]
+        found = (1 - 1 / self.tau, self.gain, self.v_threshold - self.v_reset, self.v_reset, self.steepness)
+        return [float(value) for value in found]  # of NumPy's numbers, too
 
     def setting(self, steps: int, constant: bool) -> Setting:
         """A layer of these neurons over T ``steps``."""

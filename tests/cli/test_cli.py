@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import typer
 
 from spikeport import load_run
+from spikeport.core import TrainConfig
 from spikeport.main import cli
 from spikeport.profiling.page import number
 from spikeport.targets.record import SpikeRecord
@@ -83,6 +85,38 @@ def test_a_run_is_trained_on_in_integers_with_the_settings_it_had(walked, works,
     assert load_run(out).spec == load_run(walked / "snn").spec
     works("export", out, "--target", "loihi")
     assert "accuracy" in works("simulate", out, "--target", "loihi", "--samples", 4)
+
+
+@pytest.mark.parametrize(
+    ("augment", "milestones", "saved"),
+    [(" crop, flip", "1, 3", ("crop", "flip", 1, 3)), ("none", "", ()), ("", "none", ())],
+)
+def test_lists_may_have_spaces_or_nothing(works, tmp_path, augment, milestones, saved):
+    small = ("--kind", "cnn", "--width", 0.0625, "--keep", " 4", "--train-images", 60, "--epochs", 1)
+    works("train", *small, "--augment", augment, "--milestones", milestones, "--out", tmp_path / "run")
+    settings = TrainConfig.read(tmp_path / "run" / "config.toml")
+    assert (*settings["augment"], *settings["milestones"]) == saved
+    assert settings["keep"] == [4]
+
+
+def test_a_run_resumes_after_its_start_is_gone(works, tmp_path):
+    small = ("--width", 0.0625, "--keep", "4", "--train-images", 60, "--schedule", "constant", "--epochs")
+    works("train", "--kind", "cnn", *small, 1, "--out", tmp_path / "cnn")
+    command = (
+        "train",
+        "--kind",
+        "snn",
+        "--from",
+        tmp_path / "cnn",
+        "--schedule",
+        "constant",
+        "--out",
+        tmp_path / "snn",
+    )
+    works(*command, "--epochs", 1)
+    shutil.rmtree(tmp_path / "cnn")
+    works(*command, "--epochs", 2, "--resume")
+    assert load_run(tmp_path / "snn").results["epochs"] == 2
 
 
 def test_the_saved_settings_resume_the_run(works, tmp_path):

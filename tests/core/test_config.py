@@ -95,6 +95,7 @@ def test_a_missing_file_is_named(tmp_path):
         ("ema is 1.5; it must lie within 0..1", {"ema": 1.5}),
         ("rate_goal is -1; it must lie within", {"rate_goal": -1}),
         ("clip is -1; it must not be negative", {"clip": -1}),
+        ("warmup is 5 of 5 epochs, so lr is never reached; lower warmup", {"warmup": 5, "epochs": 5}),
         ("temperature is 0; it must be positive", {"temperature": 0}),
         ("leave out --compile", {"loss": "gradient-aware", "compile": True}),
         ("compile is 1; expected", {"compile": 1}),

@@ -117,3 +117,22 @@ def test_processes_that_cannot_be_joined_are_one_error(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(SpikeportError, match="WORLD_SIZE is 2, but the processes cannot be joined"):
         distributed.join(torch.device("cpu"))
+
+
+def test_an_empty_environment_is_one_process(monkeypatch):
+    for name in ("WORLD_SIZE", "RANK"):
+        monkeypatch.setenv(name, "")
+    assert distributed.first_process()
+    distributed.join(torch.device("cpu"))
+    assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "RANK"])
+def test_an_environment_of_other_text_is_one_error(monkeypatch, name):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv(name, "two")
+    with pytest.raises(SpikeportError, match=f"^{name} is 'two', no whole number; .* or unset {name}"):
+        distributed.first_process()
+    if name == "WORLD_SIZE":
+        with pytest.raises(SpikeportError, match="WORLD_SIZE is 'two'"):
+            distributed.join(torch.device("cpu"))

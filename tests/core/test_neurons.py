@@ -1,7 +1,9 @@
 """The LIF neuron against SpikingJelly, against a scalar loop, and against formulas by hand."""
 
 import math
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -210,7 +212,18 @@ X = torch.zeros(4, 2, 3)
         (r"x has shape \[4\]", X[:, 0, 0], {}),
         (r"x has shape \[\]; expected \[N", torch.tensor(1.0), {"time_steps": 4}),
         ("0 time steps", X[:0], {}),
-        ("-1 time steps", X, {"time_steps": -1}),
+        ("time_steps is -1; a whole number", X, {"time_steps": -1}),
+        ("time_steps is 2.5; a whole number", X, {"time_steps": 2.5}),
+        ("time_steps is True; a whole number", X, {"time_steps": True}),
+        ("time_steps is 10*; a whole number", X, {"time_steps": 10**30}),
+        ("tau is None; give a number", X, {"tau": None}),
+        ("tau is True; give a number", X, {"tau": True}),
+        ("v_threshold is '1'; give a number", X, {"v_threshold": "1"}),
+        ("v_threshold is 10*; give a number", X, {"v_threshold": 10**400}),
+        ("v_reset is 1j; give a number", X, {"v_reset": 1j}),
+        ("alpha is True; the surrogate's", X, {"alpha": True}),
+        (r"alpha is \[2\]; the surrogate's", X, {"alpha": [2]}),
+        ("x is torch.float8_e5m2; currents are floating point", X.to(torch.float8_e5m2), {}),
         (r"state has shape \[3\]", X, {"state": torch.zeros(3)}),
         (r"state has shape \[2, 3\]", X, {"state": torch.zeros(2, 3), "time_steps": 4}),
         ("unknown surrogate 'step'", X, {"surrogate": "step"}),
@@ -219,6 +232,22 @@ X = torch.zeros(4, 2, 3)
 def test_a_bad_argument_is_named(argument, x, kwargs):
     with pytest.raises(SpikeportError, match=argument):
         lif(x, **kwargs)
+
+
+@pytest.mark.parametrize("kernels", ["auto", "reference"])
+@pytest.mark.parametrize("number", [np.float32, np.int64, Fraction])
+def test_numbers_of_other_libraries_are_numbers(monkeypatch, kernels, number):
+    monkeypatch.setenv("SPIKEPORT_KERNELS", kernels)
+    given = {"tau": number(2), "v_threshold": number(1), "v_reset": number(-1), "alpha": number(3)}
+    ours, plain = current(7, 4, 9).requires_grad_(), current(7, 4, 9).requires_grad_()
+    state = torch.zeros(9, dtype=torch.float64)
+    for found, expected in zip(
+        lif(ours, state, **given), lif(plain, state, **{name: float(v) for name, v in given.items()}), strict=True
+    ):
+        assert torch.equal(found, expected)
+        found.sum().backward(retain_graph=True)
+        expected.sum().backward(retain_graph=True)
+    assert torch.equal(ours.grad, plain.grad)
 
 
 def test_a_batch_that_is_no_multiple_of_the_steps_is_refused():

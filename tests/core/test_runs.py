@@ -196,6 +196,42 @@ def test_weights_that_are_not_finite_are_refused_by_name(folder, bad, name):
         load_run(folder).model()
 
 
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("stem.conv.weight", torch.int8),
+        ("stem.conv.weight", torch.bool),
+        ("stem.conv.weight", torch.complex64),
+        ("stem.conv.weight", torch.float8_e4m3fn),
+        ("stem.bn.num_batches_tracked", torch.float32),
+    ],
+)
+def test_weights_of_another_kind_of_number_are_refused_by_name(folder, name, dtype):
+    weights = load_file(folder / WEIGHTS_FILE)
+    save_file(weights | {name: weights[name].to(dtype)}, folder / WEIGHTS_FILE)
+    with pytest.raises(SpikeportError, match=f"{WEIGHTS_FILE}: {name} is {dtype}, the model's torch.*; take what"):
+        load_run(folder).model()
+
+
+def test_weights_of_the_same_kind_of_number_are_cast(folder):
+    weights = load_file(folder / WEIGHTS_FILE)
+    other = {name: tensor.double() if tensor.is_floating_point() else tensor.int() for name, tensor in weights.items()}
+    save_file(other, folder / WEIGHTS_FILE)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in load_run(folder).model().state_dict().items())
+    other["stem.conv.weight"][0] = 1e300
+    save_file(other, folder / WEIGHTS_FILE)
+    with pytest.raises(SpikeportError, match="stem.conv.weight holds NaN or infinity"):
+        load_run(folder).model()
+
+
+def test_a_negative_variance_is_refused_by_name(folder):
+    weights = load_file(folder / WEIGHTS_FILE)
+    weights["stem.bn.running_var"][-1] = -1e-3
+    save_file(weights, folder / WEIGHTS_FILE)
+    with pytest.raises(SpikeportError, match=f"{WEIGHTS_FILE}: stem.bn.running_var holds a negative variance"):
+        load_run(folder).model()
+
+
 def test_a_run_can_carry_its_test_images(folder, tmp_path):
     run = load_run(folder)
     wanted, labels = run.samples(5)

@@ -1,6 +1,7 @@
 """Starting from the weights of another run, and training through a module that wraps the model."""
 
 import re
+import warnings
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from spikeport.core import SpikeportError, train
 from spikeport.core.records import METRICS_FILE
-from spikeport.core.runs import WEIGHTS_FILE, DataInfo
+from spikeport.core.runs import CONFIG_FILE, WEIGHTS_FILE, DataInfo, warn_where_seen
 from spikeport.core.training import CHECKPOINT_FILE
 
 
@@ -49,6 +50,51 @@ def test_an_snn_starts_from_its_cnn_twin(tiny, tmp_path, spiking):
 def test_a_start_that_is_no_run_is_refused(tiny, tmp_path):
     with pytest.raises(SpikeportError, match="none: no such run folder"):
         train(tiny(start=str(tmp_path / "none")), tmp_path / "run")
+
+
+HELD_OUT = {"validation": 0.1, "train_images": 80}
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (
+            {"validation": 0.2},
+            "held out 0.1 of 80 training images, this training 0.2 of 80: .*; take --validation 0.1$",
+        ),
+        ({"validation": 0.05, "train_images": None}, "0.05 of all: .*; take --validation 0.1 --train-images 80$"),
+        ({"validation": 0.05}, None),
+        ({}, None),
+        ({"validation": 0.2, "dataset": "digits"}, None),
+    ],
+)
+def test_images_the_start_was_trained_on_are_told_of_as_validation_images(tiny, tmp_path, settings, told):
+    tiny(**HELD_OUT, lr=0.5).save(tmp_path / CONFIG_FILE)
+    with warnings.catch_warnings(record=True) as caught:
+        warn_where_seen(tmp_path, tiny(**HELD_OUT | settings))
+    assert len(caught) == (told is not None)
+    if told:
+        assert re.search(f"^{re.escape(str(tmp_path))} .*{told}", str(caught[0].message))
+
+
+def test_a_start_that_held_out_of_all_images_is_to_be_followed_in_that(tiny, tmp_path):
+    tiny().save(tmp_path / CONFIG_FILE)
+    with pytest.warns(
+        RuntimeWarning, match="0.2 of all training images, this .*--validation 0.2 and no --train-images"
+    ):
+        warn_where_seen(tmp_path, tiny(train_images=80))
+
+
+def test_training_warns_once_of_what_its_start_and_its_teacher_have_seen(tiny, tmp_path):
+    cnn = str(train(tiny(kind="cnn", epochs=1, validation=0.1), tmp_path / "cnn").path)
+    for role in ({"start": cnn}, {"teacher": cnn}, {"start": cnn, "teacher": cnn}):
+        with pytest.warns(RuntimeWarning, match="images it was trained on; take --validation 0.1") as caught:
+            train(tiny(kind="cnn", epochs=1, **role), tmp_path / "run", overwrite=True)
+        assert len([w for w in caught if w.category is RuntimeWarning]) == 1
+    (tmp_path / "cnn" / CONFIG_FILE).unlink()  # a run of weights alone
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        train(tiny(kind="cnn", epochs=1, start=cnn), tmp_path / "run", overwrite=True)
 
 
 class Doubled(nn.Module):

@@ -2,8 +2,10 @@
 
 import csv
 import math
+import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 from spikeport.core import SpikeportError, neurons, train, training
 from spikeport.core.data import ImageData, split
-from spikeport.core.evaluation import evaluate
+from spikeport.core.evaluation import evaluate, warn_where_slow
 from spikeport.core.locks import alone
 from spikeport.core.records import METRICS_FILE
 from spikeport.core.runs import CONFIG_FILE, SAMPLES_FILE, WEIGHTS_FILE
@@ -288,6 +290,32 @@ def test_a_run_folder_behind_a_link_is_the_same(tmp_path):
 def test_a_run_folder_that_cannot_be_made_is_refused_before_training(tiny, tmp_path):
     with pytest.raises(SpikeportError, match=r"^/proc/run cannot be made \(.+\); name another folder"):
         train(tiny(), "/proc/run")
+
+
+def test_the_root_of_the_file_system_is_no_run_folder(tiny):
+    with pytest.raises(SpikeportError, match=r"^/ is the root of the file system, which is no run folder; name a"):
+        train(tiny(), "/", overwrite=True)
+
+
+@pytest.mark.parametrize("how", ["overwrite", "resume"])
+def test_a_run_does_not_replace_its_teacher(tiny, tmp_path, how):
+    teacher = train(tiny(kind="cnn", epochs=1), tmp_path / "run").path
+    (tmp_path / "link").symlink_to(teacher)
+    before = content(teacher)
+    with pytest.raises(SpikeportError, match="run: the folder of the teacher, which must stay as it is; name another"):
+        train(tiny(kind="cnn", epochs=1, teacher=str(tmp_path / "link")), teacher, **{how: True})
+    assert content(teacher) == before
+
+
+def test_only_a_cpu_in_half_precision_is_asked_for_fast_convolutions(monkeypatch):
+    """A torch without oneDNN cannot be asked, and has none."""
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace(_is_mkldnn_fp16_supported=lambda: True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for device, precision in (("cpu", "fp32"), ("cuda", "fp32"), ("cuda", "bf16"), ("cpu", "fp16")):
+            warn_where_slow(torch.device(device), precision)
+    with pytest.warns(RuntimeWarning, match="this CPU has no fast convolutions in bf16"):
+        warn_where_slow(torch.device("cpu"), "bf16")
 
 
 def test_infinite_statistics_are_refused_before_they_are_written(tiny, tmp_path, monkeypatch):

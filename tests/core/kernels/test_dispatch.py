@@ -87,7 +87,7 @@ def test_other_devices_take_the_reference_quietly(device):
         (torch.zeros(4), {}, r"\[T, N"),
         (torch.zeros(()), {"time_steps": 4}, r"\[N, "),
         (torch.zeros(0, 3), {}, "0 time steps"),
-        (torch.zeros(3), {"time_steps": 0}, "0 time steps"),
+        (torch.zeros(3), {"time_steps": 0}, "time_steps is 0; a whole number from 1"),
         (torch.zeros(4, 3), {"tau": 0.5}, "tau is 0.5"),
         (torch.zeros(4, 3), {"tau": NAN}, "tau is nan"),
         (torch.zeros(4, 3), {"v_threshold": 0.0}, "not above v_reset"),
