@@ -18,7 +18,7 @@ from spikeport.core.tracing import copied
 from spikeport.export.foreign import adopt, is_foreign, require_held
 from spikeport.export.nir_graph import Metadata, build_nir, read_nir, write_nir
 from spikeport.export.onnx_model import export_onnx, int8_path, quantise
-from spikeport.export.trace import require_finite, trace
+from spikeport.export.trace import require_finite, takes_held, trace
 from spikeport.export.verify import CERTIFICATE_FILE, Certificate, verify_nir, verify_owner, weights_digest
 
 __all__ = ["CERTIFICATE_FILE", "NIR_FILE", "ONNX_FILE", "Certificate", "is_factory", "read_nir", "to_nir", "to_onnx"]
@@ -46,7 +46,7 @@ def to_nir(
             time, [N, ...] to [N, K]).
         path: the file to write; RUN/nir/model.nir where None.
         samples: float [N, ...] to verify it on, an array, tensor or lists, or [T, N, ...] for a network whose input
-            changes (no LIF with constant_input); a run has its own test images.
+            changes (it calls no LIF with constant_input and no HoldTime); a run has its own test images.
         time_steps: T, for a model of another framework.
 
     A model is copied first and stays as it is, its mode too.
@@ -55,11 +55,12 @@ def to_nir(
         The certificate: every reader of the file and where it agrees with the model.
 
     Raises:
-        SpikeportError: a CNN, a layer without exact spiking form, missing samples, or an existing file.
+        SpikeportError: a CNN, a layer without exact spiking form, missing samples, or an existing file, also beside it.
         CheckFailed: the file read back does not give the model's spikes; nothing is written.
     """
     model, samples, path, run = _opened(network, path, samples, "snn", NIR_FILE)
     refuse_existing(path, overwrite)
+    refuse_beside(path.with_name(CERTIFICATE_FILE), overwrite)
     original = model
     if is_foreign(model):
         if time_steps is None:
@@ -68,17 +69,16 @@ def to_nir(
             )
         require_held(samples.shape)
         model = adopt(model, time_steps)
-    neurons = [m for m in model.modules() if isinstance(m, LIF)]
-    if not neurons:
+    if not any(isinstance(m, LIF) for m in model.modules()):
         raise SpikeportError(
             f"{type(model).__name__} has no spiking neurons among its layers. A CNN goes to --target onnx, or trains "
             "its twin first (spikeport.convert); calls of lif() are not seen: make them LIF layers"
         )
-    held = any(m.constant_input for m in neurons)
+    held = takes_held(model)
     if not held and samples.ndim not in (3, 5):
         raise SpikeportError(
             f"samples of shape {samples.shape}; a network whose input changes takes [T, N, C, H, W] or [T, N, F] (one "
-            "that holds it has a first LIF with constant_input=True)"
+            "that holds it has a first LIF with constant_input=True, or HoldTime)"
         )
     input_shape = samples.shape[1 if held else 2 :]
     traced = trace(model, input_shape)
@@ -115,9 +115,10 @@ def to_onnx(
     overwrite: bool = False,
     int8: bool = False,
 ) -> Certificate:
-    """Writes a CNN as ONNX with a dynamic batch, with ``certificate.json`` beside it.
+    """Writes a CNN as ONNX in float32 with a dynamic batch, with ``certificate.json`` beside it.
 
-    Args and errors are those of ``to_nir``; the file is held against ONNX Runtime.
+    Args and errors are those of ``to_nir``; the file is held against ONNX Runtime. Weights of other precisions become
+    float32 first.
 
     Args:
         int8: write the 8-bit form beside it (``model.int8.onnx``) too, calibrated on training images of the run, or,
@@ -125,7 +126,8 @@ def to_onnx(
     """
     model, samples, path, run = _opened(network, path, samples, "cnn", ONNX_FILE)
     refuse_existing(path, overwrite)
-    certificate = export_onnx(model, path, samples, weights_digest(run) if run else None)
+    refuse_beside(path.with_name(CERTIFICATE_FILE), overwrite)
+    certificate = export_onnx(model.float(), path, samples, weights_digest(run) if run else None)
     int8_path(path).unlink(missing_ok=True)  # of an earlier export
     if int8:
         quantise(path, samples if run is None or run.travels else _training_images(run))
@@ -136,6 +138,11 @@ def _training_images(run: Run) -> np.ndarray:
     data = load_dataset(run.data.name, Path(run.data.folder) if run.data.folder else None)
     images: np.ndarray = run.data.normalise(data.train_images[:CALIBRATION]).numpy()
     return images
+
+
+def refuse_beside(path: Path, overwrite: bool) -> None:
+    """``refuse_existing`` for what would be written, or removed as out of date, beside an exported file."""
+    refuse_existing(path, overwrite, "it is of another export there: name another folder, or pass --overwrite")
 
 
 def is_factory(source: str) -> bool:

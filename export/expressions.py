@@ -33,7 +33,7 @@ class Node:
     """
 
     source: str
-    inputs: tuple["Node", ...]
+    inputs: tuple["Node", ...] = field(repr=False)  # theirs and so on: ways up double at every residual connection
     shape: Shape
     flat: bool = field(default=False, kw_only=True)
 
@@ -47,8 +47,8 @@ class Input(Node):
 class Conv(Node):
     """Conv2d: weight float64 [O, I / groups, kH, kW], bias float64 [O]."""
 
-    weight: Tensor
-    bias: Tensor
+    weight: Tensor = field(repr=False)
+    bias: Tensor = field(repr=False)
     stride: Pair = (1, 1)
     padding: Pair = (0, 0)
     dilation: Pair = (1, 1)
@@ -59,8 +59,8 @@ class Conv(Node):
 class Linear(Node):
     """Linear over the flattened input: weight float64 [O, C * H * W], bias float64 [O]; shape [O, 1, 1]."""
 
-    weight: Tensor
-    bias: Tensor
+    weight: Tensor = field(repr=False)
+    bias: Tensor = field(repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,12 +111,21 @@ class Signal:
 
     @property
     def spiking(self) -> bool:
-        """Whether every term is the output of neurons."""
-        return all(isinstance(t.node, Neuron) for t in self.terms)
+        """Whether every term gives spikes."""
+        return all(_gives_spikes(node) for node in self.nodes)
 
     @property
     def nodes(self) -> tuple[Node, ...]:
         return tuple(t.node for t in self.terms)
+
+
+def _gives_spikes(node: Node) -> bool:
+    """Whether a node is neurons, or passes at most one of their spikes on to each place, as ``placed`` does."""
+    if not isinstance(node, Conv):
+        return isinstance(node, Neuron)
+    ones, taps = node.weight == 1, node.weight != 0
+    single = torch.equal(ones, taps) and int(taps.sum((1, 2, 3)).max()) <= 1 and not node.bias.any()
+    return single and len(node.inputs) == 1 and _gives_spikes(node.inputs[0])
 
 
 def whole(node: Node, flat: bool = False) -> Signal:
@@ -157,6 +166,12 @@ def add(a: Signal, b: Signal, where: str) -> Signal:
     return Signal(a.shape, a.terms + b.terms, a.flat)
 
 
+def require_fed(x: Signal, source: str) -> None:
+    """Raises SpikeportError where every channel is zeros that no node gives: there is no node to follow."""
+    if not x.terms:
+        raise SpikeportError(f"{source}: takes channels of zeros alone, which no layer gives; leave it out")
+
+
 def exact(tensor: Tensor) -> Tensor:
     """In float64 on the CPU."""
     # A float64 parameter would stay itself, and carry gradients where none are wanted.
@@ -176,6 +191,7 @@ def convolve(
     """A convolution of a sum is a sum of convolutions, each with its slice of the weights; the bias is on the first."""
     if x.shape[0] != weight.shape[1] * groups:
         raise SpikeportError(f"{source}: takes {weight.shape[1] * groups} channels, is given {x.shape[0]}")
+    require_fed(x, source)
     size = output_size(x.shape[1:], (weight.shape[2], weight.shape[3]), stride, padding, dilation)
     if min(size) < 1:
         raise SpikeportError(f"{source}: its kernel does not fit on a map of {x.shape[1:]}")
@@ -224,6 +240,7 @@ def multiply(x: Signal, weight: Tensor, bias: Tensor, source: str) -> Signal:
     features = int(np.prod(x.shape))
     if weight.shape[1] != features:
         raise SpikeportError(f"{source}: takes {weight.shape[1]} features, is given {features}")
+    require_fed(x, source)
     shape = (weight.shape[0], 1, 1)
 
     def node(inputs: Sequence[Node], kernel: Tensor, own_bias: Tensor, groups: int) -> Node:
@@ -326,6 +343,7 @@ def selection(node: Node, rows: np.ndarray) -> Node:
 
 def pool(x: Signal, kernel: Pair, stride: Pair, padding: Pair, source: str) -> Signal:
     """Average pooling works channel by channel, so it commutes with sums and with renumbering."""
+    require_fed(x, source)
     size = output_size(x.shape[1:], kernel, stride, padding)
     if min(size) < 1:
         raise SpikeportError(f"{source}: its window does not fit on a map of {x.shape[1:]}")
@@ -350,7 +368,7 @@ def placed(x: Signal, rows: range, columns: range, source: str) -> Signal:
     def part(node: Node) -> Node:
         same = selection(node, np.arange(node.shape[0]))
         assert isinstance(same, Conv)  # flattened maps have no rows and columns
-        name = node.source if isinstance(node, Neuron) else source
+        name = node.source if _gives_spikes(node) else source
         weight = torch.nn.functional.pad(same.weight, around)
         return replace(
             same, source=name, shape=(node.shape[0], *size), weight=weight, stride=steps, padding=(top, left)
@@ -377,6 +395,7 @@ def or_pool(x: Signal, kernel: Pair, stride: Pair, padding: Pair, source: str) -
     The mean of k*k spikes is at least 1/k^2 where one fired; halved by the gain of tau = 2, that is 0.5/k^2,
     above the threshold 0.25/k^2. A neuron that fires is reset and one that does not stays at 0: no memory.
     """
+    require_fed(x, source)
     if not x.spiking:
         raise SpikeportError(
             f"{source}: max-pooling of analog values has no exact spiking form; pool after the neurons or use AvgPool2d"

@@ -5,7 +5,7 @@ Shapes are known while tracing, all but the batch, which reads -1; so arithmetic
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,15 +40,20 @@ def apply(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The value of a call in the traced graph. Raises SpikeportError where it has no exact form."""
     target = node.target
     name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
-    tensors = [a for a in (*args, *kwargs.values()) if _holds_signal(a)]
-    if not tensors and callable(target):
+    if not _holds((*args, *kwargs.values()), (Signal, Grouped)) and callable(target):
         return target(*args, **kwargs)
     rule = RULES.get(target) or RULES.get(name)
     if rule is None:
         raise SpikeportError(f"{node.name}: {name}() has no exact spiking form; use a layer or leave it out")
+    named = {NAMES.get(key, key): value for key, value in kwargs.items()}
+    if rule not in OF_GROUPS and _holds((*args, *kwargs.values()), Grouped):
+        raise SpikeportError(
+            f"{node.name}: {name}() of channels in groups has no exact form; flatten(1, 2) makes maps of them again"
+        )
     try:
-        return rule(node.name, *args, **kwargs)
-    except TypeError:
+        first = [named.pop("input")] if "input" in named else []
+        return rule(node.name, *first, *args, **named)
+    except (TypeError, IndexError):
         given = [_described(a) for a in args] + [f"{key}={_described(a)}" for key, a in kwargs.items()]
         raise SpikeportError(
             f"{node.name}: {name}({', '.join(given)}) has no exact form; use a layer or leave it out"
@@ -56,13 +61,15 @@ def apply(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def _described(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_described, value))}]"
     return f"maps {shape(value)[1:]}" if isinstance(value, (Signal, Grouped)) else str(value)
 
 
-def _holds_signal(value: Any) -> bool:
+def _holds(value: Any, kinds: Any) -> bool:
     if isinstance(value, (list, tuple)):
-        return any(_holds_signal(v) for v in value)
-    return isinstance(value, (Signal, Grouped))
+        return any(_holds(v, kinds) for v in value)
+    return isinstance(value, kinds)
 
 
 def _cat(where: str, tensors: Any, dim: int = 0) -> Signal:
@@ -80,48 +87,59 @@ def _add(where: str, input: Any, other: Any, alpha: float = 1) -> Signal:
 
 
 def _flatten(where: str, x: Any, start_dim: int = 0, end_dim: int = -1) -> Signal:
-    if isinstance(x, Grouped):
-        if (start_dim, end_dim) == (1, 2):
-            return _ungroup(x)
-    elif start_dim == 1 and end_dim in (-1, 3):
-        return Signal(x.shape, x.terms, flat=True)
+    axes = len(shape(x))
+    flattened = (start_dim % axes, end_dim % axes)
+    if isinstance(x, Grouped) and flattened == (1, 2):
+        return _ungrouped(x)
+    if flattened == (1, axes - 1):
+        return replace(_ungrouped(x), flat=True)
     raise SpikeportError(
         f"{where}: flattens dimensions {start_dim} to {end_dim}; only flatten(1) has an exact form (with "
         "SpikingJelly's time axis: layer.Flatten(), and SeqToANNContainer in place of seq_to_ann_forward)"
     )
 
 
-def _ungroup(x: Grouped) -> Signal:
-    return ex.select(x.signal, x.order.ravel())
+def _ungrouped(x: Signal | Grouped) -> Signal:
+    return ex.select(x.signal, x.order.ravel()) if isinstance(x, Grouped) else x
 
 
-def _reshape(where: str, x: Any, *sizes: Any) -> Signal | Grouped:
-    wanted = tuple(int(s) for s in (sizes[0] if len(sizes) == 1 and not isinstance(sizes[0], int) else sizes))
-    signal = x.signal if isinstance(x, Grouped) else x
-    channels, height, width = signal.shape
-    rest = [channels * height * width // max(1, -int(np.prod(wanted[1:])))] if -1 in wanted[1:] else []
-    sizes_known = tuple(rest[0] if s == -1 else s for s in wanted[1:])
-    if wanted[0] in (-1, 1) or len(wanted) > 1:
-        if sizes_known == (channels, height, width) and not signal.flat:
-            return _ungroup(x) if isinstance(x, Grouped) else x
-        if sizes_known == (channels * height * width,) and not isinstance(x, Grouped):
-            return Signal(x.shape, x.terms, flat=True)
-        if len(sizes_known) == 4 and sizes_known[2:] == (height, width) and sizes_known[0] * sizes_known[1] == channels:
-            return Grouped(signal, np.arange(channels).reshape(sizes_known[:2]))
+def _reshape(where: str, x: Any, *sizes: Any, size: Any = ()) -> Signal | Grouped:
+    batch, *wanted = (int(s) for s in (size or (sizes if isinstance(sizes[0], int) else sizes[0])))
+    maps = _ungrouped(x)
+    channels, height, width = maps.shape
+    one_sample = batch < 0 or -1 not in wanted  # else the other axes may hold a part of the batch
+    if wanted.count(-1) == 1:
+        wanted[wanted.index(-1)] = channels * height * width // max(1, -int(np.prod(wanted)))
+    if wanted == [channels * height * width]:
+        return replace(maps, flat=True)
+    if not maps.flat and wanted == [channels, height, width]:
+        return maps
+    in_groups = one_sample and wanted[2:] == [height, width] and int(np.prod(wanted[:2])) == channels
+    if not maps.flat and in_groups:
+        return Grouped(maps, np.arange(channels).reshape(wanted[:2]))
     raise SpikeportError(
-        f"{where}: views {shape(x)} as {wanted}; only flattening and splitting channels into groups have an exact form"
+        f"{where}: views {shape(x)} as {(batch, *wanted)}; only flattening and splitting channels into groups have an "
+        "exact form"
     )
 
 
-def _transpose(where: str, x: Any, a: int, b: int) -> Grouped:
-    if not isinstance(x, Grouped) or {a, b} != {1, 2}:
-        raise SpikeportError(f"{where}: transposes dimensions {a} and {b}; only a channel shuffle has an exact form")
+def _unflatten(where: str, x: Any, dim: int, sizes: Any) -> Signal | Grouped:
+    if not isinstance(x, Signal) or dim not in (1, -3) or x.flat:
+        _own_axis(where)
+    return _reshape(where, x, -1, *sizes, *x.shape[1:])
+
+
+def _transpose(where: str, x: Any, dim0: int, dim1: int) -> Grouped:
+    if not isinstance(x, Grouped) or {dim0 % 5, dim1 % 5} != {1, 2}:
+        raise SpikeportError(
+            f"{where}: transposes dimensions {dim0} and {dim1}; only a channel shuffle has an exact form"
+        )
     return Grouped(x.signal, x.order.T)
 
 
-def _permute(where: str, x: Any, *dims: Any) -> Grouped:
-    order = tuple(dims[0]) if len(dims) == 1 else dims
-    if order != (0, 2, 1, 3, 4):
+def _permute(where: str, x: Any, *given: Any, dims: Any = ()) -> Grouped:
+    order = tuple(dims or (given[0] if len(given) == 1 else given))
+    if [d % 5 for d in order] != [0, 2, 1, 3, 4]:
         raise SpikeportError(f"{where}: permutes to {order}; only a channel shuffle has an exact form")
     return _transpose(where, x, 1, 2)
 
@@ -148,7 +166,8 @@ def _getitem(where: str, x: Any, key: Any) -> Any:
     keys = _of_every_axis(key if isinstance(key, tuple) else (key,), 2 if x.flat else 4)
     maps = keys[2:] or (slice(None), slice(None))
     slices = len(maps) == 2 and all(isinstance(k, slice) for k in maps)
-    of_channels = keys[0] == slice(None) and isinstance(keys[1], (slice, list))
+    listed = isinstance(keys[1], list) and all(isinstance(channel, int) for channel in keys[1])
+    of_channels = keys[0] == slice(None) and (listed or isinstance(keys[1], slice))
     if slices and of_channels and (not x.flat or x.shape[1:] == (1, 1)):
         rows, columns = (range(length)[k] for length, k in zip(x.shape[1:], maps, strict=True))
         if rows and columns:
@@ -213,7 +232,9 @@ def _adaptive_pool(where: str, x: Signal, output_size: Any) -> Signal:
     wanted = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * 2
     size = tuple(have if want is None else want for want, have in zip(wanted, x.shape[1:], strict=True))
     if any(have % want for want, have in zip(size, x.shape[1:], strict=True)):
-        raise SpikeportError(f"{where}: maps of {x.shape[1:]} do not divide evenly into {size}; use AvgPool2d")
+        smaller = any(have < want for want, have in zip(size, x.shape[1:], strict=True))
+        remedy = "leave it out, and make the layer behind it as wide as they are" if smaller else "use AvgPool2d"
+        raise SpikeportError(f"{where}: maps of {x.shape[1:]} do not divide evenly into {size}; {remedy}")
     kernel = (x.shape[1] // size[0], x.shape[2] // size[1])
     return ex.pool(x, kernel, kernel, (0, 0), where)
 
@@ -249,6 +270,16 @@ def _dropout(where: str, x: Any, p: float = 0.5, training: bool = True, inplace:
     return x
 
 
+def _size(where: str, x: Any, dim: int | None = None) -> Any:
+    return shape(x) if dim is None else shape(x)[dim]
+
+
+def _attribute(where: str, x: Any, attribute: str) -> Any:
+    if attribute == "shape":
+        return shape(x)
+    raise SpikeportError(f"{where}: uses .{attribute} of a tensor, which has no exact form")
+
+
 #: function, or name of a method or function -> its rule; every rule takes the place's name first
 RULES: dict[Any, Callable[..., Any]] = {
     torch.cat: _cat,
@@ -260,15 +291,15 @@ RULES: dict[Any, Callable[..., Any]] = {
     "transpose": _transpose,
     "permute": _permute,
     "contiguous": _same,
-    **dict.fromkeys(("unsqueeze", "repeat", "expand", "stack", "unflatten"), _own_axis),
+    "unflatten": _unflatten,
+    **dict.fromkeys(("unsqueeze", "repeat", "expand", "stack"), _own_axis),
     "squeeze": _squeeze,
-    F.dropout: _dropout,
-    F.dropout2d: _dropout,
+    **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d), _dropout),
     "chunk": _chunk,
     "split": _split,
     operator.getitem: _getitem,
-    "size": lambda where, x, dim=None: shape(x) if dim is None else shape(x)[dim],
-    getattr: lambda where, x, attribute: _attribute(where, x, attribute),
+    "size": _size,
+    getattr: _attribute,
     "pad": _pad,
     F.max_pool2d: _max_pool,
     F.avg_pool2d: _avg_pool,
@@ -276,12 +307,18 @@ RULES: dict[Any, Callable[..., Any]] = {
     "mean": _mean,
     "channel_shuffle": lambda where, x, groups: channel_shuffle(x, groups),
 }
+#: Those that take channels in groups; every other would have to know how they lie.
+OF_GROUPS = {_flatten, _reshape, _unflatten, _transpose, _permute, _same, _dropout, _size, _attribute}
 
-
-def _attribute(where: str, x: Any, attribute: str) -> Any:
-    if attribute == "shape":
-        return shape(x)
-    raise SpikeportError(f"{where}: uses .{attribute} of a tensor, which has no exact form")
+#: What else torch calls arguments of these functions -> the rules' own name; the tensor itself they take first.
+NAMES = {
+    "tensor": "input",
+    "tensors": "input",
+    "axis": "dim",
+    "keepdims": "keepdim",
+    "split_size": "split_size_or_sections",
+    "shape": "size",
+}
 
 
 def channel_shuffle(x: Signal, groups: int) -> Signal:

@@ -84,7 +84,9 @@ class _Rewriter:
         self.input = ex.Input("input", (), shape, flat=flat)
         self.flat = flat
         self.neurons: list[LIF] = []
+        self.holds: list[HoldTime] = []
         self.readout: TimeMean | None = None
+        self.averaged: set[fx.Node] = set()  # what follows the read-out
         self.observed: list[tuple[str, Signal]] = []
 
     def run(self, graph: fx.Graph) -> Traced:
@@ -98,48 +100,68 @@ class _Rewriter:
                 continue
             args = fx.node.map_arg(node.args, values.__getitem__)
             kwargs = fx.node.map_arg(node.kwargs, values.__getitem__)
+            averaged = [n in self.averaged for n in node.all_input_nodes if isinstance(values[n], (Signal, list))]
+            if any(averaged):
+                self.averaged.add(node)
+                if not all(averaged) and node.op != "output":
+                    raise SpikeportError(
+                        f"{node.name}: joins a mean over time with what has none; join them before one TimeMean"
+                    )
             if node.op == "output":
                 output = args[0]
             elif node.op == "call_module":
-                values[node] = self.call_module(str(node.target), args)
+                values[node] = self.call_module(node, [*args, *kwargs.values()])
             elif node.op in ("call_function", "call_method"):
                 values[node] = functions.apply(node, args, kwargs)
             else:
                 raise SpikeportError(f"{node.name}: uses {node.target} directly; only layers can be exported")
-        return self.finish(output)
+        return self.finish(output, node in self.averaged)
 
-    def finish(self, output: Any) -> Traced:
+    def finish(self, output: Any, averaged: bool) -> Traced:
         if not isinstance(output, Signal):
             raise SpikeportError("the model returns more than one tensor; only one output is supported")
-        if self.readout is None:
+        if self.readout is None or not averaged:
             raise SpikeportError("the model has no read-out; end it with TimeMean(time_steps)")
         if not self.neurons:
             raise SpikeportError("the model has no spiking neurons; this is a CNN: export it with --target onnx")
-        steps = {n.time_steps for n in self.neurons} | {self.readout.time_steps}
+        steps = {n.time_steps for n in self.neurons} | {h.time_steps for h in self.holds} | {self.readout.time_steps}
         if len(steps) != 1:
             raise SpikeportError(f"the layers disagree on the number of time steps: {sorted(steps)}")
         if not output.flat:
             raise SpikeportError(
                 f"the model's output has shape {['N', *output.shape]}; it must be [N, K]: end the model with flatten(1)"
             )
-        constant = any(n.constant_input for n in self.neurons)
+        constant = any(map(_holds, (*self.neurons, *self.holds)))
         return Traced(self.input, output, steps.pop(), constant, tuple(self.observed))
 
-    def call_module(self, name: str, args: tuple[Any, ...]) -> Signal:
-        module = self.modules[name]
-        x = args[0]
-        if len(args) != 1 or not isinstance(x, Signal):
+    def call_module(self, node: fx.Node, given: list[Any]) -> Signal:
+        name = str(node.target)
+        # A dropout that was a function is a module of the trace alone.
+        module = self.modules.get(name, nn.Identity())
+        if len(given) != 1 or not isinstance(given[0], Signal):
             raise SpikeportError(f"{name} ({type(module).__name__}): takes something else than one tensor")
-        if self.readout is not None:
+        (x,) = given
+        if node in self.averaged:
             raise SpikeportError(f"{name}: follows the mean over time; TimeMean must be the last layer")
         if isinstance(module, LIF):
+            ex.require_fed(x, name)
             self.require_neuron(module, x, name)
             self.neurons.append(module)
             spikes = ex.fire(x, lif_maker(module, name))
             self.observed.append((name, spikes))
             return spikes
+        if isinstance(module, HoldTime):
+            if _changes(x.nodes):
+                raise SpikeportError(f"{name}: holds a current that changes from step to step; leave it out")
+            self.holds.append(module)
+            return x
         if isinstance(module, TimeMean):
+            if self.readout is not None:
+                raise SpikeportError(
+                    f"{name}: a second mean over time; add up what enters them, and end with one TimeMean"
+                )
             self.readout = module
+            self.averaged.add(node)
             return x
         for kind, rule in RULES.items():
             if isinstance(module, kind):
@@ -159,6 +181,17 @@ class _Rewriter:
             raise SpikeportError(
                 f"{name}: takes a constant current and is given one that changes; build it with constant_input=False"
             )
+
+
+def takes_held(model: nn.Module) -> bool:
+    """Whether the network a model calls holds a sample [N, ...] for all steps. Raises as ``trace``."""
+    modules = dict(model.named_modules())
+    calls = (modules.get(str(node.target)) for node in trace_module(model).graph.nodes if node.op == "call_module")
+    return any(map(_holds, calls))
+
+
+def _holds(module: nn.Module | None) -> bool:
+    return isinstance(module, HoldTime) or (isinstance(module, LIF) and module.constant_input)
 
 
 def _changes(nodes: tuple[Node, ...]) -> bool:
@@ -253,8 +286,8 @@ def _flatten(module: nn.Flatten, x: Signal, name: str) -> Signal:
     return functions.RULES["flatten"](name, x, module.start_dim, module.end_dim)
 
 
-def _pad(module: nn.ZeroPad2d, x: Signal, name: str) -> Signal:
-    return functions.RULES["pad"](name, x, module.padding)
+def _pad(module: nn.ConstantPad2d, x: Signal, name: str) -> Signal:
+    return functions.RULES["pad"](name, x, module.padding, value=module.value)
 
 
 def _shuffle(module: nn.ChannelShuffle, x: Signal, name: str) -> Signal:
@@ -264,6 +297,8 @@ def _shuffle(module: nn.ChannelShuffle, x: Signal, name: str) -> Signal:
 def _nothing(module: nn.Module, x: Signal, name: str) -> Signal:
     return x
 
+
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 #: layer type -> how it rewrites a signal
 RULES: dict[type[nn.Module], Callable[[Any, Signal, str], Signal]] = {
@@ -277,9 +312,7 @@ RULES: dict[type[nn.Module], Callable[[Any, Signal, str], Signal]] = {
     nn.AdaptiveAvgPool2d: _adaptive_pool,
     nn.Flatten: _flatten,
     nn.ChannelShuffle: _shuffle,
-    nn.ZeroPad2d: _pad,
-    nn.Dropout: _nothing,
-    nn.Dropout2d: _nothing,
+    nn.ConstantPad2d: _pad,  # nn.ZeroPad2d is one
+    **dict.fromkeys(DROPOUTS, _nothing),
     nn.Identity: _nothing,
-    HoldTime: _nothing,
 }

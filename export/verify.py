@@ -77,6 +77,7 @@ class Certificate:
 
     Attributes:
         file, sha256: which file.
+        silent: layers of the model that fired on none of the samples, about which equal spikes say nothing.
         weights_sha256: of the run's weights file it was made of; None where it is of no run, or says so itself (NIR).
     """
 
@@ -87,6 +88,7 @@ class Certificate:
     spikes_compared: int = 0
     time_steps: int | None = None
     weights_sha256: str | None = None
+    silent: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -192,7 +194,15 @@ def verify_nir(
         tuple(witnesses),
         compared,
         traced.time_steps,
+        silent=_silent(traced, names, reference),
     )
+
+
+def _silent(traced: Traced, names: dict[ex.Node, str], reference: Trajectory) -> tuple[str, ...]:
+    fired: dict[str, bool] = {}
+    for layer, signal in traced.observed:
+        fired[layer] = fired.get(layer, False) or bool(assembled(signal, names, reference.spikes).any())
+    return tuple(layer for layer, any_spike in fired.items() if not any_spike)
 
 
 def _against_model(

@@ -13,7 +13,7 @@ from spikeport.core.errors import SpikeportError
 from spikeport.core.files import refuse_existing, write_json
 from spikeport.core.progress import Progress, silent
 from spikeport.core.runs import Run, load_run
-from spikeport.export import CERTIFICATE_FILE, NIR_FILE, Certificate, read_nir, to_nir
+from spikeport.export import CERTIFICATE_FILE, NIR_FILE, Certificate, read_nir, refuse_beside, to_nir
 from spikeport.export.nir_foreign import with_metadata
 from spikeport.export.nir_graph import DT, KEY, metadata_of
 from spikeport.export.verify import require_own_weights
@@ -59,7 +59,7 @@ def nir_file(source: Path | str, overwrite: bool = False) -> Iterator[Path]:
     certificate = file.with_name(CERTIFICATE_FILE)
     new = not file.exists()
     if new or overwrite:
-        to_nir(run, overwrite=overwrite)
+        to_nir(run, overwrite=True)  # a certificate alone is of a file that is gone
     Certificate.load(file)
     try:
         yield file
@@ -102,15 +102,16 @@ def compile(
         The ``LoihiProgram``.
 
     Raises:
-        SpikeportError: a layer Loihi cannot hold, by name, limit and remedy; or an existing program.
+        SpikeportError: a layer Loihi cannot hold, by name, limit and remedy; or an existing program, or what is beside
+            one.
     """
     target = LoihiTarget()
     target.require(chip, input_mode)  # before a NIR file is written
     path = Path(program) if program else default_folder(source) / PROGRAM_FILE
     refuse_existing(path, overwrite)
-    net_file = path.with_name(NET_FILE)
-    if net:
-        refuse_existing(net_file, overwrite)
+    net_file, fit_file = path.with_name(NET_FILE), path.with_name(COMPATIBILITY_FILE)
+    for beside in (net_file, fit_file):
+        refuse_beside(beside, overwrite)
     if calibration is not None:
         calibration = as_array(calibration, "the calibration samples")
     with nir_file(source, overwrite) as file:
@@ -119,9 +120,9 @@ def compile(
             raise SpikeportError(f"{file}: says the range of its input itself; leave the calibration samples out")
         compiled = target.compile(graph, path, calibration, input_mode=input_mode, net=net_file if net else None)
     if not net:
-        net_file.unlink(missing_ok=True)  # of another program
+        net_file.unlink(missing_ok=True)  # of the program that was there
     fit = check_program(compiled, chip, input_mode, graph=graph)
-    write_json(path.with_name(COMPATIBILITY_FILE), fit.to_dict())
+    write_json(fit_file, fit.to_dict())
     return compiled
 
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from spikeport.core import LIF, TimeMean
 
 OPS = ("conv", "fire", "residual", "split", "shuffle", "slice", "depthwise", "grouped", "maxpool", "avgpool")
-OPS += ("skip", "shortcut", "border")
+OPS += ("skip", "shortcut", "border", "edgepool")
 
 
 class Block(nn.Module):
@@ -73,7 +73,7 @@ class Stage(nn.Module):
         elif op == "shortcut":
             self.conv = nn.Conv2d(channels - 2, channels, 3, 2, 1)
             self.a = LIF(time_steps=steps, v_threshold=0.6)
-        elif op == "border":
+        elif op in ("border", "edgepool"):
             self.a = block(channels, channels, kernel_size=3)
             self.around = pick(rng, ((1, 1, 1, 1), (0, 2, 1, 1), (2, 0, 0, 2)))
         elif op == "skip":
@@ -101,6 +101,8 @@ class Stage(nn.Module):
             return self.a(x[:, 1:])
         if self.op == "maxpool":
             return F.max_pool2d(x, 2)
+        if self.op == "edgepool":
+            return F.max_pool2d(F.pad(x[:, :, 1:, 1:], self.around), 3, 2)
         if self.op == "avgpool":
             return F.avg_pool2d(x, 2)
         y: Tensor = self.a(x)
@@ -121,7 +123,7 @@ class RandomNet(nn.Module):
             op = "conv" if averaged and op not in ("conv", "fire", "depthwise", "grouped") else op
             if averaged and size % 2 == 0 and op in ("conv", "fire", "depthwise"):
                 op = "grouped"
-            if op in ("maxpool", "avgpool") and size < 4:
+            if op in ("maxpool", "avgpool", "edgepool") and size < 4:
                 op = "shuffle"
             stage = Stage(op, channels, size, rng, steps)
             stages.append(stage)

@@ -119,19 +119,22 @@ def compile_model(
 ) -> "tuple[Certificate, LoihiProgram]":
     """The NIR file and the program of a model that is no run; neither is written unless both can be."""
     from spikeport.core.files import refuse_existing, replacing
-    from spikeport.export import NIR_FILE, to_nir
-    from spikeport.targets import NET_FILE, PROGRAM_FILE, compile
+    from spikeport.export import CERTIFICATE_FILE, NIR_FILE, refuse_beside, to_nir
+    from spikeport.targets import COMPATIBILITY_FILE, NET_FILE, PROGRAM_FILE, compile
     from spikeport.targets.loihi import LoihiTarget
 
     LoihiTarget().require(chip, input_mode)
-    net_file = (folder / PROGRAM_FILE).with_name(NET_FILE)
-    for existing in (folder / NIR_FILE, folder / PROGRAM_FILE, *([net_file] if net else [])):
+    nir_file, program_file = folder / NIR_FILE, folder / PROGRAM_FILE
+    net_file = program_file.with_name(NET_FILE)
+    for existing in (nir_file, program_file):
         refuse_existing(existing, overwrite)
+    for beside in (nir_file.with_name(CERTIFICATE_FILE), net_file, program_file.with_name(COMPATIBILITY_FILE)):
+        refuse_beside(beside, overwrite)
     with TemporaryDirectory() as scratch:
         made = Path(scratch)
         written = to_nir(model, made / NIR_FILE, samples, time_steps=time_steps)
         program = compile(made / NIR_FILE, made / PROGRAM_FILE, chip, samples, input_mode=input_mode, net=net)
-        net_file.unlink(missing_ok=True)  # of another program
+        net_file.unlink(missing_ok=True)  # of the program that was there
         for new in (f for f in made.rglob("*") if f.is_file()):
             with replacing(folder / new.relative_to(made)) as temporary:
                 copyfile(new, temporary)
@@ -144,6 +147,8 @@ def certificate(written: "Certificate", path: Path) -> None:
     for witness in written.witnesses:
         details = witness.note or (f"{witness.differing_spikes} differing spikes" if witness.layers else "")
         console.say(f"  {witness.reader}: {witness.status}" + (f" ({details})" if details else ""))
+    if written.silent:
+        console.say(f"  fired on none of these samples, which says nothing of them: {', '.join(written.silent)}")
 
 
 def load_array(path: Path) -> "np.ndarray":

@@ -21,7 +21,7 @@ from spikeport.targets.loihi.compatibility import Compatibility
 from spikeport.targets.loihi.compile import compile
 from spikeport.targets.loihi.fixed import simulate_fixed
 from spikeport.targets.loihi.layers import require_input_mode
-from spikeport.targets.loihi.netx import for_netx, write_net
+from spikeport.targets.loihi.netx import BIAS_EXP, for_netx, write_net
 from spikeport.targets.loihi.program import LoihiProgram
 from spikeport.targets.record import SpikeRecord, differences, samples_digest
 
@@ -57,7 +57,8 @@ class LoihiTarget:
             input_mode: "graded" or "host-current", see ``LoihiProgram``.
             net: the file to write for lava-dl too, for which biases become whole weight steps.
         """
-        compiled = compile(source, calibration, input_mode)
+        # Rounding biases afterwards would leave thresholds that were chosen for what they had been.
+        compiled = compile(source, calibration, input_mode, BIAS_EXP if net else 0)
         if net:
             compiled = for_netx(compiled)
         compiled.save(program)

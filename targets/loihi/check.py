@@ -159,13 +159,18 @@ def _rounding_notes(graph: nir.NIRGraph, program: LoihiProgram) -> Iterator[Row]
     dt = metadata_of(graph).dt
     for population in program.populations:
         node = graph.nodes.get(population.name)
-        tau = getattr(node, "tau_mem", getattr(node, "tau", None))
-        if tau is not None:
+        voltage, current = getattr(node, "tau_mem", getattr(node, "tau", None)), getattr(node, "tau_syn", None)
+        for rule, tau, lost in (
+            ("decay rounding error", voltage, np.asarray(population.dv)),
+            ("decay rounding error of u", current, np.asarray(population.du) + 1),
+        ):
+            if tau is None:
+                continue
             wanted = (dt / np.asarray(tau, np.float64)).reshape(-1, 1)
             wanted = wanted if len(wanted) == 1 else wanted.reshape(population.shape[0], -1)
-            error = np.abs(np.reshape(population.dv, (-1, 1)) / loihi.DECAY_ONE - wanted).max()
+            error = np.abs(lost.reshape(-1, 1) / loihi.DECAY_ONE - wanted).max()
             if error > 1e-9:
-                yield Row(population.name, "decay rounding error", float(error), None, "per step", True, note=True)
+                yield Row(population.name, rule, float(error), None, "per step", True, note=True)
 
 
 def _row(layer: str, rule: str, values: Any, available: float | None, unit: str, remedy: str) -> Row:

@@ -18,12 +18,18 @@ from spikeport.targets.loihi.program import INPUT, LoihiProgram, Population, Syn
 from spikeport.targets.loihi.synapses import Path
 
 
-def compile(graph: nir.NIRGraph, calibration: np.ndarray | None = None, input_mode: str = "graded") -> LoihiProgram:
+def compile(
+    graph: nir.NIRGraph,
+    calibration: np.ndarray | None = None,
+    input_mode: str = "graded",
+    bias_exp: int = 0,
+) -> LoihiProgram:
     """Compiles a canonical NIR graph with spikeport's metadata.
 
     Args:
         calibration: real samples [N, C, H, W]; sets the range of the input where the metadata gives none.
         input_mode: see ``LoihiProgram``.
+        bias_exp: the least exponent of the biases; at 6 they are whole weight steps.
 
     Raises:
         SpikeportError: a node or a value that Loihi cannot hold, with the layer, the limit and the remedy.
@@ -42,7 +48,7 @@ def compile(graph: nir.NIRGraph, calibration: np.ndarray | None = None, input_mo
             itself = path.pre == layer.name
             pre = path.pre if itself else _relayed(path.pre, depth, before, populations, synapses, layer_names)
             synapses.append(replace(_synapse(layer, path, weight, metadata), pre=pre))
-        populations.append(population(layer, depth[layer.name]))
+        populations.append(population(layer, depth[layer.name], bias_exp))
     carried = ("dataset", "mean", "std", "class_names", "readout", "dt", "weights_sha256")
     program = LoihiProgram(
         time_steps=metadata.time_steps,
@@ -60,18 +66,18 @@ def compile(graph: nir.NIRGraph, calibration: np.ndarray | None = None, input_mo
     return program
 
 
-def population(layer: Layer, depth: int) -> Population:
-    """A layer's neurons in integers."""
+def population(layer: Layer, depth: int, bias_exp: int = 0) -> Population:
+    """A layer's neurons in integers; ``bias_exp`` as of ``compile``."""
     constants, scale = layer.constants, layer.scale
     mant, exponent = quantise_bias(
-        layer.bias.detach().numpy() * scale, None if layer.host is None else layer.host * scale
+        layer.bias.detach().numpy() * scale, None if layer.host is None else layer.host * scale, bias_exp
     )
     if constants.threshold is None:
         vth: Values = loihi.VTH_NEVER
     else:
         # Where v stays on the grid of the weights, the next lower integer keeps ">" exact.
-        on_grid = constants.on_grid and layer.host is None and not np.any((mant << exponent) % (1 << loihi.SHIFT))
-        vth = np.floor(constants.threshold * scale) if on_grid else np.rint(constants.threshold * scale)
+        on_grid = constants.on_grid & (layer.host is None) & ((mant << exponent) % (1 << loihi.SHIFT) == 0)
+        vth = np.where(on_grid, np.floor(constants.threshold * scale), np.rint(constants.threshold * scale))
     return Population(
         name=layer.name,
         source=layer.source,
@@ -88,8 +94,9 @@ def population(layer: Layer, depth: int) -> Population:
 
 
 def _register(values: Any) -> int | np.ndarray:
-    """Whole numbers as ``Population`` holds them."""
-    return int(values) if np.ndim(values) == 0 else np.asarray(values).astype(np.int32)
+    """Whole numbers as ``Population`` holds them: one, or one per channel where they differ."""
+    found = np.asarray(values).astype(np.int32)
+    return found if np.ptp(found) else int(found.flat[0])
 
 
 def _synapse(layer: Layer, path: Path, weight: Tensor, metadata: Metadata) -> Synapse:
@@ -133,15 +140,16 @@ def _links(path: Path) -> np.ndarray | None:
     return connected.reshape(path.groups, -1, connected.shape[1]).sum(1).ravel().astype(np.int64)
 
 
-def quantise_bias(bias: np.ndarray, host: np.ndarray | None = None) -> tuple[np.ndarray, int]:
+def quantise_bias(bias: np.ndarray, host: np.ndarray | None = None, least: int = 0) -> tuple[np.ndarray, int]:
     """Bias in weight units to mantissas, int32 [C], and their common exponent, the smallest that fits.
 
     Args:
         host: what else the mantissas must have room for.
+        least: the smallest exponent to take.
     """
     wanted = bias * (1 << loihi.SHIFT)
     room = 0.0 if host is None else host * (1 << loihi.SHIFT)
-    for exponent in range(loihi.BIAS_EXP_MAX + 1):
+    for exponent in range(least, loihi.BIAS_EXP_MAX + 1):
         mant = np.rint(wanted / (1 << exponent))
         largest = np.abs(mant) + np.ceil(room / (1 << exponent))
         if largest.max(initial=0) <= loihi.BIAS_MANT_MAX:

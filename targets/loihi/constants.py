@@ -32,13 +32,14 @@ class Constants:
     offset: Values = 0.0
 
     @property
-    def on_grid(self) -> bool:
-        """Whether v only ever holds sums of weights and biases: nothing leaks, or nothing stays (tau = 1).
+    def on_grid(self) -> np.ndarray:
+        """Whether v only ever holds sums of weights and biases: nothing leaks, or nothing stays (tau = 1); bool [] or
+        [C].
 
         At tau = 1 that is the network's v. On the chip dv ends at 4095 of 4096, so 1/4096 of v stays, cut off towards
         zero: nothing of less than 64 weight steps, and less than 32 steps of the most that v can hold.
         """
-        return bool(np.all(self.loss_u == 1) and np.isin(self.loss_v, (0.0, 1.0)).all())
+        return np.equal(self.loss_u, 1) & np.isin(self.loss_v, (0.0, 1.0))
 
     @property
     def du(self) -> Values:

@@ -120,6 +120,8 @@ def _layers(graph: nir.NIRGraph, metadata: Metadata, input_scale: float, input_m
             values[name] = [start(name, found[-1].shape)]
             output = name if isinstance(node, nir.Output) else output
         else:
+            if not paths:
+                raise SpikeportError(f"{name} ({type(node).__name__}): nothing feeds it; leave it out, with its bias")
             values[name] = [follow(path, name, node, with_bias=k == 0) for k, path in enumerate(paths)]
     if not output:
         raise SpikeportError("the NIR graph has no output")
@@ -152,7 +154,7 @@ def input_range(metadata: Metadata, calibration: np.ndarray | None) -> tuple[flo
     if top == 0:
         raise SpikeportError("the calibration samples are all 0, which gives the input no range; give real samples")
     if top <= INPUT_MAX and not np.any(values % 1):
-        return 1.0, int(top)
+        return 1.0, max(int(top), 2 if values.min() < 0 else 1)  # -1 is no spike: a range of 1 would say so
     return top / INPUT_MAX, INPUT_MAX
 
 

@@ -134,7 +134,7 @@ def _slope(layer: Layer, neuron: LIF | None) -> Slope:
     unit = layer.scale * (1 << SHIFT)
     threshold: Any = layer.constants.threshold  # one number: neurons of a model do not differ
     if neuron is None:
-        return Slope(None, unit * 2 * (threshold or 1.0), window=layer.weights[0][0].numel())
+        return Slope(None, unit * 2 * (threshold or 1.0), window=int(layer.weights[0][0].count_nonzero()))
     return Slope(neuron.surrogate, unit, threshold, neuron.neuron.steepness, detach_reset=neuron.detach_reset)
 
 

@@ -68,7 +68,7 @@ def largest_scale(
                     f"{name}: at the scale its weights allow ({scale:.3g}) the threshold becomes "
                     f"{lowest * scale:.3g} < 1; train with smaller weights or a larger threshold"
                 )
-            if not constants.on_grid or host is not None:
+            if not constants.on_grid.all() or host is not None:
                 scale = np.floor(lowest * scale * (1 + 1e-12)) / lowest
         integers = [np.rint(w * scale) for w in weights]
         excess = reach(integers, inputs, bias * scale, constants, scale, steps, most * scale) / loihi.CURRENT_MAX

@@ -1,5 +1,6 @@
 """spikeport export pkg.module:factory: a network of the user's own, from the shell."""
 
+import shutil
 import subprocess
 import sys
 
@@ -21,6 +22,9 @@ def vgg():
 
 def cnn():
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3))
+
+def silent():
+    return nn.Sequential(layer.Conv2d(1, 4, 3), neuron.LIFNode(v_threshold=9.0), layer.Flatten(), layer.Linear(144, 3))
 
 def broken():
     raise RuntimeError("no such luck")
@@ -52,6 +56,17 @@ def test_a_factory_goes_to_loihi_and_onnx(folder, works):
     assert "6 samples, 4 steps" in out
     works("export", "mynets:cnn", "--target", "onnx", "--calibration", "x.npy", "--out", "cnn")
     assert (folder / "cnn/onnx/model.onnx").exists()
+
+
+def test_layers_that_never_fired_are_named_and_what_lies_beside_is_not_replaced(folder, works, refused):
+    command = ("export", "mynets:silent", "--target", "loihi", "--calibration", "x.npy", "--time-steps", "4", "--out")
+    assert "fired on none of these samples, which says nothing of them: 1" in works(*command, "exported")
+    for file in ("nir/certificate.json", "loihi/compatibility.json", "loihi/model.net"):
+        beside = folder / "other" / file
+        beside.parent.mkdir(parents=True)
+        beside.write_text("of another network")
+        assert f"{beside.name} already exists; it is of another export there" in refused(*command, "other")
+        shutil.rmtree(folder / "other")
 
 
 @pytest.mark.parametrize(

@@ -394,6 +394,13 @@ def test_neurons_that_only_feed_themselves_and_an_empty_input_are_named():
         compile(with_metadata(theirs(input=nir.Input({"input": np.array([0, 6, 6])})), 4), samples())
 
 
+def test_synapses_that_nothing_feeds_are_named_and_keep_no_bias_back():
+    graph = theirs()
+    graph.nodes["more"] = nir.Conv2d(None, np.ones((4, 2, 1, 1)), 1, 0, 1, 1, np.ones(4))
+    graph.edges.append(("more", "lif"))
+    refused_by_both(graph, r"more \(Conv2d\): nothing feeds it")
+
+
 def test_one_factor_per_feature_scales_a_vector():
     rng = np.random.default_rng(0)
     nodes = {"input": nir.Input({"input": np.array([6])}), "scale": nir.Scale(rng.uniform(0.2, 2, 6))}

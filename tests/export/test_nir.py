@@ -15,7 +15,8 @@ from torch.nn.utils import parametrizations, prune
 
 from spikeport.core import LIF, CheckFailed, SpikeportError, TimeMean, convert
 from spikeport.core.models import ModelSpec, Twin
-from spikeport.export import readers, to_nir, verify
+from spikeport.core.neurons import HoldTime
+from spikeport.export import Certificate, readers, to_nir, verify
 from spikeport.export.interpreter import interpret
 from spikeport.export.nir_graph import Metadata, build_nir, metadata_of, nir_threshold, read_nir, write_nir
 from spikeport.export.trace import trace
@@ -46,6 +47,48 @@ def test_certificate_names_every_reader_and_each_agrees(tmp_path, net, x):
     saved = json.loads((tmp_path / "certificate.json").read_text())
     assert saved["passed"] is True
     assert saved["samples"] == 4
+
+
+def test_the_certificate_names_the_layers_that_never_fired(tmp_path, net, x):
+    net.stages[0].a.bn.bias.data -= 1e3
+    to_nir(net, tmp_path / "m.nir", x)
+    found = Certificate.load(tmp_path / "m.nir")
+    assert "stages.0.a.lif" in found.silent
+    assert "stem.lif" not in found.silent
+    saved = json.loads((tmp_path / "certificate.json").read_text())
+    del saved["silent"]  # as versions before wrote it
+    (tmp_path / "certificate.json").write_text(json.dumps(saved))
+    assert Certificate.load(tmp_path / "m.nir").silent == ()
+
+
+def test_files_beside_those_of_another_network_are_refused_by_name(tmp_path, net, x):
+    to_nir(net, tmp_path / "a.nir", x)
+    compile(tmp_path / "a.nir", tmp_path / "a.npz", calibration=x)
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone/model.net").write_bytes(b"of another program")
+    kept = {file: file.read_bytes() for file in tmp_path.rglob("*.*")}
+    for export, file in (
+        (lambda **options: to_nir(net, tmp_path / "b.nir", x, **options), "certificate.json"),
+        (lambda **options: compile(tmp_path / "a.nir", tmp_path / "b.npz", None, x, **options), "compatibility.json"),
+        (lambda **options: compile(tmp_path / "a.nir", tmp_path / "alone/b.npz", None, x, **options), "model.net"),
+    ):
+        with pytest.raises(SpikeportError, match=f"{file} already exists; it is of another export there: name another"):
+            export()
+        assert {file: file.read_bytes() for file in tmp_path.rglob("*.*")} == kept
+    for path in ("b.npz", "alone/b.npz"):
+        compile(tmp_path / "a.nir", tmp_path / path, None, x, overwrite=True)
+    assert not (tmp_path / "alone/model.net").exists()
+    to_nir(net, tmp_path / "b.nir", x, overwrite=True)
+    assert Certificate.load(tmp_path / "b.nir").passed
+
+
+def test_whether_the_input_is_held_follows_from_the_layers_that_are_called(tmp_path, x):
+    layers = nn.Conv2d(2, 2, 3), LIF(v_threshold=0.1), nn.Flatten(), nn.Linear(72, 2), TimeMean(4)
+    assert to_nir(nn.Sequential(HoldTime(4), *layers), tmp_path / "held/m.nir", x).passed
+    assert metadata_of(read_nir(tmp_path / "held/m.nir")).input == "constant"
+    layers[1].unused = LIF(constant_input=True)
+    assert to_nir(nn.Sequential(*layers), tmp_path / "changes/m.nir", np.stack([x] * 4)).passed
+    assert metadata_of(read_nir(tmp_path / "changes/m.nir")).input == "sequence"
 
 
 @settings(max_examples=15)
@@ -459,9 +502,9 @@ def test_float64_models_tensors_lists_and_names_with_a_slash(tmp_path, x):
     for name, module in (("a/b", nn.Conv2d(2, 2, 3)), ("r", nn.ReLU()), ("f", nn.Flatten()), ("c", nn.Linear(72, 2))):
         model.add_module(name, module)
     twin = convert(model, v_threshold=0.1).double()
-    assert to_nir(twin, tmp_path / "1.nir", torch.from_numpy(x).requires_grad_()).passed
-    assert to_nir(twin, tmp_path / "2.nir", x.tolist()).passed
-    compile(tmp_path / "2.nir", tmp_path / "p.npz", calibration=torch.from_numpy(x))
+    assert to_nir(twin, tmp_path / "1/m.nir", torch.from_numpy(x).requires_grad_()).passed
+    assert to_nir(twin, tmp_path / "2/m.nir", x.tolist()).passed
+    compile(tmp_path / "2/m.nir", tmp_path / "p.npz", calibration=torch.from_numpy(x))
     assert simulate(tmp_path / "p.npz", x=x.tolist()).samples == 4
 
 

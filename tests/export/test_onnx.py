@@ -1,5 +1,7 @@
 """The CNN in ONNX: equal in ONNX Runtime, at any batch size."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -45,6 +47,23 @@ def test_a_file_that_differs_is_an_error_and_leaves_nothing(model, x, tmp_path, 
     with pytest.raises(CheckFailed, match="onnxruntime .* differs from the model"):
         to_onnx(model, tmp_path / "model.onnx", x)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_weights_of_any_precision_become_float32_in_the_file(x, tmp_path, dtype):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(196, 2)).to(dtype)
+    assert to_onnx(model, tmp_path / "model.onnx", x).passed
+    assert model[0].weight.dtype == dtype, "the user's model stays as it is"
+    expected = copy.deepcopy(model).float()(torch.from_numpy(x)).detach()
+    np.testing.assert_allclose(run_onnx(tmp_path / "model.onnx", x), expected, atol=1e-5)
+
+
+def test_the_certificate_of_another_file_is_not_replaced(model, x, tmp_path):
+    (tmp_path / "certificate.json").write_text("{}")
+    with pytest.raises(SpikeportError, match="certificate.json already exists; it is of another export there"):
+        to_onnx(model, tmp_path / "model.onnx", x)
+    assert to_onnx(model, tmp_path / "model.onnx", x, overwrite=True).passed
 
 
 @pytest.mark.parametrize(("error", "status"), [(0.9e-4, "agrees"), (1.1e-4, "differs")])

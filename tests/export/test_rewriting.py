@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from spikeport.core import LIF, SpikeportError, TimeMean
 from spikeport.core.geometry import ceil_adds
+from spikeport.core.neurons import HoldTime
 from spikeport.export.interpreter import interpret
 from spikeport.export.nir_graph import Metadata, build_nir
 from spikeport.export.trace import trace
@@ -85,12 +86,12 @@ def test_max_pooling_of_spikes_is_the_or_neuron(seed, kernel, stride, ceil_mode)
 class Chain(nn.Module):
     """conv - LIF - the layer in question - conv - read-out."""
 
-    def __init__(self, middle, first=True):
+    def __init__(self, middle, first=True, channels=4):
         super().__init__()
-        self.stem = nn.Conv2d(2, 4, 3, padding=1)
+        self.stem = nn.Conv2d(2, channels, 3, padding=1)
         self.act = LIF(time_steps=2, constant_input=first)
         self.middle = middle
-        self.head = nn.Conv2d(4, 3, 1)
+        self.head = nn.Conv2d(channels, 3, 1)
         self.end = TimeMean(2)
 
     def forward(self, x):
@@ -137,22 +138,38 @@ class InPlace(nn.Module):
         return torch.cat([half.add_(half), x[:, :2]], 1)
 
 
-class Ends(nn.Module):
-    """A network's last maps, averaged in some way."""
-
-    def __init__(self, average):
+class Pads(nn.Module):
+    def __init__(self, *pad, **options):
         super().__init__()
-        self.average = average
+        self.pad, self.options = pad, options
 
     def forward(self, x):
-        return self.average(x)
+        return F.pad(x, self.pad, **self.options)
+
+
+class Does(nn.Module):
+    """What a function of maps gives, which may look at the module's mode."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+def does(function):
+    return Does(lambda module, x: function(x))
+
+
+NOTHING = does(lambda x: F.pad(x, (0, 0, 0, 0, 4, 0))[:, :4])
 
 
 @pytest.mark.parametrize(
     ("middle", "message"),
     [
-        (Ends(lambda x: x.mean(-1)), r"mean: averages over dimensions -1; only mean\(\(2, 3\)\) has an exact form"),
-        (Ends(lambda x: F.adaptive_avg_pool2d(x, 1).squeeze(-1)), r"squeezes an axis, .*; write flatten\(1\)"),
+        (does(lambda x: x.mean(-1)), r"mean: averages over dimensions -1; only mean\(\(2, 3\)\) has an exact form"),
+        (does(lambda x: F.adaptive_avg_pool2d(x, 1).squeeze(-1)), r"squeezes an axis, .*; write flatten\(1\)"),
         (nn.ReLU(), "middle .ReLU.: has no exact spiking form; replace it by LIF"),
         (nn.Softmax(1), "middle .Softmax.: has no exact spiking form"),
         (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "padding_mode 'reflect'"),
@@ -169,7 +186,22 @@ class Ends(nn.Module):
         (Broadcast(), "adds flattened maps and features, .*; give the flattened maps a linear layer of their own"),
         (InPlace(), "add_ writes in place to memory of which getitem_1 reads another view, act; write it out of place"),
         (nn.AvgPool2d(3, 1, 1, count_include_pad=False), "middle: average pooling"),
-        (nn.AdaptiveAvgPool2d(3), "do not divide evenly"),
+        (nn.AdaptiveAvgPool2d(3), "do not divide evenly into .3, 3.; use AvgPool2d"),
+        (nn.AdaptiveAvgPool2d(16), "do not divide evenly into .16, 16.; leave it out"),
+        (nn.ConstantPad2d(1, 0.5), r"pads \(1, 1, 1, 1\) \(constant, 0.5\)"),
+        (does(lambda x: x[:, [[1, 0], [2, 3]]].flatten(1, 2)), "only slices of channels, rows and columns"),
+        (does(lambda x: x[:, [4]]), r"getitem\(maps \(4, 8, 8\), .*\) has no exact form"),
+        (does(lambda x: x.unflatten(1, (2, 2)).chunk(2, 1)[0]), r"chunk\(\) of channels in groups has no exact form"),
+        (does(lambda x: x.unflatten(1, (2, 2)).mean((3, 4))), r"mean\(\) of channels in groups has no exact form"),
+        (does(lambda x: torch.cat([x.unflatten(1, (2, 2))], 1)), r"cat\(\) of channels in groups has no exact form"),
+        (does(lambda x: x.view(2, -1, 4, 8, 8).transpose(1, 2)), "only flattening and splitting channels into groups"),
+        (does(lambda x: x.view(2, -1, 2, 8, 8).transpose(1, 2)), "only flattening and splitting channels into groups"),
+        (NOTHING, "head: takes channels of zeros alone"),
+        (nn.Sequential(NOTHING, nn.MaxPool2d(2)), "middle.1: takes channels of zeros alone"),
+        (nn.Sequential(NOTHING, nn.AvgPool2d(2)), "middle.1: takes channels of zeros alone"),
+        (nn.Sequential(NOTHING, LIF(time_steps=2)), "middle.1: takes channels of zeros alone"),
+        (HoldTime(2), "middle: holds a current that changes from step to step"),
+        (TimeMean(2), "head: follows the mean over time; TimeMean must be the last layer"),
         (nn.Conv2d(4, 4, 9), "middle: its kernel does not fit"),
         (nn.Sequential(nn.Conv2d(4, 4, 1), LIF(time_steps=5)), "disagree on the number of time steps"),
         (LIF(time_steps=2, v_threshold=0.0), "middle: v_threshold 0 is not above v_reset 0; raise it"),
@@ -253,15 +285,6 @@ def test_analog_residual_connections_in_a_row_are_looked_through_once_each():
     assert trace(nn.Sequential(*blocks, *end).eval(), (1, 2, 2)).constant_input
 
 
-class Pads(nn.Module):
-    def __init__(self, *pad, **options):
-        super().__init__()
-        self.pad, self.options = pad, options
-
-    def forward(self, x):
-        return F.pad(x, self.pad, **self.options)
-
-
 class Rows(nn.Module):
     def __init__(self, rows):
         super().__init__()
@@ -316,3 +339,148 @@ def test_zeros_as_a_layer_and_neurons_that_nothing_feeds():
         assert ours.any()
         np.testing.assert_array_equal(ours, theirs)
     np.testing.assert_allclose(found, wanted, atol=1e-12)
+
+
+class Regroups(nn.Module):
+    """Views, swaps and views again of 12 channels, as the steps say."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.steps = steps
+
+    def forward(self, x):
+        n, c, h, w = x.shape
+        grouped = False
+        for step in self.steps:
+            if isinstance(step, int):
+                x, grouped = x.reshape(n, step, -1, h, w), True
+            elif not grouped:
+                x, grouped = (x.unflatten(1, (4, -1)), True) if step == "swap" else (x.reshape(n, c, h, w), False)
+            elif step == "swap":
+                x = x.transpose(1, 2)
+            elif step == "permute":
+                x = x.permute(0, 2, 1, -2, -1)
+            else:
+                x, grouped = x.flatten(1, 2), False
+        return x.reshape(n, c, h, w)
+
+
+def assert_equal_spikes(net, x):
+    pairs, wanted, found = run_both(net.eval(), x)
+    for ours, theirs in pairs:
+        assert ours.any()
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_allclose(found, wanted, atol=1e-12)
+
+
+@given(st.lists(st.sampled_from((2, 3, 6, "swap", "permute", "maps")), min_size=1, max_size=8))
+def test_any_row_of_views_and_swaps_of_channels(steps):
+    torch.manual_seed(0)
+    assert_equal_spikes(Chain(Regroups(steps), channels=12), torch.randn(4, 2, 3, 2) * 3)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.cat(tensors=x.split(split_size=1, dim=1)[::-1], axis=1),
+        lambda x: torch.cat(torch.split(tensor=x, split_size_or_sections=[1, 3], dim=1)[::-1], 1),
+        lambda x: torch.add(input=x, other=x),
+        lambda x: torch.cat(torch.chunk(input=x, chunks=2, dim=1)[::-1], dim=1),
+        lambda x: torch.reshape(x, shape=(-1, 2, 2, 8, 8)).transpose(dim0=1, dim1=2).flatten(start_dim=1, end_dim=2),
+        lambda x: torch.permute(input=x.unflatten(dim=1, sizes=(2, 2)), dims=(0, 2, 1, 3, 4)).flatten(1, 2),
+        lambda x: F.pad(input=x, pad=(1, 0, 1, 0)),
+        lambda x: F.max_pool2d(input=x, kernel_size=2),
+        lambda x: F.avg_pool2d(input=x, kernel_size=2),
+        lambda x: F.adaptive_avg_pool2d(input=x, output_size=2),
+        lambda x: F.channel_shuffle(input=x, groups=2),
+    ],
+)
+def test_arguments_by_torchs_names(function):
+    torch.manual_seed(0)
+    assert_equal_spikes(Chain(does(function)), torch.randn(4, 2, 8, 8) * 2)
+
+
+def test_layers_and_the_ends_by_torchs_names():
+    class Net(Chain):
+        def forward(self, x):
+            x = self.head(input=self.act(x=self.stem(input=x)))
+            return self.end(x=torch.flatten(input=x.mean(axis=(2, 3), keepdims=True), start_dim=1))
+
+    torch.manual_seed(0)
+    assert_equal_spikes(Net(nn.Identity()), torch.randn(4, 2, 8, 8) * 2)
+
+
+def test_a_layer_that_is_given_more_than_a_tensor_is_refused():
+    class Net(Chain):
+        def forward(self, x):
+            return self.end(self.act(x=self.stem(x), pooled=False))
+
+    with pytest.raises(SpikeportError, match="act .LIF.: takes something else than one tensor"):
+        trace(Net(nn.Identity()).eval(), (2, 8, 8))
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [
+        Does(lambda module, x: F.dropout(x, 0.5, module.training)),
+        Does(lambda module, x: F.dropout2d(x, training=module.training)),
+        nn.Dropout3d(),
+        nn.AlphaDropout(),
+        nn.FeatureAlphaDropout(),
+        nn.ConstantPad2d(1, 0.0),
+        nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.MaxPool2d(3, 2)),
+        nn.Sequential(does(lambda x: x[:, [3, 0, 0, 2], 1:-1, ::2]), nn.ZeroPad2d(1), nn.MaxPool2d(2, padding=1)),
+    ],
+)
+def test_what_does_nothing_in_evaluation_and_zeros_before_pooling(middle):
+    torch.manual_seed(0)
+    assert_equal_spikes(Chain(middle), torch.randn(4, 2, 8, 8) * 2)
+
+
+class TwoHeads(Chain):
+    def __init__(self, join):
+        super().__init__(nn.Conv2d(4, 3, 1))
+        self.join, self.second = join, TimeMean(2)
+
+    def forward(self, x):
+        spikes = self.act(self.stem(x))
+        a, b = self.head(spikes).mean((2, 3)), self.middle(spikes).mean((2, 3))
+        return self.join(self, a, b)
+
+
+def test_two_heads_are_added_before_their_mean():
+    torch.manual_seed(0)
+    assert_equal_spikes(TwoHeads(lambda net, a, b: net.end(a + b)), torch.randn(4, 2, 8, 8) * 2)
+
+
+@pytest.mark.parametrize(
+    ("join", "message"),
+    [
+        (lambda net, a, b: net.end(a) + net.second(b), "second: a second mean over time; add up what enters them"),
+        (lambda net, a, b: net.end(a) + b, "add: joins a mean over time with what has none"),
+        (lambda net, a, b: (net.end(a), b)[1], "the model has no read-out"),
+    ],
+)
+def test_heads_that_are_not_averaged_together_are_refused(join, message):
+    with pytest.raises(SpikeportError, match=message):
+        trace(TwoHeads(join).eval(), (2, 8, 8))
+
+
+@pytest.mark.parametrize("first", [nn.Identity(), nn.Conv2d(2, 2, 1)])
+def test_a_held_input_needs_no_neurons_that_hold_it(first):
+    torch.manual_seed(0)
+    net = Chain(nn.Identity(), first=False)
+    net.stem = nn.Sequential(first, HoldTime(2), net.stem)
+    assert_equal_spikes(net, torch.randn(3, 2, 8, 8) * 6)
+    net.stem[1].time_steps = 3
+    with pytest.raises(SpikeportError, match="disagree on the number of time steps"):
+        trace(net, (2, 8, 8))
+
+
+def test_a_refusal_does_not_grow_with_the_network():
+    blocks = [Residual(nn.Conv2d(1, 1, 1)) for _ in range(60)]
+    joined = does(lambda x: torch.cat((x, x), 1, out=None))
+    with pytest.raises(SpikeportError, match=r"cat\(\[maps \(1, 2, 2\), maps \(1, 2, 2\)\], 1, out=None\) has no"):
+        trace(nn.Sequential(*blocks, joined).eval(), (1, 2, 2))
+    signal = trace(nn.Sequential(*blocks, *features()[1:2], nn.Flatten(), TimeMean(2)).eval(), (1, 2, 2)).output
+    assert len(repr(signal)) < 1000

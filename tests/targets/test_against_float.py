@@ -135,3 +135,9 @@ def test_a_program_of_another_network_is_refused(run, tiny, tmp_path):
     other = LoihiProgram.load(tmp_path / "other/loihi/program.npz")
     with pytest.raises(SpikeportError, match="its program was compiled from another network; `spikeport export"):
         against_float(load_run(run), other, np.zeros((1, *other.input_shape), np.float32), None)
+
+
+def test_a_certificate_whose_file_is_gone_does_not_keep_a_run_from_being_checked(run):
+    (run / "nir/model.nir").unlink()
+    assert check(run).fits
+    assert (run / "nir/model.nir").is_file()

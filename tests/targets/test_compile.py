@@ -74,7 +74,7 @@ def test_every_integer_fits_its_register(case):
         assert 0 <= p.bias_exp <= 7
         assert 0 <= p.du <= 4095
         assert 0 <= p.dv <= 4095
-        assert 0 < p.vth <= 131071 or not p.spiking
+        assert 0 < np.min(p.vth) <= np.max(p.vth) <= 131071 or not p.spiking
 
 
 @given(random_nets())

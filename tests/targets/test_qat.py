@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from networks import RandomNet, random_nets
 from torch import nn
+from torch.nn import functional as F
 
 from spikeport.core import LIF, SpikeportError, TimeMean, train
 from spikeport.core.rates import NETWORK, Rates, watched
@@ -94,12 +95,14 @@ def test_gradients_are_those_of_the_float_network(surrogate, detach_reset):
         torch.testing.assert_close(a, b, rtol=0.03, atol=0.01)
 
 
-def test_pooled_spikes_share_the_gradient():
+@pytest.mark.parametrize("around", [0, (0, 2, 0, 2)])
+def test_pooled_spikes_share_the_gradient(around):
     """By hand: with two of four spikes in the window each place counts half; in a window without spikes, a quarter."""
     steps = 1
     net = nn.Sequential(
         nn.Conv2d(1, 1, 1, bias=False),
         LIF(tau=1.0, time_steps=steps, constant_input=True, surrogate="piecewise-linear"),
+        nn.ZeroPad2d(around),
         nn.MaxPool2d(2),
         nn.Conv2d(1, 1, 1, bias=False),
         nn.Flatten(),
@@ -107,7 +110,7 @@ def test_pooled_spikes_share_the_gradient():
     ).eval()
     with torch.no_grad():
         net[0].weight.fill_(2.0)
-        net[3].weight.fill_(1.0)
+        net[4].weight.fill_(1.0)
     chip = prepare(net, DataInfo("d", (1, 2, 2), (0.5,), (0.5,), ("a",)))
     # h = 2x, the surrogate 1 - |h - 1|: x = 0.75 fires (h = 1.5), 0.25 does not (h = 0.5); derivative 0.5 for both.
     x = torch.tensor([[0.75, 0.75], [0.25, 0.25]])[None, None]
@@ -187,6 +190,20 @@ def test_rates_are_those_of_the_chip_and_can_be_trained(tiny, tmp_path):
 def test_only_a_training_for_a_target_is_prepared(tiny):
     assert preparation(tiny(kind="snn")) is None
     assert preparation(tiny(kind="snn", start="run", target="loihi")) is prepare
+
+
+def test_a_dropout_that_follows_the_mode_is_nothing_in_integers():
+    class Dropping(nn.Flatten):
+        def forward(self, x):
+            return F.dropout(super().forward(x), 0.5, self.training)
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), LIF(constant_input=True), Dropping(), nn.Linear(8, 2), TimeMean(4))
+    x = torch.randn(4, 1, 2, 2) * 3
+    plain = nn.Sequential(net[0], net[1], nn.Flatten(), net[3], net[4])
+    found, expected = (prepare(model, info_of(x))(x) for model in (net, plain))
+    assert torch.equal(found, expected)
+    assert expected.any()
 
 
 def test_a_cnn_and_a_changing_input_are_refused():

@@ -10,6 +10,7 @@ from spikeport.core import SpikeportError
 from spikeport.export.interpreter import interpret
 from spikeport.export.nir_foreign import with_metadata
 from spikeport.targets import differences
+from spikeport.targets.loihi.check import check_graph
 from spikeport.targets.loihi.compile import compile
 from spikeport.targets.loihi.fixed import simulate_fixed
 from spikeport.targets.loihi.lava import simulate_lava
@@ -136,3 +137,15 @@ def test_a_loop_without_neurons_is_refused():
     g.edges += [("affine", "back"), ("back", "affine")]
     with pytest.raises(SpikeportError, match="cycle through"):
         interpret(g, samples())
+
+
+def test_the_rounding_of_both_decays_is_noted():
+    def noted(neuron):
+        rows = check_graph(graph(neuron, bias=0.0), calibration=samples()).rows
+        return {row.rule: row.used for row in rows if "rounding" in row.rule}
+
+    assert noted(cuba(tau_syn=3e-3, tau_mem=6e-3)) == {
+        "decay rounding error": pytest.approx(683 / 4096 - 1 / 6),
+        "decay rounding error of u": pytest.approx(1 / 3 - 1365 / 4096),
+    }
+    assert noted(cuba(tau_syn=4e-3, tau_mem=8e-3)) == {}

@@ -3,6 +3,7 @@
 import math
 from itertools import pairwise
 
+import h5py
 import nir
 import numpy as np
 import pytest
@@ -58,6 +59,41 @@ def test_a_threshold_that_no_float_holds_is_that_of_float32(tmp_path, threshold)
     nn.init.constant_(net[0].weight, threshold)
     certificate = to_nir(net, tmp_path / "m.nir", np.ones((2, 1, 2, 2), np.float32))
     assert certificate.witnesses[0].status == "agrees"
+
+
+def integer_network(seed, tau):
+    """Weights of -1, 0 and 1, thresholds that sums of them reach, a bias of 0.3 in every other channel."""
+    torch.manual_seed(seed)
+    neurons = LIF(tau=tau, v_threshold=2.0, time_steps=4, constant_input=True, decay_input=False)
+    net = nn.Sequential(nn.Linear(4, 6), neurons, nn.Linear(6, 2), TimeMean(4)).eval()
+    with torch.no_grad():
+        net[0].weight.copy_(torch.randint(-1, 2, (6, 4)))
+        net[0].weight[0] = 1.0
+        net[0].bias.copy_(torch.tensor([0.0, 0.3, 1.0, 0.3, 0.0, -0.3]))
+    return net, torch.randint(-1, 3, (16, 4)).float()
+
+
+@given(st.integers(0, 2**31), st.sampled_from((1.0, math.inf)))
+def test_ties_fire_beside_channels_whose_bias_is_no_whole_weight_step(seed, tau):
+    net, x = integer_network(seed, tau)
+    graph, _ = build_nir(trace(net, (4,)), Metadata(4, input_shape=(4,)))
+    with torch.no_grad():
+        expected = net[1](net[0](x)).unflatten(0, (4, 16)).transpose(0, 1).numpy()
+    program = compile(graph, x.numpy())
+    (found,) = simulate_fixed(program, x.numpy(), rasters=16).rasters.values()
+    np.testing.assert_array_equal(found.reshape(expected.shape), expected)
+    assert program.populations[0].vth.tolist() == [253, 254, 253, 254, 253, 254]
+    assert np.ndim(compile(graph, x.numpy(), bias_exp=6).populations[0].vth) == 0
+
+
+def test_a_net_file_has_whole_biases_and_the_threshold_that_goes_with_them(tmp_path):
+    net, x = integer_network(0, math.inf)
+    graph, _ = build_nir(trace(net, (4,)), Metadata(4, input_shape=(4,)))
+    program = LoihiTarget().compile(graph, tmp_path / "p.npz", x.numpy(), net=tmp_path / "m.net")
+    assert program.populations[0].vth == 253
+    assert program.populations[0].bias_mant.tolist() == [0, 38, 127, 38, 0, -38]
+    with h5py.File(tmp_path / "m.net") as file:
+        assert file["layer/1/neuron/vThMant"][()] == 253
 
 
 @given(st.floats(1.0, 120.0), st.integers(1, 24), st.integers(50, 300))
