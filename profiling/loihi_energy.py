@@ -126,7 +126,8 @@ def loihi1_mapping(program: LoihiProgram) -> Mapping:
     spikes = "spikes" if program.input_max == 1 else "graded"
     checked = check_program(program, LOIHI_1.name, spikes)
     if checked.mapping is None or not checked.fits:
-        raise SpikeportError(f"energy model loihi1: Loihi 1 cannot run this program: {checked.errors[0]}")
+        reason = checked.errors[0].partition(" or `--chip")[0]  # the model is of this chip: no other is a remedy
+        raise SpikeportError(f"energy model loihi1: Loihi 1 cannot run this program: {reason}")
     return checked.mapping
 
 

@@ -145,7 +145,8 @@ def test_the_first_images_alone_are_averaged(case):
 def test_graded_input_and_records_of_other_programs_are_refused(case):
     program, record = case
     graded = replace(program, input_max=127)
-    with pytest.raises(SpikeportError, match="loihi1: Loihi 1 cannot run this program: input: graded spike bits 8"):
+    message = "loihi1: Loihi 1 cannot run this program: input: graded spike bits 8 .*; `--input host-current`$"
+    with pytest.raises(SpikeportError, match=message):
         loihi1_mapping(graded)
     with pytest.raises(SpikeportError, match="record is of another program"):
         loihi1_energy(graded, record)
