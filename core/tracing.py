@@ -1,7 +1,7 @@
 """A model as a graph of its layers, by torch.fx, and what changes such graphs."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import zip_longest
 from typing import Any
 
@@ -43,7 +43,7 @@ def trace_module(model: nn.Module, leaves: tuple[type[nn.Module], ...] = ()) -> 
             other = Tracer().trace(copied(original).train(not model.training))
             if model.training:
                 _require_one_for_both_modes(graph.graph, other)
-            _free_dropouts(graph, other)
+            _free_dropouts(graph, other, {name for name, _ in original.named_modules()})
         out_of_place(graph)
         return graph
     except SpikeportError:
@@ -71,13 +71,14 @@ def _call(node: fx.Node) -> tuple[Any, ...]:
     return (node.op, node.target, str(node.args), str(node.kwargs))
 
 
-def _free_dropouts(graph: fx.GraphModule, other: fx.Graph) -> None:
+def _free_dropouts(graph: fx.GraphModule, other: fx.Graph, taken: set[str]) -> None:
     """Makes modules of the dropouts that follow the model's mode: a trace keeps the mode it was made in.
 
     Args:
         other: the same model traced in the other mode.
+        taken: names of the model's own modules, of which the trace has those alone that it calls.
     """
-    names = Names(graph)
+    names = Names(graph, taken)
     for node, twin in zip(list(graph.graph.nodes), list(other.nodes), strict=False):
         if node.target in _DROPOUTS and node.target is twin.target and _drops(node) != _drops(twin):
             module = _DROPOUTS[node.target](_dropped(node)).train(graph.training)
@@ -120,13 +121,14 @@ def _unwrapped(model: Any) -> nn.Module:
 class Names:
     """Adds modules to a graph module under names of their own."""
 
-    def __init__(self, graph: fx.GraphModule) -> None:
+    def __init__(self, graph: fx.GraphModule, others: Collection[str] = ()) -> None:
         self.graph = graph
+        self.others = others
         self.added: set[str] = set()
 
     def add(self, wanted: str, module: nn.Module, replaces: bool = False) -> str:
         """The name the module got; with ``replaces`` it takes the place of a module of that name, once."""
-        taken = {name for name, _ in self.graph.named_modules()}
+        taken = {name for name, _ in self.graph.named_modules()} | set(self.others)
         if replaces and wanted not in self.added:
             taken.discard(wanted)
         name, number = wanted, 1

@@ -437,6 +437,13 @@ def test_what_does_nothing_in_evaluation_and_zeros_before_pooling(middle):
     assert_equal_spikes(Chain(middle), torch.randn(4, 2, 8, 8) * 2)
 
 
+def test_a_dropout_that_was_a_function_is_no_module_of_its_name():
+    torch.manual_seed(0)
+    net = Chain(Does(lambda module, x: F.dropout(x, 0.5, module.training)))
+    net.dropout = nn.Conv2d(4, 4, 1)  # which nothing calls
+    assert_equal_spikes(net, torch.randn(4, 2, 8, 8) * 2)
+
+
 class TwoHeads(Chain):
     def __init__(self, join):
         super().__init__(nn.Conv2d(4, 3, 1))
