@@ -13,7 +13,7 @@ import numpy as np
 from spikeport.core.errors import SpikeportError
 from spikeport.profiling.counts import LayerCounts, ModelCounts
 from spikeport.profiling.energy import horowitz
-from spikeport.profiling.loihi_energy import dense_macs
+from spikeport.profiling.loihi_energy import dense_operations
 from spikeport.targets.loihi.program import INPUT, LoihiProgram, Population, Synapse
 from spikeport.targets.record import SpikeRecord
 
@@ -206,8 +206,7 @@ def _row(
     fired = [training.layers[n].spikes for n in own if n in training.layers] if training else []
     analog = [] if spikes_enter(program) else [s for s in synapses if s.pre == INPUT]
     only_analog = len(analog) == len(synapses)
-    repeated = len(behind) > 1 and counts is not None and counts.kind in ("Conv2d", "Linear")
-    comparable = not repeated and not any(s.composed or _has_zero_taps(s) for s in synapses)
+    comparable = not joined and _are_alike(synapses, counts, behind, program)
     acs: dict[str, float] = {}
     spikes: dict[str, float] = {}
     divergence: dict[str, float] = {}
@@ -216,7 +215,7 @@ def _row(
     once = program.held and all(s.pre == INPUT for s in synapses)
     charged = program.time_steps if once else 1
     times = {s.name: 1 if once or s.host else program.time_steps for s in analog}
-    macs = chip_macs = float(sum(dense_macs(program, [s]) * times[s.name] for s in analog))
+    macs = chip_macs = float(sum(dense_operations(program, [s]) * times[s.name] for s in analog))
     if counts is not None:
         # Neurons whose spikes reach others, but not through sums alone: training has no such operations.
         found = [c.acs for c in trained.values() if c.kind != "LIF" or c.acs.any() or not c.spikes.any()]
@@ -263,6 +262,16 @@ def _row(
         cnn_energy_nj=None if cnn_macs is None else horowitz(0, cnn_macs),
         note=_note(synapses, counts, behind, program, macs, joined, graded),
     )
+
+
+def _are_alike(synapses: list[Synapse], counts: LayerCounts | None, behind: list[str], program: LoihiProgram) -> bool:
+    """Whether the chip has training's synapses: no kernel that grew by zeros, nor one for each of two layers behind."""
+    if counts is None or counts.kind not in ("Conv2d", "Linear"):
+        return not any(_has_zero_taps(s) for s in synapses)
+    if any(s.composed for s in synapses):  # with averages, which may leave the number of synapses as it was
+        return dense_operations(program, synapses) == counts.dense
+    grown = counts.kind == "Conv2d" and any(s.weight[0, 0].size > counts.taps for s in synapses)
+    return len(behind) < 2 and not grown
 
 
 def _has_zero_taps(synapse: Synapse) -> bool:

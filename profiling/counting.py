@@ -204,6 +204,7 @@ def _count(module: nn.Module, x: Tensor, y: Tensor, samples: int, seen: Seen) ->
         inputs=x[0].numel(),
         outputs=y[0].numel(),
         kernel=module.weight[:, 0].numel() if isinstance(module, nn.Conv2d) else 0,
+        taps=module.weight[0, 0].numel() if isinstance(module, nn.Conv2d) else 0,
         passes=len(y) // samples,
         leaky=isinstance(module, LIF) and 1 < module.tau < math.inf,
         bias=isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None,

@@ -119,6 +119,7 @@ class LayerCounts:
         dense: operations of one image in one pass if no input were zero, padding excluded.
         padded: the same with padding and bias counted (ptflops, syops and the paper count so).
         kernel: of a convolution, output channels times taps; 0 elsewhere.
+        taps: of a convolution, those of its kernel, height times width; 0 elsewhere.
         passes: T, or 1 for a layer under a constant current.
         held: it runs once for all steps: before the first LIF layer, or on what is held beside it.
         leaky: of a LIF layer, whether its membranes decay.
@@ -142,6 +143,7 @@ class LayerCounts:
     dense: int = 0
     padded: int = 0
     kernel: int = 0
+    taps: int = 0
     passes: int = 1
     held: bool = False
     leaky: bool = False

@@ -133,14 +133,14 @@ def loihi1_mapping(program: LoihiProgram) -> Mapping:
 
 def host_macs(program: LoihiProgram) -> int:
     """Dense multiply-accumulates of the synapses on the host, once per inference."""
-    return dense_macs(program, [synapse for synapse in program.synapses if synapse.host])
+    return dense_operations(program, [synapse for synapse in program.synapses if synapse.host])
 
 
-def dense_macs(program: LoihiProgram, synapses: Iterable[Synapse]) -> int:
-    """Multiply-accumulates of these synapses, all from the input, if none of its values were zero; at one step."""
+def dense_operations(program: LoihiProgram, synapses: Iterable[Synapse]) -> int:
+    """Operations of these synapses if none of their inputs were zero, at one step."""
     found = 0
     for synapse in synapses:
-        reach = fan_out(program.input_shape[1:], *synapse.geometry)
+        reach = fan_out(program.shape_of(synapse.pre)[1:], *synapse.geometry)
         found += int(reach.sum()) * int(synapse.outputs_reached.sum())
     return found
 

@@ -23,6 +23,7 @@ from spikeport.targets.loihi.fixed import simulate_fixed
 
 @pytest.fixture(scope="module")
 def case():
+    torch.manual_seed(0)
     net = RandomNet(["conv", "shortcut", "border", "fire", "skip", "residual"], 6, 8, 3, 5, True).eval()
     x = torch.randn(4, 2, 8, 8, generator=torch.Generator().manual_seed(0)).clamp(-2, 2)
     metadata = Metadata(3, input_shape=(2, 8, 8), input_bound=2.0)
