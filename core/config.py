@@ -32,6 +32,7 @@ class TrainConfig:
     """Settings of ``train``; the defaults are the paper's method but for the batch (the paper: 8).
 
     Attributes:
+        alpha: steepness of the surrogate (None: its default in ``SURROGATES``).
         patience: epochs without a better validation accuracy before training stops (0: never).
         batch_size: images per step, over all processes together.
         milestones, gamma: epochs at which the step schedule multiplies the learning rate, and by what.
@@ -77,6 +78,7 @@ class TrainConfig:
     tau: float = 2.0
     v_threshold: float = 1.0
     surrogate: str = "atan"
+    alpha: float | None = None
     seed: int = 0
     device: str = "auto"
     precision: str = "fp32"
@@ -148,7 +150,7 @@ class TrainConfig:
             raise SpikeportError(f"seed is {self.seed}; it must lie within 0..{2**32 - 1}")
 
     def spec(self, num_classes: int, image_shape: tuple[int, int, int]) -> ModelSpec:
-        twin = Twin(self.kind, self.spiking, self.time_steps, self.tau, self.v_threshold, self.surrogate)
+        twin = Twin(self.kind, self.spiking, self.time_steps, self.tau, self.v_threshold, self.surrogate, self.alpha)
         channels, size, _ = image_shape
         return ModelSpec(self.model, twin, num_classes, channels, size, self.width, self.keep)
 

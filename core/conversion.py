@@ -34,6 +34,7 @@ def convert(
     tau: float = 2.0,
     v_threshold: float = 1.0,
     surrogate: str = "atan",
+    alpha: float | None = None,
     spiking: str = "activations",
     weights: bool = True,
 ) -> nn.Module:
@@ -53,7 +54,7 @@ def convert(
         SpikeportError: the model cannot be traced, has no ReLU, or, in training mode, does what it does not do in
             evaluation (but for dropout).
     """
-    twin = Twin("snn", spiking, time_steps, tau, v_threshold, surrogate)
+    twin = Twin("snn", spiking, time_steps, tau, v_threshold, surrogate, alpha)
     graph = trace_module(model)
     names = Names(graph)
     activations = [node for node in graph.graph.nodes if _is_relu(node, graph)]

@@ -210,13 +210,13 @@ def load_weights(model: nn.Module, path: Path) -> None:
 def start_from(path: Path, spec: ModelSpec, model: nn.Module) -> None:
     """Fills ``model``, built from ``spec``, with the weights of a run; those of a CNN also fill its spiking twin.
 
+    Neurons have no weights, so that those of ``spec`` may be others than the run's.
+
     Raises:
         SpikeportError: no such run, or its model is another.
     """
     start = load_run(path).spec
-    # Neurons have no weights, so that their settings are free where the CNN had none.
-    of_its_cnn = start.twin.kind == "cnn" and spec.twin.kind == "snn"
-    found, wanted = _flat(replace(start, twin=spec.twin) if of_its_cnn else start), _flat(spec)
+    found, wanted = _flat(replace(start, twin=spec.twin) if spec.twin.kind == "snn" else start), _flat(spec)
     different = [name for name in wanted if found[name] != wanted[name]]
     if different:
         name = different[0]

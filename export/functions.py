@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from spikeport.core.errors import SpikeportError
 from spikeport.core.geometry import Pair, ceil_adds, pair
 from spikeport.export import expressions as ex
-from spikeport.export.expressions import Signal
+from spikeport.export.signals import Signal
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,8 @@ from spikeport.core.errors import SpikeportError, reason
 from spikeport.core.files import replacing, tuples
 from spikeport.core.functional import whole_steps
 from spikeport.core.settings import check_types
-from spikeport.export import expressions as ex
+from spikeport.export.expressions import distinct
+from spikeport.export.signals import Conv, Input, Linear, Neuron, Node, Pool, Signal
 from spikeport.export.trace import Traced
 
 #: One time step in seconds. snnTorch reads no other.
@@ -73,17 +74,17 @@ def nir_threshold(v_threshold: float) -> float:
     return float(np.nextafter(np.float32(v_threshold), np.float32(-np.inf)))
 
 
-def build_nir(traced: Traced, metadata: Metadata) -> tuple[nir.NIRGraph, dict[ex.Node, str]]:
+def build_nir(traced: Traced, metadata: Metadata) -> tuple[nir.NIRGraph, dict[Node, str]]:
     """The canonical NIR graph of a traced model, and the name of every node in it.
 
     The graph carries ``metadata`` with its ``layers`` filled in; the argument itself stays as it is.
     """
-    names: dict[ex.Node, str] = {}
+    names: dict[Node, str] = {}
     nodes: dict[str, nir.NIRNode] = {}
     edges: list[tuple[str, str]] = []
     flat: dict[str, str] = {}  # node -> the Flatten behind it
 
-    def flattened(node: ex.Node) -> str:
+    def flattened(node: Node) -> str:
         before = emit(node)
         if before not in flat:
             flat[before] = unique(f"{before}_flatten", {*nodes, "output"})
@@ -91,7 +92,7 @@ def build_nir(traced: Traced, metadata: Metadata) -> tuple[nir.NIRGraph, dict[ex
             edges.append((before, flat[before]))
         return flat[before]
 
-    def emit(node: ex.Node) -> str:
+    def emit(node: Node) -> str:
         if node not in names:
             before = [flattened(p) if node.flat and not p.flat else emit(p) for p in node.inputs]
             name = _unique(node, nodes)
@@ -106,7 +107,7 @@ def build_nir(traced: Traced, metadata: Metadata) -> tuple[nir.NIRGraph, dict[ex
     edges.append((emit(head) if head.flat else flattened(head), "output"))
     _refuse_unused(traced, names)
 
-    layers = {name: node.source for node, name in names.items() if not isinstance(node, ex.Input)}
+    layers = {name: node.source for node, name in names.items() if not isinstance(node, Input)}
     value = asdict(metadata) | {"layers": layers}
     # nir's own check rejects grouped convolutions (it compares the input with weight.shape[1]) and kernels that are not
     # square (it takes one side for both).
@@ -116,26 +117,26 @@ def build_nir(traced: Traced, metadata: Metadata) -> tuple[nir.NIRGraph, dict[ex
     return graph, names
 
 
-def _head(output: ex.Signal) -> ex.Node:
+def _head(output: Signal) -> Node:
     """The one node before the output. Readers do not sum what enters an output, so a sum passes weights of 1 first."""
     if not all(term.whole for term in output.terms):
         raise SpikeportError("the output joins or slices what layers give; end the model with one classifier")
-    heads = ex.distinct(output.nodes)
+    heads = distinct(output.nodes)
     if len(heads) == 1:
         return heads[0]
     ones = torch.eye(int(np.prod(output.shape)), dtype=torch.float64)
-    return ex.Linear("sum", heads, (len(ones), 1, 1), ones, ones.new_zeros(len(ones)), flat=True)
+    return Linear("sum", heads, (len(ones), 1, 1), ones, ones.new_zeros(len(ones)), flat=True)
 
 
-def _refuse_unused(traced: Traced, names: dict[ex.Node, str]) -> None:
+def _refuse_unused(traced: Traced, names: dict[Node, str]) -> None:
     for layer, signal in traced.observed:
         if any(node not in names for node in signal.nodes):
             raise SpikeportError(f"{layer}: the output does not depend on all of its spikes; leave out the rest")
 
 
-def _unique(node: ex.Node, taken: dict[str, nir.NIRNode]) -> str:
+def _unique(node: Node, taken: dict[str, nir.NIRNode]) -> str:
     base = node.source.replace(".", "_").replace("/", "_") or "node"  # HDF5 takes "/" for a folder
-    if isinstance(node, ex.Pool):
+    if isinstance(node, Pool):
         base += "_mean"
     return unique(base, {*taken, "output"})
 
@@ -149,11 +150,11 @@ def unique(base: str, taken: Collection[str]) -> str:
     return name
 
 
-def _nir_node(node: ex.Node) -> nir.NIRNode:
+def _nir_node(node: Node) -> nir.NIRNode:
     shape = (int(np.prod(node.shape)),) if node.flat else node.shape
-    if isinstance(node, ex.Input):
+    if isinstance(node, Input):
         return nir.Input({"input": np.array(shape)})
-    if isinstance(node, ex.Conv):
+    if isinstance(node, Conv):
         return nir.Conv2d(
             input_shape=node.inputs[0].shape[1:],
             weight=_array(node.weight),
@@ -163,11 +164,11 @@ def _nir_node(node: ex.Node) -> nir.NIRNode:
             groups=node.groups,
             bias=_array(node.bias),
         )
-    if isinstance(node, ex.Linear):
+    if isinstance(node, Linear):
         return nir.Affine(_array(node.weight), _array(node.bias))
-    if isinstance(node, ex.Pool):
+    if isinstance(node, Pool):
         return nir.AvgPool2d(np.array(node.kernel), np.array(node.stride), np.array(node.padding))
-    assert isinstance(node, ex.Neuron)
+    assert isinstance(node, Neuron)
     full = lambda value: np.full(shape, value, dtype=np.float64)  # noqa: E731
     if math.isinf(node.tau):
         return nir.IF(

@@ -20,7 +20,7 @@ from spikeport.core.neurons import LIF, HoldTime, TimeMean
 from spikeport.core.tracing import trace_module
 from spikeport.export import expressions as ex
 from spikeport.export import functions
-from spikeport.export.expressions import Neuron, Node, Shape, Signal
+from spikeport.export.signals import Input, Neuron, Node, Shape, Signal, whole
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Traced:
         observed: the spiking layers of the model, in the order they run, and what their outputs became.
     """
 
-    input: ex.Input
+    input: Input
     output: Signal
     time_steps: int
     constant_input: bool
@@ -81,7 +81,7 @@ class _Rewriter:
             raise SpikeportError(f"input shape {input_shape}; expected (C, H, W) or (F,)")
         shape: Shape = (input_shape[0], 1, 1) if flat else (input_shape[0], input_shape[1], input_shape[2])
         self.modules = dict(model.named_modules())
-        self.input = ex.Input("input", (), shape, flat=flat)
+        self.input = Input("input", (), shape, flat=flat)
         self.flat = flat
         self.neurons: list[LIF] = []
         self.holds: list[HoldTime] = []
@@ -96,7 +96,7 @@ class _Rewriter:
             if node.op == "placeholder":
                 if values:
                     raise SpikeportError(f"{node.name}: the model takes more than one input; only one is supported")
-                values[node] = ex.whole(self.input, self.flat)
+                values[node] = whole(self.input, self.flat)
                 continue
             args = fx.node.map_arg(node.args, values.__getitem__)
             kwargs = fx.node.map_arg(node.kwargs, values.__getitem__)

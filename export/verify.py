@@ -24,12 +24,12 @@ from spikeport.core.files import read_json, write_json
 from spikeport.core.neurons import LIF
 from spikeport.core.runs import WEIGHTS_FILE, Run
 from spikeport.core.settings import check_types
-from spikeport.export import expressions as ex
 from spikeport.export import readers
 from spikeport.export.foreign import owner, owner_forward
 from spikeport.export.interpreter import Trajectory, interpret
 from spikeport.export.nir_graph import metadata_of, read_nir
 from spikeport.export.nir_nodes import ordered
+from spikeport.export.signals import Node, Signal
 from spikeport.export.trace import Traced
 
 #: Beside every exported file.
@@ -164,7 +164,7 @@ def require_own_weights(known: str | None, run: Run, file: Path, target: str) ->
 
 
 def verify_nir(
-    path: Path, name: str, model: nn.Module, traced: Traced, names: dict[ex.Node, str], samples: np.ndarray
+    path: Path, name: str, model: nn.Module, traced: Traced, names: dict[Node, str], samples: np.ndarray
 ) -> Certificate:
     """Reads the file at ``path`` back and compares it with the model.
 
@@ -198,7 +198,7 @@ def verify_nir(
     )
 
 
-def _silent(traced: Traced, names: dict[ex.Node, str], reference: Trajectory) -> tuple[str, ...]:
+def _silent(traced: Traced, names: dict[Node, str], reference: Trajectory) -> tuple[str, ...]:
     fired: dict[str, bool] = {}
     for layer, signal in traced.observed:
         fired[layer] = fired.get(layer, False) or bool(assembled(signal, names, reference.spikes).any())
@@ -206,7 +206,7 @@ def _silent(traced: Traced, names: dict[ex.Node, str], reference: Trajectory) ->
 
 
 def _against_model(
-    model: nn.Module, traced: Traced, names: dict[ex.Node, str], samples: np.ndarray, reference: Trajectory
+    model: nn.Module, traced: Traced, names: dict[Node, str], samples: np.ndarray, reference: Trajectory
 ) -> Witness:
     """The PyTorch model in float64 against the interpreter, layer by layer."""
     double = copy.deepcopy(model).double().eval()
@@ -256,7 +256,7 @@ def observe(model: nn.Module, traced: Traced, samples: np.ndarray) -> tuple[list
     return seen, prediction
 
 
-def assembled(signal: ex.Signal, names: dict[ex.Node, str], spikes: dict[str, np.ndarray]) -> np.ndarray:
+def assembled(signal: Signal, names: dict[Node, str], spikes: dict[str, np.ndarray]) -> np.ndarray:
     """What a layer of the model puts out, [T, N, C, H, W], from the spikes of the neurons it became, [T, N, ...]."""
     found: np.ndarray | None = None
     for term in signal.terms:

@@ -5,88 +5,15 @@ alike (once per inference where the input is held), so that any difference betwe
 the chip's synapses are others than training's (``Row.comparable``).
 """
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
-
 import numpy as np
 
 from spikeport.core.errors import SpikeportError
 from spikeport.profiling.counts import LayerCounts, ModelCounts
 from spikeport.profiling.energy import horowitz
 from spikeport.profiling.loihi_energy import dense_operations
+from spikeport.profiling.rows import TRAINING, Row
 from spikeport.targets.loihi.program import INPUT, LoihiProgram, Population, Synapse
 from spikeport.targets.record import SpikeRecord
-
-TRAINING = "training"
-#: A relative difference of synaptic operations above this is marked in the report.
-MARK_ABOVE = 0.1
-
-
-@dataclass(frozen=True)
-class Row:
-    """One synaptic layer and the neurons behind it; all counts are means per image over all steps.
-
-    Attributes:
-        layer: the convolution, linear or pooling layer of the model ("" where only the target has it).
-        composed: further layers, which the chip has in one synapse with it: training's counts are of all of them.
-        neurons_layer: the spiking layer behind it ("" for class currents; several where it drives several).
-        neurons: number of those of its neurons that no row before drives, whose spikes are in this one.
-        macs: multiply-accumulates on analog input, as the model executes them.
-        chip_macs: those of the engines: of what takes the network's analog input alone.
-        analog: the layer takes the network's analog input, so that every witness multiplies; else only training does.
-        acs: witness -> synaptic operations.
-        spikes: witness -> spikes of the neurons.
-        rate: witness -> spikes per neuron and step.
-        energy_nj: witness -> energy of ``acs`` and ``macs`` under Horowitz's constants, nJ.
-        divergence: engine -> how far its spikes are from training's: the absolute differences of the counts of every
-            image and step, summed, over training's spikes.
-        graded_events: engine -> synaptic events of graded input as the target executed them, at every step.
-        cnn_macs, cnn_energy_nj: the same layer of the CNN twin, dense.
-        note: why target and training may differ here.
-        comparable: the chip's synapses are training's, so that another number of operations comes of other spikes.
-    """
-
-    layer: str
-    kind: str
-    neurons_layer: str
-    neurons: int
-    macs: float
-    analog: bool
-    acs: dict[str, float]
-    spikes: dict[str, float]
-    rate: dict[str, float]
-    energy_nj: dict[str, float]
-    divergence: dict[str, float] = field(default_factory=dict)
-    graded_events: dict[str, float] = field(default_factory=dict)
-    cnn_macs: float | None = None
-    cnn_energy_nj: float | None = None
-    note: str = ""
-    composed: tuple[str, ...] = ()
-    chip_macs: float = 0.0
-    comparable: bool = True
-
-    def difference(self, witness: str) -> float | None:
-        """Relative difference of synaptic operations to training; None where either has none, or other synapses."""
-        if not self.acs.get(TRAINING) or witness not in self.acs or not self.comparable:
-            return None
-        return self.acs[witness] / self.acs[TRAINING] - 1
-
-    def macs_of(self, witness: str) -> float:
-        """What this witness multiplies; a chip adds, except where it takes the network's input."""
-        return self.macs if witness == TRAINING else self.chip_macs
-
-    def marked(self, witness: str) -> bool:
-        """Whether the witness's synaptic operations differ from training's by more than ``MARK_ABOVE``."""
-        difference = self.difference(witness)
-        return self.woken(witness) or (difference is not None and abs(difference) > MARK_ABOVE)
-
-    def woken(self, witness: str) -> bool:
-        """Whether spikes arrive here that training did not see at all: there is no relative difference then."""
-        silent = self.acs.get(TRAINING) == 0 and not self.macs
-        return silent and self.comparable and self.acs.get(witness, 0.0) > 0
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def compare(
@@ -203,41 +130,15 @@ def _row(
     # What the chip has in one synapse with it, and whether its operations are counted in this row.
     working = [n for n, c in training.layers.items() if c.dense] if training else []
     joined = {n: n in layers for s in synapses for n in s.composed if n in working}
-    fired = [training.layers[n].spikes for n in own if n in training.layers] if training else []
-    analog = [] if spikes_enter(program) else [s for s in synapses if s.pre == INPUT]
-    only_analog = len(analog) == len(synapses)
     comparable = not joined and _are_alike(synapses, counts, behind, program)
-    acs: dict[str, float] = {}
-    spikes: dict[str, float] = {}
-    divergence: dict[str, float] = {}
-    graded: dict[str, float] = {}
-    # What is held for all steps, and meets no spikes on its way, is charged once.
-    once = program.held and all(s.pre == INPUT for s in synapses)
-    charged = program.time_steps if once else 1
-    times = {s.name: 1 if once or s.host else program.time_steps for s in analog}
-    macs = chip_macs = float(sum(dense_operations(program, [s]) * times[s.name] for s in analog))
-    if counts is not None:
-        # Neurons whose spikes reach others, but not through sums alone: training has no such operations.
-        found = [c.acs for c in trained.values() if c.kind != "LIF" or c.acs.any() or not c.spikes.any()]
-        if found:
-            acs[TRAINING] = _mean(found, samples)
-        macs = _mean([c.macs for c in trained.values()], samples)
-        if only_analog and comparable:  # images that hold spikes are additions in every witness
-            chip_macs = macs
-    if fired:
-        spikes[TRAINING] = _mean(fired, samples)
-    for engine, record in records.items():
-        events = {s.name: record.events[s.name] for s in synapses if not s.host}
-        if analog:
-            graded[engine] = _mean([e for name, e in events.items() if name in times], samples)
-        acs[engine] = _mean([e for name, e in events.items() if name not in times], samples) / charged
-        if only_analog and comparable:
-            acs[engine] = acs.get(TRAINING, 0.0)
-        found = [record.spikes[p.name][:samples] for p in spiking]
-        if found:
-            spikes[engine] = _mean(found, samples)
-        if fired and found:
-            divergence[engine] = _divergence(sum(fired[1:], fired[0])[:samples], sum(found[1:], found[0]))
+    analog = [] if program.takes_spikes else [s for s in synapses if s.pre == INPUT]
+    only_analog = len(analog) == len(synapses)
+    alike = only_analog and comparable
+    macs, chip_macs, acs, graded = _operations(
+        synapses, analog, alike, list(trained.values()), program, records, samples
+    )
+    fired = [training.layers[n].spikes for n in own if n in training.layers] if training else []
+    spikes, divergence = _spikes([p.name for p in spiking], fired, records, samples)
     dense = (
         [cnn.layers[n].dense for n in layers if n in cnn.layers and cnn.layers[n].kind != "MaxPool2d"] if cnn else []
     )
@@ -245,7 +146,7 @@ def _row(
     return Row(
         layer=name if any(s.source for s in synapses) else "",
         composed=tuple(composed),
-        kind=_kind(source, counts, populations),
+        kind=_kind(counts, populations, program),
         neurons_layer=", ".join(behind),
         neurons=neurons,
         macs=macs,
@@ -264,6 +165,63 @@ def _row(
     )
 
 
+def _operations(
+    synapses: list[Synapse],
+    analog: list[Synapse],
+    alike: bool,
+    trained: list[LayerCounts],
+    program: LoihiProgram,
+    records: dict[str, SpikeRecord],
+    samples: int,
+) -> tuple[float, float, dict[str, float], dict[str, float]]:
+    """``macs``, ``chip_macs``, ``acs`` and ``graded_events`` of a row.
+
+    Args:
+        analog: the synapses that take the network's analog input.
+        alike: they are all there are, and training's: every witness has the same operations.
+    """
+    # What is held for all steps, and meets no spikes on its way, is charged once.
+    once = program.held and all(s.pre == INPUT for s in synapses)
+    charged = program.time_steps if once else 1
+    times = {s.name: 1 if once or s.host else program.time_steps for s in analog}
+    macs = chip_macs = float(sum(dense_operations(program, [s]) * times[s.name] for s in analog))
+    acs: dict[str, float] = {}
+    graded: dict[str, float] = {}
+    if trained:
+        # Neurons whose spikes reach others, but not through sums alone: training has no such operations.
+        found = [c.acs for c in trained if c.kind != "LIF" or c.acs.any() or not c.spikes.any()]
+        if found:
+            acs[TRAINING] = _mean(found, samples)
+        macs = _mean([c.macs for c in trained], samples)
+        if alike:  # images that hold spikes are additions in every witness
+            chip_macs = macs
+    for engine, record in records.items():
+        events = {s.name: record.events[s.name] for s in synapses if not s.host}
+        if analog:
+            graded[engine] = _mean([e for name, e in events.items() if name in times], samples)
+        acs[engine] = _mean([e for name, e in events.items() if name not in times], samples) / charged
+        if alike:
+            acs[engine] = acs.get(TRAINING, 0.0)
+    return macs, chip_macs, acs, graded
+
+
+def _spikes(
+    populations: list[str], trained: list[np.ndarray], records: dict[str, SpikeRecord], samples: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """``spikes`` and ``divergence`` of a row, from training's counts [N, T] and those of the engines."""
+    spikes: dict[str, float] = {}
+    divergence: dict[str, float] = {}
+    if trained:
+        spikes[TRAINING] = _mean(trained, samples)
+    for engine, record in records.items():
+        found = [record.spikes[name][:samples] for name in populations]
+        if found:
+            spikes[engine] = _mean(found, samples)
+        if trained and found:
+            divergence[engine] = _divergence(sum(trained[1:], trained[0])[:samples], sum(found[1:], found[0]))
+    return spikes, divergence
+
+
 def _are_alike(synapses: list[Synapse], counts: LayerCounts | None, behind: list[str], program: LoihiProgram) -> bool:
     """Whether the chip has training's synapses: no kernel that grew by zeros, nor one for each of two layers behind."""
     if counts is None or counts.kind not in ("Conv2d", "Linear"):
@@ -279,16 +237,11 @@ def _has_zero_taps(synapse: Synapse) -> bool:
     return bool((synapse.weight == 0).all((0, 1)).any())
 
 
-def spikes_enter(program: LoihiProgram) -> bool:
-    """Whether the chip's input is spikes: whole numbers up to 1, as calibrated."""
-    return program.input_mode == "graded" and program.whole and program.input_max == 1
-
-
-def _kind(source: str, counts: LayerCounts | None, populations: dict[str, Population]) -> str:
+def _kind(counts: LayerCounts | None, populations: dict[str, Population], program: LoihiProgram) -> str:
     if counts is not None:
         return "Skip" if counts.kind == "LIF" else counts.kind
-    if any(p.source == source for p in populations.values()):
-        return "MaxPool2d"  # a layer that is synapses and neurons both: OR neurons
+    if any(program.pools(p) for p in populations.values()):
+        return "MaxPool2d"
     return "Relay" if all(not p.source for p in populations.values()) else "Synapses"
 
 
@@ -315,7 +268,7 @@ def _note(
         charged = (
             f"charged once; the chip receives it at each of the {steps} steps" if held else "charged at every step"
         )
-        notes.append(f"{'spikes as' if spikes_enter(program) else 'analog'} input: {charged}")
+        notes.append(f"{'spikes as' if program.takes_spikes else 'analog'} input: {charged}")
         notes += [f"graded events, {engine}: {events:,.0f}" for engine, events in graded.items()]
     elif graded:
         where = "the host multiplies the input's part once" if any(host) else "the chip the input's part alone"
@@ -339,36 +292,12 @@ def _note(
     return "; ".join(notes)
 
 
-def witnesses(rows: list[Row]) -> list[str]:
-    """Who counted: training, engines; in the order of the rows."""
-    return list(dict.fromkeys(w for row in rows for w in row.acs))
-
-
-def totals(rows: list[Row]) -> dict[str, dict[str, float]]:
-    """witness -> sums per image: acs, macs, energy_nj, spikes."""
-    return {
-        w: {
-            "acs": sum(row.acs.get(w, 0.0) for row in rows),
-            "macs": sum(row.macs_of(w) for row in rows),
-            "energy_nj": sum(row.energy_nj.get(w, 0.0) for row in rows),
-            "spikes": sum(row.spikes.get(w, 0.0) for row in rows),
-        }
-        for w in witnesses(rows)
-    }
-
-
-def first_marked(rows: list[Row], witness: str) -> str | None:
-    """The first layer whose synaptic operations differ from training's by more than ``MARK_ABOVE``."""
-    return next((row.layer for row in rows if row.marked(witness)), None)
-
-
 def mean_rate(program: LoihiProgram, record: SpikeRecord, samples: int | None = None) -> float | None:
     """Spikes per neuron and step of the LIF layers (OR neurons and relays left out), over the first samples.
 
     None where it has no such layer.
     """
-    pools = {s.post for s in program.synapses if s.source == program.population(s.post).source}  # synapses and neurons
-    lifs = [p for p in program.populations if p.spiking and p.source and p.name not in pools]
+    lifs = [p for p in program.populations if p.spiking and p.source and not program.pools(p)]
     fired = [record.spikes[p.name][:samples] for p in lifs]
     neurons = sum(p.neurons * spikes.size for p, spikes in zip(lifs, fired, strict=True))  # times samples and steps
     return sum(float(spikes.sum()) for spikes in fired) / neurons if neurons else None

@@ -11,10 +11,11 @@ from spikeport.export import CERTIFICATE_FILE, NIR_FILE, ONNX_FILE
 from spikeport.export.verify import Certificate, of_other_weights
 from spikeport.profiling.assumptions import ASSUMPTIONS
 from spikeport.profiling.breakeven import BreakEven
-from spikeport.profiling.comparison import TRAINING, Row, first_marked, mean_rate, totals
+from spikeport.profiling.comparison import mean_rate
 from spikeport.profiling.counts import ModelCounts
 from spikeport.profiling.energy import RATE_GOAL, horowitz, paper_count
 from spikeport.profiling.energy_table import Entry
+from spikeport.profiling.rows import TRAINING, Row, first_marked, totals
 from spikeport.profiling.statistics import LayerStatistics
 from spikeport.targets.loihi import LoihiProgram, LoihiTarget
 from spikeport.targets.onnx import OnnxRecord, OnnxTarget

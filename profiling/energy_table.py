@@ -6,7 +6,7 @@ from typing import Any
 
 from spikeport.core.errors import SpikeportError
 from spikeport.profiling import loihi_energy
-from spikeport.profiling.comparison import TRAINING, Row, common_samples, witnesses
+from spikeport.profiling.comparison import common_samples
 from spikeport.profiling.counts import ModelCounts
 from spikeport.profiling.energy import (
     MODELS,
@@ -18,6 +18,7 @@ from spikeport.profiling.energy import (
     by_layer,
     paper_count,
 )
+from spikeport.profiling.rows import TRAINING, Row, witnesses
 from spikeport.targets.loihi.program import LoihiProgram
 from spikeport.targets.record import SpikeRecord
 

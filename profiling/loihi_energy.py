@@ -123,7 +123,7 @@ def loihi1_energy(
 
 def loihi1_mapping(program: LoihiProgram) -> Mapping:
     """The program on Loihi 1's cores. Raises SpikeportError where Loihi 1 cannot run it."""
-    spikes = "spikes" if program.input_max == 1 else "graded"
+    spikes = "spikes" if program.takes_spikes else "graded"
     checked = check_program(program, LOIHI_1.name, spikes)
     if checked.mapping is None or not checked.fits:
         reason = checked.errors[0].partition(" or `--chip")[0]  # the model is of this chip: no other is a remedy

@@ -7,7 +7,7 @@ from typing import Any
 import jinja2
 
 from spikeport.profiling import plots
-from spikeport.profiling.comparison import MARK_ABOVE, Row, witnesses
+from spikeport.profiling.rows import MARK_ABOVE, Row, witnesses
 
 
 def render(content: dict[str, Any], rows: list[Row], pictures: list[plots.Picture]) -> str:

@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 
 from spikeport.core.figures import literal
 from spikeport.profiling.breakeven import BreakEven
-from spikeport.profiling.comparison import TRAINING, Row, witnesses
 from spikeport.profiling.counts import ModelCounts
 from spikeport.profiling.energy import RATE_GOAL
 from spikeport.profiling.energy_table import Entry
+from spikeport.profiling.rows import TRAINING, Row, witnesses
 from spikeport.profiling.statistics import EDGES, LayerStatistics
 
 #: Colour-blind safe (Okabe and Ito, 2008), the same witness in the same colour everywhere.

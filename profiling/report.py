@@ -20,7 +20,7 @@ from spikeport.core.rates import watched
 from spikeport.core.runs import Run, load_run
 from spikeport.profiling import loihi_energy, plots
 from spikeport.profiling.breakeven import break_even
-from spikeport.profiling.comparison import Row, common_samples, compare
+from spikeport.profiling.comparison import common_samples, compare
 from spikeport.profiling.content import Subject, report_content
 from spikeport.profiling.counting import count_operations
 from spikeport.profiling.counts import ModelCounts
@@ -28,6 +28,7 @@ from spikeport.profiling.crosscheck import cross_check
 from spikeport.profiling.energy import MODELS
 from spikeport.profiling.energy_table import energy_table
 from spikeport.profiling.page import layers_csv, render
+from spikeport.profiling.rows import Row
 from spikeport.profiling.statistics import firing_statistics
 from spikeport.targets import COMPATIBILITY_FILE, require_own
 from spikeport.targets.loihi import LoihiProgram, LoihiTarget

@@ -54,8 +54,8 @@ def report(
 
 def show(written: "Report") -> None:
     """The table of layers, and where the page lies."""
-    from spikeport.profiling.comparison import totals
     from spikeport.profiling.page import number
+    from spikeport.profiling.rows import totals
 
     witnesses = list(written.content["totals"])
     columns = ["layer", "MAC", *(f"{q} {w}" for q in ("rate", "AC", "nJ") for w in witnesses)]

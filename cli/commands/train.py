@@ -26,7 +26,7 @@ spikeport train --from runs/snn --target loihi --epochs 4 --lr 2e-4 --out runs/s
 torchrun --nproc-per-node 4 -m spikeport train --dataset cifar10 --data ~/cifar --batch-size 256 --out runs/snn"""
 
 
-OF_NEURONS = ("spiking", "time_steps", "tau", "v_threshold", "surrogate", "rate_goal")
+OF_NEURONS = ("spiking", "time_steps", "tau", "v_threshold", "surrogate", "alpha", "rate_goal")
 #: Flags that are lists of whole numbers, and an example of each.
 NUMBERS = {"milestones": "50,100", "keep": "4,6,8,9"}
 #: Flags that mean nothing but with certain settings: what asks for them, and whether it is there.
@@ -71,6 +71,7 @@ def train(
     surrogate: Annotated[
         str | None, typer.Option(help="atan, sigmoid, fast-sigmoid, piecewise-linear or exponential. Default: atan.")
     ] = None,
+    alpha: Annotated[float | None, typer.Option(help="Steepness of the surrogate. Default: its own.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights and order. Default: 0.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 ... Default: auto.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16. Default: fp32.")] = None,
@@ -101,7 +102,9 @@ def train(
     start: Annotated[
         Path | None,
         typer.Option(
-            "--from", help="Go on from this run: its network and weights; with --kind snn, from its CNN twin's."
+            "--from",
+            help="Go on from this run: its network and weights; with --kind snn, from its CNN twin's. Flags may give "
+            "it other neurons.",
         ),
     ] = None,
     target: Annotated[
@@ -180,7 +183,7 @@ def taken_over(start: Path, out: Path, resume: bool) -> dict[str, Any]:
         path = out
     else:
         load_run(start)  # what is no run is named as such
-    network = ("model", "kind", "keep", "width", "spiking", "time_steps", "tau", "v_threshold", "surrogate")
+    network = ("model", "kind", "keep", "width", "spiking", "time_steps", "tau", "v_threshold", "surrogate", "alpha")
     taken = {*network, "dataset", "data", "train_images", "validation"}
     return {name: value for name, value in TrainConfig.read(path / CONFIG_FILE).items() if name in taken}
 

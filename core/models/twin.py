@@ -23,7 +23,7 @@ class Twin:
         spiking: "activations" puts a LIF where the CNN has a ReLU; "every-layer" puts one after every
             convolution's BatchNorm as well, so that every synapse carries spikes.
         time_steps: T, the steps of one inference.
-        tau, v_threshold, surrogate: see ``spikeport.core.functional.lif``.
+        tau, v_threshold, surrogate, alpha: see ``spikeport.core.functional.lif``.
     """
 
     kind: str = "snn"
@@ -32,6 +32,7 @@ class Twin:
     tau: float = 2.0
     v_threshold: float = 1.0
     surrogate: str = "atan"
+    alpha: float | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -44,6 +45,8 @@ class Twin:
         if self.v_threshold <= 0:
             raise SpikeportError(f"v_threshold is {self.v_threshold}; it must lie above the reset, 0")
         surrogate_named(self.surrogate)
+        if self.alpha is not None and self.alpha <= 0:
+            raise SpikeportError(f"alpha is {self.alpha}; the surrogate's steepness is positive")
 
     def activation(self, first: bool = False) -> nn.Module:
         """ReLU or LIF; ``first`` marks the one that takes the constant current of the first convolution."""
@@ -53,6 +56,7 @@ class Twin:
             tau=self.tau,
             v_threshold=self.v_threshold,
             surrogate=self.surrogate,
+            alpha=self.alpha,
             time_steps=self.time_steps,
             constant_input=first,
         )

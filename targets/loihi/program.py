@@ -148,9 +148,18 @@ class LoihiProgram:
     def shape_of(self, pre: str) -> Shape:
         return self.input_shape if pre == INPUT else self.population(pre).shape
 
+    def pools(self, population: Population) -> bool:
+        """Whether these are the OR neurons of a max-pooling: a layer that is synapses and neurons both."""
+        return bool(population.source) and any(s.source == population.source for s in self.into(population.name))
+
     @property
     def depth(self) -> int:
         return max(p.depth for p in self.populations)
+
+    @property
+    def takes_spikes(self) -> bool:
+        """Whether the input is spikes: whole numbers up to 1, as calibrated."""
+        return self.input_mode == "graded" and self.whole and self.input_max == 1
 
     @property
     def whole(self) -> bool:

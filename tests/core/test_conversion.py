@@ -23,8 +23,8 @@ def enliven(model):
 @pytest.mark.parametrize("name", list(MODELS))
 def test_converting_the_cnn_gives_the_snn(name, form):
     cnn = ModelSpec(name, Twin("cnn"), width=0.25).build().eval()
-    snn = enliven(ModelSpec(name, Twin("snn", spiking=form, v_threshold=0.05), width=0.25).build())
-    twin = enliven(convert(cnn, spiking=form, v_threshold=0.05))
+    snn = enliven(ModelSpec(name, Twin("snn", spiking=form, v_threshold=0.05, alpha=5.0), width=0.25).build())
+    twin = enliven(convert(cnn, spiking=form, v_threshold=0.05, alpha=5.0))
     x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     spikes = []
     for module in twin.modules():
@@ -32,7 +32,8 @@ def test_converting_the_cnn_gives_the_snn(name, form):
             module.register_forward_hook(lambda m, a, y: spikes.append(float(y.mean())))
     with torch.no_grad():
         assert torch.equal(twin(x), snn(x))
-    assert len(spikes) == sum(isinstance(m, LIF) for m in snn.modules())
+    neurons = [[m.alpha for m in net.modules() if isinstance(m, LIF)] for net in (twin, snn)]
+    assert neurons == [[5.0] * len(spikes)] * 2
     assert min(spikes) > 0, "a silent layer proves nothing"
 
 

@@ -18,6 +18,7 @@ from spikeport.core.rates import watched
 from spikeport.core.surrogates import SURROGATES
 
 CNN, SNN = Twin("cnn"), Twin("snn")
+TUNED = ("time_steps", "tau", "v_threshold", "surrogate", "alpha")
 
 
 def parameters(model: nn.Module) -> int:
@@ -152,11 +153,22 @@ def test_a_model_beyond_memory_is_refused_before_it_is_built(name, huge):
         ("tau is 0.5", {"tau": 0.5}),
         ("v_threshold is 0", {"v_threshold": 0}),
         ("unknown surrogate 'relu'", {"surrogate": "relu"}),
+        ("alpha is 0", {"alpha": 0}),
+        ("alpha is nan", {"alpha": float("nan")}),
     ],
 )
 def test_a_bad_twin_is_refused_before_anything_is_built(message, twin):
     with pytest.raises(SpikeportError, match=message):
         Twin(**twin)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_neuron_of_a_twin_is_the_one_asked_for(form):
+    asked = Twin("snn", form, time_steps=3, tau=1.5, v_threshold=0.3, surrogate="sigmoid", alpha=7.0)
+    neurons = [m for m in ModelSpec(twin=asked, width=0.25).build().modules() if isinstance(m, LIF)]
+    assert neurons
+    for neuron in neurons:
+        assert {name: getattr(neuron, name) for name in TUNED} == {name: getattr(asked, name) for name in TUNED}
 
 
 specs = st.builds(
@@ -170,6 +182,7 @@ specs = st.builds(
         tau=st.floats(1, 100),
         v_threshold=st.floats(0.01, 10),
         surrogate=st.sampled_from(list(SURROGATES)),
+        alpha=st.none() | st.floats(0.1, 100),
     ),
     num_classes=st.integers(1, 1000),
     width=st.floats(0.01, 4),

@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -21,9 +22,7 @@ def test_a_run_starts_from_the_weights_of_another(tiny, tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in before if "running" not in name and "num" not in name)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("kind", "cnn"), ("width", 0.125), ("keep", (4, 6)), ("model", "mnasnet"), ("tau", 3.0)]
-)
+@pytest.mark.parametrize(("name", "value"), [("kind", "cnn"), ("width", 0.125), ("keep", (4, 6)), ("model", "mnasnet")])
 def test_a_start_of_another_model_names_what_differs(tiny, tmp_path, name, value):
     first = train(tiny(kind="snn", epochs=1), tmp_path / "first")
     settings = {"kind": "snn", "start": str(first.path), name: value}
@@ -45,6 +44,16 @@ def test_an_snn_starts_from_its_cnn_twin(tiny, tmp_path, spiking):
     assert snn.spec.twin.tau == 1.5
     with pytest.raises(SpikeportError, match="width = .*asked for 0.125"):
         train(tiny(**settings, epochs=1, start=str(cnn.path), width=0.125), tmp_path / "other")
+
+
+def test_an_snn_goes_on_with_other_neurons(tiny, tmp_path):
+    """Fewer steps first and more later, another time constant: neurons have no weights."""
+    first = train(tiny(kind="snn", epochs=1), tmp_path / "first")
+    neurons = {"tau": 3.0, "v_threshold": 0.2, "time_steps": 5, "surrogate": "sigmoid", "alpha": 6.0}
+    second = train(tiny(kind="snn", **neurons, lr=1e-30, epochs=1, start=str(first.path)), tmp_path / "second")
+    before, after = load_file(first.path / WEIGHTS_FILE), load_file(second.path / WEIGHTS_FILE)
+    assert all(torch.equal(before[name], after[name]) for name in before if "running" not in name and "num" not in name)
+    assert asdict(second.spec.twin).items() >= neurons.items()
 
 
 def test_a_start_that_is_no_run_is_refused(tiny, tmp_path):

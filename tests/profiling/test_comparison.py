@@ -13,10 +13,11 @@ from spikeport.core.models import ModelSpec, Twin
 from spikeport.core.neurons import HoldTime
 from spikeport.export.nir_graph import Metadata, build_nir
 from spikeport.export.trace import trace
-from spikeport.profiling.comparison import TRAINING, compare, mean_rate, totals
+from spikeport.profiling.comparison import compare, mean_rate
 from spikeport.profiling.counting import count_operations
 from spikeport.profiling.energy import HOROWITZ, horowitz, total
 from spikeport.profiling.report import _rasters
+from spikeport.profiling.rows import TRAINING, totals
 from spikeport.targets.loihi.compile import compile
 from spikeport.targets.loihi.fixed import simulate_fixed
 
