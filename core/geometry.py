@@ -20,14 +20,19 @@ def output_size(size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation:
     return height, width
 
 
-def ceil_adds(size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair = (1, 1)) -> bool:
-    """Whether a pooling of a map of ``size`` has more outputs with ceil_mode: windows that reach beyond the padding.
+def ceil_reach(size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair = (1, 1)) -> Pair:
+    """How far the windows that ceil_mode adds to a pooling reach beyond the padding, down and right; 0: none are added.
 
-    As torch has it, a window begins within the map or the padding before it.
+    As torch has it, one is added where the last one leaves something over, if it begins within the map or the padding
+    before it.
     """
     outputs = output_size(size, kernel, stride, padding, dilation)
-    axes = zip(size, kernel, stride, padding, dilation, outputs, strict=True)
-    return any((out - 1) * s + d * (k - 1) + 1 < n + 2 * p and out * s < n + p for n, k, s, p, d, out in axes)
+    reach = []
+    for n, k, s, p, d, out in zip(size, kernel, stride, padding, dilation, outputs, strict=True):
+        window, whole = d * (k - 1) + 1, n + 2 * p
+        added = (out - 1) * s + window < whole and out * s < n + p
+        reach.append(out * s + window - whole if added else 0)
+    return reach[0], reach[1]
 
 
 def taps(out: int, kernel: int, stride: int, padding: int, dilation: int) -> np.ndarray:
@@ -35,9 +40,14 @@ def taps(out: int, kernel: int, stride: int, padding: int, dilation: int) -> np.
     return np.arange(out)[:, None] * stride + np.arange(kernel) * dilation - padding
 
 
-def fan_out(size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair = (1, 1)) -> np.ndarray:
-    """How many output positions each input position reaches, int64 [H, W]; taps on padding do not count."""
-    outputs = output_size(size, kernel, stride, padding, dilation)
+def fan_out(
+    size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair = (1, 1), outputs: Pair | None = None
+) -> np.ndarray:
+    """How many output positions each input position reaches, int64 [H, W]; taps on padding do not count.
+
+    ``outputs``: how many there are, where some at the end reach beyond the padding (ceil_mode, "same").
+    """
+    outputs = outputs or output_size(size, kernel, stride, padding, dilation)
     axes = []
     for n, out, *axis in zip(size, outputs, kernel, stride, padding, dilation, strict=True):
         met = taps(out, *axis)

@@ -14,7 +14,7 @@ from torch import fx
 from torch.nn import functional as F
 
 from spikeport.core.errors import SpikeportError
-from spikeport.core.geometry import Pair, ceil_adds, pair
+from spikeport.core.geometry import ceil_reach, pair
 from spikeport.export import expressions as ex
 from spikeport.export.signals import Signal
 
@@ -200,7 +200,13 @@ def _max_pool(
 ) -> Signal:  # fmt: skip
     if return_indices or pair(dilation) != (1, 1):
         raise SpikeportError(f"{where}: max-pooling with dilation or indices has no exact form; leave them out")
-    return ex.or_pool(x, *_windows(where, x, kernel_size, stride, padding, ceil_mode), where)
+    kernel, strides, around = pair(kernel_size), pair(stride or kernel_size), pair(padding)
+    beyond = ceil_reach((x.shape[1], x.shape[2]), kernel, strides, around) if ceil_mode else (0, 0)
+    if any(beyond):  # where there are no spikes, as if the maps went on with zeros
+        places = zip(x.shape[1:], around, beyond, strict=True)
+        rows, columns = (range(-before, length + before + more) for length, before, more in places)
+        x, around = ex.placed(x, rows, columns, where), (0, 0)
+    return ex.or_pool(x, kernel, strides, around, where)
 
 
 def _avg_pool(
@@ -212,20 +218,13 @@ def _avg_pool(
             f"{where}: average pooling with divisor_override or count_include_pad=False has no NIR form; use the "
             "defaults"
         )
-    return ex.pool(x, *_windows(where, x, kernel_size, stride, padding, ceil_mode), where)
-
-
-def _windows(
-    where: str, x: Signal, kernel_size: Any, stride: Any, padding: Any, ceil_mode: bool
-) -> tuple[Pair, Pair, Pair]:
-    """Kernel, stride and padding. Refuses windows that ceil_mode adds; where the maps divide evenly, it adds none."""
     geometry = pair(kernel_size), pair(stride or kernel_size), pair(padding)
-    if ceil_mode and ceil_adds((x.shape[1], x.shape[2]), *geometry):
+    if ceil_mode and any(ceil_reach((x.shape[1], x.shape[2]), *geometry)):
         raise SpikeportError(
-            f"{where}: with ceil_mode its windows reach beyond maps of {x.shape[1:]}, which has no exact form; leave "
-            "it out, or choose a padding that divides them evenly"
+            f"{where}: with ceil_mode its windows reach beyond maps of {x.shape[1:]} and average fewer values, which "
+            "has no exact form; leave it out, or choose a padding that divides them evenly"
         )
-    return geometry
+    return ex.pool(x, *geometry, where)
 
 
 def _adaptive_pool(where: str, x: Signal, output_size: Any) -> Signal:

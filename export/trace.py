@@ -218,9 +218,11 @@ def _conv(module: nn.Conv2d, x: Signal, name: str) -> Signal:
     stride, dilation = pair(module.stride), pair(module.dilation)
     if module.padding == "same":
         sizes = [d * (k - 1) for d, k in zip(dilation, module.kernel_size, strict=True)]
-        if any(size % 2 for size in sizes):
-            raise SpikeportError(f"{name}: 'same' padding is uneven for kernel {module.kernel_size}; use an odd kernel")
         padding = (sizes[0] // 2, sizes[1] // 2)
+        if any(size % 2 for size in sizes):  # one more zero at the end than before
+            places = zip(x.shape[1:], sizes, strict=True)
+            rows, columns = (range(-(size // 2), length + size - size // 2) for length, size in places)
+            x, padding = ex.placed(x, rows, columns, name), (0, 0)
     else:
         padding = (0, 0) if module.padding == "valid" else pair(module.padding)
     weight = ex.exact(module.weight)

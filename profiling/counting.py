@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spikeport.core.errors import SpikeportError
-from spikeport.core.geometry import fan_out, output_size, pair
+from spikeport.core.geometry import fan_out, pair
 from spikeport.core.neurons import LIF
 from spikeport.core.progress import Progress, silent
 from spikeport.export.foreign import adopt, is_foreign, require_held
@@ -242,27 +242,18 @@ def _reach(module: nn.Module, x: Tensor, y: Tensor) -> tuple[np.ndarray, int]:
     """Operations that one element of a map takes part in, float64 [H * W] ([1] for Linear), and the padded count."""
     if isinstance(module, nn.Linear):
         return np.array([float(module.out_features)]), y[0].numel() * (module.in_features + (module.bias is not None))
-    size = (x.shape[2], x.shape[3])
-    if isinstance(module, nn.Conv2d):
-        kernel, stride, dilation = pair(module.kernel_size), pair(module.stride), pair(module.dilation)
-        if isinstance(module.padding, str):
-            same = module.padding == "same"
-            padding = pair([d * (k - 1) // 2 if same else 0 for k, d in zip(kernel, dilation, strict=True)])
-        else:
-            padding = pair(module.padding)
-        if output_size(size, kernel, stride, padding, dilation) != tuple(y.shape[2:]):
-            raise SpikeportError(f"'same' padding is uneven for kernel {kernel} and not counted; use an odd one")
-        outputs_each = module.out_channels // module.groups
-        taps = math.prod(kernel) * module.in_channels // module.groups + (module.bias is not None)
-        return _fan_out(size, kernel, stride, padding, dilation) * outputs_each, y[0].numel() * taps
-    assert isinstance(module, nn.MaxPool2d)
-    geometry = pair(module.kernel_size), pair(module.stride), pair(module.padding), pair(module.dilation)
-    if output_size(size, *geometry) != tuple(y.shape[2:]):
-        raise SpikeportError(
-            f"max-pooling with ceil_mode of maps of {size} cannot be counted exactly: its windows reach beyond them; "
-            "leave it out, or choose a padding that divides them evenly"
-        )
-    return _fan_out(size, *geometry), x[0].numel()
+    assert isinstance(module, (nn.Conv2d, nn.MaxPool2d))
+    kernel, stride, dilation = pair(module.kernel_size), pair(module.stride), pair(module.dilation)
+    if isinstance(module.padding, str):  # "same": what is uneven of it lies at the end
+        same = module.padding == "same"
+        padding = pair([d * (k - 1) // 2 if same else 0 for k, d in zip(kernel, dilation, strict=True)])
+    else:
+        padding = pair(module.padding)
+    reach = _fan_out((x.shape[2], x.shape[3]), kernel, stride, padding, dilation, (y.shape[2], y.shape[3]))
+    if isinstance(module, nn.MaxPool2d):
+        return reach, x[0].numel()
+    taps = math.prod(kernel) * module.in_channels // module.groups + (module.bias is not None)
+    return reach * (module.out_channels // module.groups), y[0].numel() * taps
 
 
 @cache

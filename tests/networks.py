@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from spikeport.core import LIF, TimeMean
 
 OPS = ("conv", "fire", "residual", "split", "shuffle", "slice", "depthwise", "grouped", "maxpool", "avgpool")
-OPS += ("skip", "shortcut", "border", "edgepool")
+OPS += ("skip", "shortcut", "border", "edgepool", "ceilpool", "same")
 
 
 class Block(nn.Module):
@@ -76,6 +76,12 @@ class Stage(nn.Module):
         elif op in ("border", "edgepool"):
             self.a = block(channels, channels, kernel_size=3)
             self.around = pick(rng, ((1, 1, 1, 1), (0, 2, 1, 1), (2, 0, 0, 2)))
+        elif op == "same":
+            self.a = block(
+                channels, channels, kernel_size=pick(rng, (2, 4)), padding="same", dilation=pick(rng, (1, 3))
+            )
+        elif op == "ceilpool":
+            self.pool = nn.MaxPool2d(3, pick(rng, (2, 3)), pick(rng, (0, 1)), ceil_mode=True)
         elif op == "skip":
             self.conv = nn.Conv2d(channels, channels, 1, bias=False)
             self.a = LIF(time_steps=steps)
@@ -103,6 +109,8 @@ class Stage(nn.Module):
             return F.max_pool2d(x, 2)
         if self.op == "edgepool":
             return F.max_pool2d(F.pad(x[:, :, 1:, 1:], self.around), 3, 2)
+        if self.op == "ceilpool":
+            return self.pool(x)
         if self.op == "avgpool":
             return F.avg_pool2d(x, 2)
         y: Tensor = self.a(x)
@@ -123,7 +131,7 @@ class RandomNet(nn.Module):
             op = "conv" if averaged and op not in ("conv", "fire", "depthwise", "grouped") else op
             if averaged and size % 2 == 0 and op in ("conv", "fire", "depthwise"):
                 op = "grouped"
-            if op in ("maxpool", "avgpool", "edgepool") and size < 4:
+            if op in ("maxpool", "avgpool", "edgepool", "ceilpool") and size < 4:
                 op = "shuffle"
             stage = Stage(op, channels, size, rng, steps)
             stages.append(stage)

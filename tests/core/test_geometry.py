@@ -1,11 +1,12 @@
-"""Sizes of poolings are torch's."""
+"""Sizes of poolings, and what each place reaches, are torch's."""
 
+import numpy as np
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from spikeport.core.geometry import ceil_adds, output_size
+from spikeport.core.geometry import ceil_reach, fan_out, output_size
 
 
 @settings(max_examples=300)
@@ -18,7 +19,19 @@ def test_sizes_of_poolings_are_torchs_with_and_without_ceil_mode(data):
     floor = output_size(size, kernel, stride, padding, dilation)
     assume(min(floor) > 0)
 
-    x = torch.zeros(1, 1, *size)
+    x = torch.rand(1, 1, *size)
     assert tuple(F.max_pool2d(x, kernel, stride, padding, dilation).shape[2:]) == floor
-    ceil = tuple(F.max_pool2d(x, kernel, stride, padding, dilation, ceil_mode=True).shape[2:])
-    assert ceil_adds(size, kernel, stride, padding, dilation) == (ceil != floor)
+    ceil = F.max_pool2d(x, kernel, stride, padding, dilation, ceil_mode=True)
+    reach = ceil_reach(size, kernel, stride, padding, dilation)
+    assert any(reach) == (tuple(ceil.shape[2:]) != floor)
+    around = (padding[1], padding[1] + reach[1], padding[0], padding[0] + reach[0])
+    padded = F.max_pool2d(F.pad(x, around), kernel, stride, 0, dilation)
+    assert torch.equal(padded, ceil.clamp(min=0))  # -inf: dilated windows that meet padding alone
+
+    met = torch.zeros(size, dtype=torch.int64)
+    for row, column in np.ndindex(size):
+        x = torch.zeros(1, 1, *size)
+        x[0, 0, row, column] = 1
+        met[row, column] = int(F.max_pool2d(x, kernel, stride, padding, dilation, ceil_mode=True).clamp(min=0).sum())
+    outputs = tuple(ceil.shape[2:])
+    np.testing.assert_array_equal(fan_out(size, kernel, stride, padding, dilation, outputs), met)
