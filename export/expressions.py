@@ -134,7 +134,7 @@ def multiply(x: Signal, weight: Tensor, bias: Tensor, source: str) -> Signal:
 
 
 def scale_shift(x: Signal, scale: Tensor, shift: Tensor, source: str) -> Signal:
-    """Per-channel ``scale * x + shift`` (a folded BatchNorm), taken into the synapses that feed it."""
+    """Per-channel ``scale * x + shift``: a BatchNorm, taken into the synapses that feed it, its own where none do."""
     if len(scale) != x.shape[0]:
         raise SpikeportError(
             f"{source}: normalises {len(scale)} features of flattened maps of {x.shape[0]} channels, which cannot be "
@@ -143,11 +143,8 @@ def scale_shift(x: Signal, scale: Tensor, shift: Tensor, source: str) -> Signal:
     terms, missing = [], np.ones(x.shape[0], bool)
     for term in x.terms:
         node = term.node
-        if not isinstance(node, (Conv, Linear)):
-            raise SpikeportError(
-                f"{source}: normalises {node.source}, which is not a convolution or linear layer, so it cannot be "
-                "folded; move it behind one"
-            )
+        if not isinstance(node, (Conv, Linear)):  # synapses of its own
+            node = replace(selection(node, np.arange(node.shape[0])), source=source)
         used = np.flatnonzero(term.index >= 0)
         if len(set(term.index[used].tolist())) < len(used):
             raise SpikeportError(f"{source}: the same channel of {node.source} appears twice; normalise before copying")
@@ -208,7 +205,7 @@ def distinct(nodes: Sequence[Node]) -> tuple[Node, ...]:
     return tuple(result)
 
 
-def selection(node: Node, rows: np.ndarray) -> Node:
+def selection(node: Node, rows: np.ndarray) -> Conv | Linear:
     """Synapses of weight 1 that pass the channels ``rows`` of a node on unchanged."""
     channels, bias = len(rows), torch.zeros(len(rows), dtype=torch.float64)
     shape = (channels, *node.shape[1:])

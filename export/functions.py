@@ -184,14 +184,16 @@ def _of_every_axis(keys: tuple[Any, ...], axes: int) -> tuple[Any, ...]:
 
 def _pad(where: str, x: Signal, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Signal:
     left, right, top, bottom, front, back, *batch = (*pad, *[0] * (6 - len(pad)))
-    if x.flat or any(batch) or min(pad) < 0 or mode != "constant" or value:
+    channels = np.arange(-front, x.shape[0] + back)
+    rows, columns = range(-top, x.shape[1] + bottom), range(-left, x.shape[2] + right)
+    if x.flat or any(batch) or mode != "constant" or value or not (len(channels) and rows and columns):
         raise SpikeportError(
             f"{where}: pads {tuple(pad)} ({mode}, {value or 0}); only zeros around maps and channels of zeros have an "
             "exact form"
         )
     if front or back:
-        x = ex.select(x, np.pad(np.arange(x.shape[0]), (front, back), constant_values=-1))
-    return ex.placed(x, range(-top, x.shape[1] + bottom), range(-left, x.shape[2] + right), where)
+        x = ex.select(x, np.where((channels >= 0) & (channels < x.shape[0]), channels, -1))
+    return ex.placed(x, rows, columns, where)
 
 
 def _max_pool(

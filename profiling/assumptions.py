@@ -12,7 +12,8 @@ ASSUMPTIONS = (
     "and step. A layer that meets averages of spikes multiplies in training; the chip composes it with the layer "
     "before it, and adds.",
     "Taps on padding are no operations. BatchNorm is folded into its convolution, to which it gives a bias, and costs "
-    "nothing. Biases are additions of their own, which horowitz leaves out and lemaire charges.",
+    "nothing; behind anything else it is a convolution of each channel with one weight. Biases are additions of their "
+    "own, which horowitz leaves out and lemaire charges.",
     "Max-pooling of spikes is counted as what it becomes on a chip: OR neurons with one synapse per tap. Average "
     "pooling is not counted.",
     "CNN: dense multiply-accumulates (zeros not skipped) at the same constants.",

@@ -129,7 +129,7 @@ def _row(
     counts = trained.get(name)
     # What the chip has in one synapse with it, and whether its operations are counted in this row.
     working = [n for n, c in training.layers.items() if c.dense] if training else []
-    joined = {n: n in layers for s in synapses for n in s.composed if n in working}
+    joined = {n: n in layers for s in synapses for n in s.composed if n in working and n != name}
     comparable = not joined and _are_alike(synapses, counts, behind, program)
     analog = [] if program.takes_spikes else [s for s in synapses if s.pre == INPUT]
     only_analog = len(analog) == len(synapses)
@@ -282,7 +282,10 @@ def _note(
     elif counts is not None and counts.kind == "MaxPool2d":
         notes.append("max-pooling of spikes: OR neurons on the chip")
     elif not behind:
-        notes.append("class currents: no neurons fire here")
+        relays = program.population(synapses[0].post).spiking
+        notes.append(
+            "relay neurons: spikes wait for a longer branch" if relays else "class currents: no neurons fire here"
+        )
     elif len(behind) > 1:
         notes.append("drives several layers of neurons: on the chip a synapse for each")
     if any(_has_zero_taps(s) for s in synapses):

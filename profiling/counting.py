@@ -132,13 +132,8 @@ def _counting(
                 # With one step nothing tells what is held from what changes but the place before the first neurons.
                 once = time_steps > 1 or not (seen.fired or changes)
                 found.held = once and len(output) == samples and not isinstance(module, LIF)
-                if isinstance(module, BATCH_NORMS):
-                    found.folds_into = seen.given_by(x)
-                    for folded in found.folds_into:
-                        layers[folded].bias = True
-                    if not found.folds_into:
-                        found.dense = found.outputs
-                        found.macs = found.macs_effective = np.full((samples, found.passes), found.outputs, np.int64)
+                for folded in found.folds_into:
+                    layers[folded].bias = True
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 seen.given[output] = (name,)
             layers[name] = found if name not in layers else _sum(name, layers[name], found)
@@ -217,10 +212,13 @@ def _count(module: nn.Module, x: Tensor, y: Tensor, samples: int, seen: Seen) ->
         counts.acs = np.zeros_like(counts.spikes)
         return counts
     if isinstance(module, BATCH_NORMS):
-        return counts
+        counts.folds_into = seen.given_by(x)
+        if counts.folds_into:
+            return counts
+        counts.bias = True
     spikes = seen.spikes(x)
     counts.analog = not spikes.all()
-    if not isinstance(module, SYNAPTIC):
+    if not isinstance(module, (*SYNAPTIC, *BATCH_NORMS)):
         return counts
     if isinstance(module, nn.MaxPool2d) and counts.analog:
         return counts  # max-pooling of analog values compares; it neither adds nor multiplies
@@ -239,9 +237,11 @@ def _count(module: nn.Module, x: Tensor, y: Tensor, samples: int, seen: Seen) ->
 
 
 def _reach(module: nn.Module, x: Tensor, y: Tensor) -> tuple[np.ndarray, int]:
-    """Operations that one element of a map takes part in, float64 [H * W] ([1] for Linear), and the padded count."""
+    """Operations that one element of a map takes part in, float64 [H * W] ([1] of features), and the padded count."""
     if isinstance(module, nn.Linear):
         return np.array([float(module.out_features)]), y[0].numel() * (module.in_features + (module.bias is not None))
+    if isinstance(module, BATCH_NORMS):
+        return np.ones(math.prod(x.shape[2:])), 0
     assert isinstance(module, (nn.Conv2d, nn.MaxPool2d))
     kernel, stride, dilation = pair(module.kernel_size), pair(module.stride), pair(module.dilation)
     if isinstance(module.padding, str):  # "same": what is uneven of it lies at the end

@@ -10,7 +10,8 @@ Conventions, all stated again in the report:
 - *Dense* counts every operation, *effective* leaves out those whose input is zero. Zero weights are counted.
 - A layer that runs once for T steps (the first convolution, under a constant current) is counted once.
 - BatchNorm right behind convolutions or linear layers folds into them: it costs nothing there, and gives a bias. Any
-  other BatchNorm costs one MAC per element. The ``paper`` counting differs.
+  other BatchNorm is counted as a convolution of each channel with one weight, and a bias. The ``paper`` counting
+  differs.
 - Max-pooling of spikes is counted as what it becomes on a chip: OR neurons, one synapse per tap. Average pooling is
   not counted: it composes with the synapses behind it, or with the read-out.
 - Memory is accessed by the loops in ``Accesses``: no operand is kept for a second operation.

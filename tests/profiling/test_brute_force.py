@@ -225,14 +225,20 @@ def test_whole_numbers_before_any_neuron_are_analog():
     assert (counts.acs.sum(), counts.macs.sum()) == (0, 6)
 
 
-def test_batch_norm_costs_nothing_where_it_folds_and_a_mac_per_element_elsewhere():
-    conv = nn.Conv2d(2, 4, 1, bias=False)
-    model = nn.Sequential(conv, nn.BatchNorm2d(4), LIF(time_steps=3, constant_input=True), nn.BatchNorm2d(4))
-    counts = count_operations(model, torch.rand(2, 2, 5, 5)).layers
+def test_batch_norm_costs_nothing_where_it_folds_and_a_weight_per_element_elsewhere():
+    torch.manual_seed(0)
+    conv, neurons = nn.Conv2d(2, 4, 1, bias=False), LIF(time_steps=3, constant_input=True, v_threshold=0.1)
+    rest = nn.BatchNorm2d(4), nn.AvgPool2d(2), nn.BatchNorm2d(4)
+    counts = count_operations(nn.Sequential(conv, nn.BatchNorm2d(4), neurons, *rest), torch.rand(2, 2, 4, 4)).layers
     assert (counts["1"].folds_into, counts["1"].macs.size) == (("0",), 0)
-    assert counts["0"].bias_adds == 4 * 25
-    assert counts["3"].folds_into == ()
-    assert counts["3"].macs.tolist() == [[100, 100, 100]] * 2
+    assert counts["0"].bias_adds == 4 * 16
+
+    spikes, analog = counts["3"], counts["5"]
+    assert (spikes.folds_into, analog.folds_into) == ((), ())
+    assert spikes.acs.tolist() == counts["2"].spikes.tolist()
+    assert 0 < spikes.acs.sum() < 4 * 16 * 3 * 2
+    assert (spikes.dense, spikes.macs.sum(), spikes.bias_adds) == (4 * 16, 0, 4 * 16 * 3)
+    assert (analog.acs.sum(), analog.macs.tolist(), analog.bias_adds) == (0, [[16, 16, 16]] * 2, 16 * 3)
 
 
 def test_batch_norm_behind_a_concatenation_of_convolutions_folds_into_all_of_them():
