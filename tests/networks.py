@@ -11,9 +11,9 @@ OPS = ("conv", "fire", "residual", "split", "shuffle", "slice", "depthwise", "gr
 OPS += ("skip", "shortcut", "border", "edgepool", "ceilpool", "same", "norm")
 
 
-def norm(channels: int, rng: torch.Generator) -> nn.BatchNorm2d:
-    """A BatchNorm with random statistics."""
-    bn = nn.BatchNorm2d(channels)
+def drawn(bn: nn.BatchNorm2d, rng: torch.Generator) -> nn.BatchNorm2d:
+    """The BatchNorm with random statistics."""
+    channels = bn.num_features
     with torch.no_grad():
         bn.weight.copy_(0.5 + torch.rand(channels, generator=rng))
         bn.bias.copy_(torch.rand(channels, generator=rng) - 0.2)
@@ -28,10 +28,11 @@ class Block(nn.Module):
     def __init__(self, cin: int, cout: int, rng: torch.Generator, steps: int, first: bool = False, **conv: object):
         super().__init__()
         self.conv = nn.Conv2d(cin, cout, bias=bool(torch.randint(2, (1,), generator=rng)), **conv)  # type: ignore[arg-type]
-        self.bn = norm(cout, rng)
+        self.bn = nn.BatchNorm2d(cout)
         self.lif = LIF(tau=pick(rng, (1.0, 1.5, 2.0, 3.0)), v_threshold=0.7, time_steps=steps, constant_input=first)
         with torch.no_grad():
             self.conv.weight.copy_(torch.randn(self.conv.weight.shape, generator=rng) * 1.5 / self.fan_in() ** 0.5)
+        drawn(self.bn, rng)
 
     def fan_in(self) -> int:
         return self.conv.weight[0].numel()
@@ -90,7 +91,7 @@ class Stage(nn.Module):
         elif op == "ceilpool":
             self.pool = nn.MaxPool2d(3, pick(rng, (2, 3)), pick(rng, (0, 1)), ceil_mode=True)
         elif op == "norm":
-            self.a = nn.Sequential(norm(channels, rng), LIF(time_steps=steps, v_threshold=0.4))
+            self.a = nn.Sequential(drawn(nn.BatchNorm2d(channels), rng), LIF(time_steps=steps, v_threshold=0.4))
         elif op == "skip":
             self.conv = nn.Conv2d(channels, channels, 1, bias=False)
             self.a = LIF(time_steps=steps)
