@@ -34,9 +34,9 @@ def convert(
     tau: float = 2.0,
     v_threshold: float = 1.0,
     surrogate: str = "atan",
-    alpha: float | None = None,
     spiking: str = "activations",
     weights: bool = True,
+    alpha: float | None = None,
 ) -> nn.Module:
     """The spiking twin of a CNN: a LIF where it has a ReLU or ReLU6, class currents averaged over time.
 
@@ -47,6 +47,7 @@ def convert(
             not go with it, those on its layers do.
         spiking: "activations", or "every-layer" to put a LIF behind every other convolution, linear layer or
             BatchNorm too (but the last), so that every synapse carries spikes.
+        tau, v_threshold, surrogate, alpha: of the neurons, as of ``core.functional.lif``.
         weights: keep the CNN's weights (a start for training), or draw new ones in every layer that can (one with
             ``reset_parameters``).
 

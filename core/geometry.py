@@ -20,6 +20,15 @@ def output_size(size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation:
     return height, width
 
 
+def conv_padding(padding: object, kernel: Pair, dilation: Pair) -> tuple[Pair, Pair]:
+    """Zeros before and behind a map: of what torch calls "same", an odd one lies behind."""
+    if padding != "same":
+        before = (0, 0) if padding == "valid" else pair(padding)
+        return before, before
+    height, width = (d * (k - 1) for k, d in zip(kernel, dilation, strict=True))
+    return (height // 2, width // 2), (height - height // 2, width - width // 2)
+
+
 def ceil_reach(size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair = (1, 1)) -> Pair:
     """How far the windows that ceil_mode adds to a pooling reach beyond the padding, down and right; 0: none are added.
 

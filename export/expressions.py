@@ -258,6 +258,12 @@ def placed(x: Signal, rows: range, columns: range, source: str) -> Signal:
     return Signal((x.shape[0], *size), tuple(Term(parts[t.node], t.index) for t in x.terms), x.flat)
 
 
+def padded(x: Signal, before: Pair, behind: Pair, source: str) -> Signal:
+    """Maps with so many rows and columns of zeros before and behind them; so many fewer where negative."""
+    rows, columns = (range(-b, n + e) for n, b, e in zip(x.shape[1:], before, behind, strict=True))
+    return placed(x, rows, columns, source)
+
+
 def _tap(length: int, taken: range) -> tuple[int, int, int]:
     """Length of a kernel, where its 1 lies, and the padding, that take these places of so many.
 

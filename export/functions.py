@@ -185,15 +185,15 @@ def _of_every_axis(keys: tuple[Any, ...], axes: int) -> tuple[Any, ...]:
 def _pad(where: str, x: Signal, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Signal:
     left, right, top, bottom, front, back, *batch = (*pad, *[0] * (6 - len(pad)))
     channels = np.arange(-front, x.shape[0] + back)
-    rows, columns = range(-top, x.shape[1] + bottom), range(-left, x.shape[2] + right)
-    if x.flat or any(batch) or mode != "constant" or value or not (len(channels) and rows and columns):
+    smallest = min(len(channels), x.shape[1] + top + bottom, x.shape[2] + left + right)
+    if x.flat or any(batch) or mode != "constant" or value or smallest < 1:
         raise SpikeportError(
             f"{where}: pads {tuple(pad)} ({mode}, {value or 0}); only zeros around maps and channels of zeros have an "
             "exact form"
         )
     if front or back:
         x = ex.select(x, np.where((channels >= 0) & (channels < x.shape[0]), channels, -1))
-    return ex.placed(x, rows, columns, where)
+    return ex.padded(x, (top, left), (bottom, right), where)
 
 
 def _max_pool(
@@ -205,9 +205,8 @@ def _max_pool(
     kernel, strides, around = pair(kernel_size), pair(stride or kernel_size), pair(padding)
     beyond = ceil_reach((x.shape[1], x.shape[2]), kernel, strides, around) if ceil_mode else (0, 0)
     if any(beyond):  # where there are no spikes, as if the maps went on with zeros
-        places = zip(x.shape[1:], around, beyond, strict=True)
-        rows, columns = (range(-before, length + before + more) for length, before, more in places)
-        x, around = ex.placed(x, rows, columns, where), (0, 0)
+        behind = (around[0] + beyond[0], around[1] + beyond[1])
+        x, around = ex.padded(x, around, behind, where), (0, 0)
     return ex.or_pool(x, kernel, strides, around, where)
 
 

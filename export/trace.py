@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from spikeport.core.diagnosis import first_not_finite
 from spikeport.core.errors import SpikeportError
-from spikeport.core.geometry import pair
+from spikeport.core.geometry import conv_padding, pair
 from spikeport.core.neurons import LIF, HoldTime, TimeMean
 from spikeport.core.tracing import trace_module
 from spikeport.export import expressions as ex
@@ -216,15 +216,9 @@ def _conv(module: nn.Conv2d, x: Signal, name: str) -> Signal:
     if module.padding_mode != "zeros":
         raise SpikeportError(f"{name}: padding_mode {module.padding_mode!r} has no exact form; use zeros")
     stride, dilation = pair(module.stride), pair(module.dilation)
-    if module.padding == "same":
-        sizes = [d * (k - 1) for d, k in zip(dilation, module.kernel_size, strict=True)]
-        padding = (sizes[0] // 2, sizes[1] // 2)
-        if any(size % 2 for size in sizes):  # one more zero at the end than before
-            places = zip(x.shape[1:], sizes, strict=True)
-            rows, columns = (range(-(size // 2), length + size - size // 2) for length, size in places)
-            x, padding = ex.placed(x, rows, columns, name), (0, 0)
-    else:
-        padding = (0, 0) if module.padding == "valid" else pair(module.padding)
+    padding, behind = conv_padding(module.padding, pair(module.kernel_size), dilation)
+    if behind != padding:
+        x, padding = ex.padded(x, padding, behind, name), (0, 0)
     weight = ex.exact(module.weight)
     bias = weight.new_zeros(len(weight)) if module.bias is None else ex.exact(module.bias)
     return ex.convolve(x, weight, bias, stride, padding, dilation, module.groups, name)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spikeport.core.errors import SpikeportError
-from spikeport.core.geometry import fan_out, pair
+from spikeport.core.geometry import conv_padding, fan_out, pair
 from spikeport.core.neurons import LIF
 from spikeport.core.progress import Progress, silent
 from spikeport.export.foreign import adopt, is_foreign, require_held
@@ -244,12 +244,8 @@ def _reach(module: nn.Module, x: Tensor, y: Tensor) -> tuple[np.ndarray, int]:
         return np.ones(math.prod(x.shape[2:])), 0
     assert isinstance(module, (nn.Conv2d, nn.MaxPool2d))
     kernel, stride, dilation = pair(module.kernel_size), pair(module.stride), pair(module.dilation)
-    if isinstance(module.padding, str):  # "same": what is uneven of it lies at the end
-        same = module.padding == "same"
-        padding = pair([d * (k - 1) // 2 if same else 0 for k, d in zip(kernel, dilation, strict=True)])
-    else:
-        padding = pair(module.padding)
-    reach = _fan_out((x.shape[2], x.shape[3]), kernel, stride, padding, dilation, (y.shape[2], y.shape[3]))
+    before, _ = conv_padding(module.padding, kernel, dilation)
+    reach = _fan_out((x.shape[2], x.shape[3]), kernel, stride, before, dilation, (y.shape[2], y.shape[3]))
     if isinstance(module, nn.MaxPool2d):
         return reach, x[0].numel()
     taps = math.prod(kernel) * module.in_channels // module.groups + (module.bias is not None)

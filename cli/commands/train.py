@@ -26,12 +26,12 @@ spikeport train --from runs/snn --target loihi --epochs 4 --lr 2e-4 --out runs/s
 torchrun --nproc-per-node 4 -m spikeport train --dataset cifar10 --data ~/cifar --batch-size 256 --out runs/snn"""
 
 
-OF_NEURONS = ("spiking", "time_steps", "tau", "v_threshold", "surrogate", "alpha", "rate_goal")
+NEURONS = ("spiking", "time_steps", "tau", "v_threshold", "surrogate", "alpha")
 #: Flags that are lists of whole numbers, and an example of each.
 NUMBERS = {"milestones": "50,100", "keep": "4,6,8,9"}
 #: Flags that mean nothing but with certain settings: what asks for them, and whether it is there.
 NEEDED: dict[tuple[str, ...], tuple[str, "Callable[[TrainConfig], object]"]] = {
-    OF_NEURONS: ("--kind snn", lambda c: c.kind == "snn"),
+    (*NEURONS, "rate_goal"): ("--kind snn", lambda c: c.kind == "snn"),
     ("momentum",): ("--optimizer sgd", lambda c: c.optimizer == "sgd"),
     ("milestones", "gamma"): ("--schedule step", lambda c: c.schedule == "step"),
     ("loss_weight",): ("another --loss", lambda c: c.loss != "cross-entropy"),
@@ -183,8 +183,7 @@ def taken_over(start: Path, out: Path, resume: bool) -> dict[str, Any]:
         path = out
     else:
         load_run(start)  # what is no run is named as such
-    network = ("model", "kind", "keep", "width", "spiking", "time_steps", "tau", "v_threshold", "surrogate", "alpha")
-    taken = {*network, "dataset", "data", "train_images", "validation"}
+    taken = {"model", "kind", "keep", "width", *NEURONS, "dataset", "data", "train_images", "validation"}
     return {name: value for name, value in TrainConfig.read(path / CONFIG_FILE).items() if name in taken}
 
 

@@ -15,11 +15,15 @@ from spikeport.core.runs import CONFIG_FILE, WEIGHTS_FILE, DataInfo, warn_where_
 from spikeport.core.training import CHECKPOINT_FILE
 
 
+def require_same_weights(one, other):
+    before, after = load_file(one.path / WEIGHTS_FILE), load_file(other.path / WEIGHTS_FILE)
+    assert all(torch.equal(before[name], after[name]) for name in before if "running" not in name and "num" not in name)
+
+
 def test_a_run_starts_from_the_weights_of_another(tiny, tmp_path):
     first = train(tiny(kind="cnn"), tmp_path / "first")
     second = train(tiny(kind="cnn", seed=3, lr=1e-30, epochs=1, start=str(first.path)), tmp_path / "second")
-    before, after = load_file(first.path / WEIGHTS_FILE), load_file(second.path / WEIGHTS_FILE)
-    assert all(torch.equal(before[name], after[name]) for name in before if "running" not in name and "num" not in name)
+    require_same_weights(first, second)
 
 
 @pytest.mark.parametrize(("name", "value"), [("kind", "cnn"), ("width", 0.125), ("keep", (4, 6)), ("model", "mnasnet")])
@@ -39,8 +43,7 @@ def test_an_snn_starts_from_its_cnn_twin(tiny, tmp_path, spiking):
     cnn = train(tiny(kind="cnn", epochs=1), tmp_path / "cnn")
     settings = {"kind": "snn", "spiking": spiking, "tau": 1.5, "time_steps": 3}
     snn = train(tiny(**settings, lr=1e-30, epochs=1, start=str(cnn.path)), tmp_path / "snn")
-    before, after = load_file(cnn.path / WEIGHTS_FILE), load_file(snn.path / WEIGHTS_FILE)
-    assert all(torch.equal(before[name], after[name]) for name in before if "running" not in name and "num" not in name)
+    require_same_weights(cnn, snn)
     assert snn.spec.twin.tau == 1.5
     with pytest.raises(SpikeportError, match="width = .*asked for 0.125"):
         train(tiny(**settings, epochs=1, start=str(cnn.path), width=0.125), tmp_path / "other")
@@ -51,8 +54,7 @@ def test_an_snn_goes_on_with_other_neurons(tiny, tmp_path):
     first = train(tiny(kind="snn", epochs=1), tmp_path / "first")
     neurons = {"tau": 3.0, "v_threshold": 0.2, "time_steps": 5, "surrogate": "sigmoid", "alpha": 6.0}
     second = train(tiny(kind="snn", **neurons, lr=1e-30, epochs=1, start=str(first.path)), tmp_path / "second")
-    before, after = load_file(first.path / WEIGHTS_FILE), load_file(second.path / WEIGHTS_FILE)
-    assert all(torch.equal(before[name], after[name]) for name in before if "running" not in name and "num" not in name)
+    require_same_weights(first, second)
     assert asdict(second.spec.twin).items() >= neurons.items()
 
 
