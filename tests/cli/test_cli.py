@@ -15,6 +15,7 @@ import pytest
 import typer
 
 from spikeport import load_run
+from spikeport.commands.train import taken_over
 from spikeport.core import TrainConfig
 from spikeport.main import cli
 from spikeport.profiling.page import number
@@ -117,6 +118,15 @@ def test_a_run_resumes_after_its_start_is_gone(works, tmp_path):
     shutil.rmtree(tmp_path / "cnn")
     works(*command, "--epochs", 2, "--resume")
     assert load_run(tmp_path / "snn").results["epochs"] == 2
+
+
+@pytest.mark.parametrize(("own", "alpha"), [({}, 4.0), ({"surrogate": "atan"}, 4.0), ({"surrogate": "sigmoid"}, None)])
+def test_a_steepness_is_taken_over_with_its_surrogate_alone(tmp_path, own, alpha):
+    (tmp_path / "config.toml").write_text('surrogate = "atan"\nalpha = 4.0\nlr = 1.0\n')
+    taken = taken_over(tmp_path / "gone", tmp_path, True, own)
+    assert taken.get("alpha") == alpha
+    assert taken["surrogate"] == "atan"
+    assert "lr" not in taken
 
 
 def test_the_saved_settings_resume_the_run(works, tmp_path):
