@@ -20,7 +20,7 @@ LOSSES = ("cross-entropy", "gradient-aware", "grad-cam")
 TRAINING_TARGETS = ("loihi",)
 CHOICES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": PRECISIONS, "loss": LOSSES}
 POSITIVE = ("lr", "gamma", "gradient_eps", "temperature")
-NOT_NEGATIVE = ("momentum", "weight_decay", "patience", "warmup", "clip", "loss_weight", "rate_weight")
+NOT_NEGATIVE = ("weight_decay", "patience", "warmup", "clip", "loss_weight", "rate_weight")
 #: Of epochs and images in a step: what fits 32 bits with a sign.
 MOST = 2**31 - 1
 #: The largest float32.
@@ -111,6 +111,10 @@ class TrainConfig:
         unknown = [name for name in self.augment if name not in AUGMENTATIONS]
         if unknown:
             raise SpikeportError(f"augment {unknown[0]!r} is not one of {', '.join(AUGMENTATIONS)}")
+        for name in ("augment", "keep"):
+            given = getattr(self, name) or ()
+            if len(set(given)) < len(given):
+                raise SpikeportError(f"{name} is {', '.join(map(str, given))}; name each once")
         for name in ("epochs", "batch_size", "train_images"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise SpikeportError(f"{name} is {getattr(self, name)}; at least 1 is needed")
@@ -134,7 +138,7 @@ class TrainConfig:
             raise SpikeportError(
                 f"warmup is {self.warmup} of {self.epochs} epochs, so lr is never reached; lower warmup or raise epochs"
             )
-        for name in ("ema", "label_smoothing", "rate_goal", "distill_weight"):
+        for name in ("momentum", "ema", "label_smoothing", "rate_goal", "distill_weight"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SpikeportError(f"{name} is {getattr(self, name)}; it must lie within 0..1")
         if not 0 < self.validation < 1:
@@ -167,9 +171,9 @@ class TrainConfig:
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise SpikeportError(f"{path}: no such file") from None
+            raise SpikeportError(f"{path}: no such file; training writes one into every run folder") from None
         except (OSError, ValueError, RecursionError) as error:
-            raise SpikeportError(f"{path}: not readable as TOML ({error})") from None
+            raise SpikeportError(f"{path}: not readable as TOML ({error}); mend it, or take the one of a run") from None
         known = {f.name for f in fields(TrainConfig)}
         unknown = sorted(set(values) - known)
         if unknown:

@@ -29,7 +29,10 @@ def replacing(path: Path | str) -> Iterator[Path]:
     missing = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays: np.savez and torch.onnx look at it.
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    except OSError as error:  # names the temporary file
+        raise OSError(error.errno, error.strerror, str(path)) from None
     os.close(handle)
     temporary = Path(name)
     try:
@@ -79,7 +82,7 @@ def read_json(path: Path | str) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise SpikeportError(f"{path}: no such file") from None
+        raise SpikeportError(f"{path}: no such file; the command that writes it makes it again") from None
     except RecursionError:
         raise SpikeportError(f"{path}: not readable as JSON (nested too deeply); write it again") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:

@@ -170,8 +170,11 @@ def _opened(
         raise SpikeportError(
             f"{run.path} is a {run.kind.upper()}; `spikeport export {run.path} --target {other}` exports it"
         )
-    found = run.samples(SAMPLES)[0] if samples is None else samples
-    return run.model(), _finite(found), Path(path) if path else run.path / default, run
+    found = _finite(run.samples(SAMPLES)[0] if samples is None else samples)
+    if found.shape[1:] != run.data.image_shape:
+        wanted = ", ".join(map(str, run.data.image_shape))
+        raise SpikeportError(f"samples of shape {list(found.shape)}; {run.path} was trained on [N, {wanted}]")
+    return run.model(), found, Path(path) if path else run.path / default, run
 
 
 def _with_plain_weights(model: nn.Module) -> nn.Module:

@@ -24,6 +24,7 @@ from spikeport.targets.record import SpikeRecord
 
 CNN = "cnn"
 NAMES = (*MODELS, PAPER, loihi_energy.NAME)
+NEEDS_TRAINING = "counts the model's operations, which a record alone does not tell; report on its run"
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def energy_table(
         elif name == PAPER:
             counted = {CNN: cnn, TRAINING: training}
             nj = {w: paper_count(c).energy_nj for w, c in counted.items() if c is not None}
-            found[name] = Entry(PAPER_SOURCE, PAPER_ASSUMPTIONS, nj)
+            found[name] = Entry(PAPER_SOURCE, PAPER_ASSUMPTIONS, nj, refused="" if nj else NEEDS_TRAINING)
         else:
             found[name] = _both_twins(MODELS[name], rows, training, cnn)
     return found
@@ -97,7 +98,7 @@ def _both_twins(model: EnergyModel, rows: list[Row], training: ModelCounts | Non
     if isinstance(model, Arithmetic):  # all it needs are operations, which every witness counts
         for witness in witnesses(rows):
             nj[witness] = sum(model.of(row.acs.get(witness, 0.0), row.macs_of(witness)) for row in rows)
-    return Entry(model.source, model.assumptions, nj, layers)
+    return Entry(model.source, model.assumptions, nj, layers, refused="" if nj else NEEDS_TRAINING)
 
 
 def _loihi1(program: LoihiProgram, records: dict[str, SpikeRecord], seconds: float | None, samples: int) -> Entry:

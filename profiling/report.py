@@ -17,7 +17,7 @@ from spikeport.core.files import read_record, refuse_existing, write_json, write
 from spikeport.core.functional import split_time
 from spikeport.core.progress import Progress, silent
 from spikeport.core.rates import watched
-from spikeport.core.runs import Run, load_run
+from spikeport.core.runs import MODEL_FILE, Run, load_run
 from spikeport.profiling import loihi_energy, plots
 from spikeport.profiling.breakeven import break_even
 from spikeport.profiling.comparison import common_samples, compare
@@ -33,6 +33,8 @@ from spikeport.profiling.statistics import firing_statistics
 from spikeport.targets import COMPATIBILITY_FILE, require_own
 from spikeport.targets.loihi import LoihiProgram, LoihiTarget
 from spikeport.targets.record import SpikeRecord, may_be_of
+
+PAGE_FILE, CONTENT_FILE, LAYERS_FILE = "index.html", "report.json", "layers.csv"
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,10 @@ def report(
     if run is not None:
         require_own(run, program)
     target = Path(out) if out else home / "report"
-    refuse_existing(target / "index.html", overwrite)
+    if (target / MODEL_FILE).exists():  # whose layers.csv is the training's
+        raise SpikeportError(f"{target}: a run folder, which has a layers.csv of its own; name another folder")
+    for name in (PAGE_FILE, CONTENT_FILE, LAYERS_FILE):
+        refuse_existing(target / name, overwrite)
 
     training = _count_training(run, records, progress) if run else None
     cnn_run = load_run(against) if isinstance(against, (str, Path)) else against
@@ -123,10 +128,10 @@ def report(
     ]
     page = render(found, rows, [picture for picture in pictures if picture])
     target.mkdir(parents=True, exist_ok=True)
-    write_json(target / "report.json", found)
-    write_text(target / "layers.csv", layers_csv(rows))
-    write_text(target / "index.html", page)
-    return Report(target / "index.html", found, rows)
+    write_json(target / CONTENT_FILE, found)
+    write_text(target / LAYERS_FILE, layers_csv(rows))
+    write_text(target / PAGE_FILE, page)
+    return Report(target / PAGE_FILE, found, rows)
 
 
 def _records(program: Path, single: Path | None) -> tuple[LoihiProgram, dict[str, SpikeRecord]]:

@@ -1,5 +1,6 @@
 """Where an exported network runs: Loihi (simulated) and ONNX Runtime."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -72,10 +73,20 @@ def nir_file(source: Path | str, overwrite: bool = False) -> Iterator[Path]:
         raise
 
 
-def _current(source: Path | str, graph: nir.NIRGraph) -> nir.NIRGraph:
-    """A run's graph. Raises SpikeportError where it was exported from other weights than the run has now."""
+def _graph(
+    source: Path | str, file: Path, time_steps: int | None, dt: float | None, calibration: np.ndarray | None
+) -> nir.NIRGraph:
+    """The graph of ``source``'s NIR file, to compile.
+
+    Raises:
+        SpikeportError: it was exported from other weights than the run has now, or has no use for calibration samples.
+    """
+    graph = readable(file, time_steps, dt, calibration)
+    metadata = metadata_of(graph)
     if Path(source).is_dir():
-        require_own_weights(metadata_of(graph).weights_sha256, load_run(source), Path(source) / NIR_FILE, "nir")
+        require_own_weights(metadata.weights_sha256, load_run(source), file, "nir")
+    if calibration is not None and metadata.input_bound is not None:
+        raise SpikeportError(f"{file}: says the range of its input itself; leave the calibration samples out")
     return graph
 
 
@@ -115,9 +126,7 @@ def compile(
     if calibration is not None:
         calibration = as_array(calibration, "the calibration samples")
     with nir_file(source, overwrite) as file:
-        graph = _current(source, readable(file, time_steps, dt, calibration))
-        if calibration is not None and metadata_of(graph).input_bound is not None:
-            raise SpikeportError(f"{file}: says the range of its input itself; leave the calibration samples out")
+        graph = _graph(source, file, time_steps, dt, calibration)
         compiled = target.compile(graph, path, calibration, input_mode=input_mode, net=net_file if net else None)
     if not net:
         net_file.unlink(missing_ok=True)  # of the program that was there
@@ -173,7 +182,7 @@ def check(
     if calibration is not None:
         calibration = as_array(calibration, "the calibration samples")
     with nir_file(source) as file:
-        graph = _current(source, readable(file, time_steps, dt, calibration))
+        graph = _graph(source, file, time_steps, dt, calibration)
         return found.check(graph, chip, calibration, **options)
 
 
@@ -231,6 +240,9 @@ def simulate(
         if labels is not None:
             raise SpikeportError("labels without samples; give both, --input X.npy --labels Y.npy")
         x, labels = run.samples(samples)
+        if len(x) < samples:
+            asked = f"{samples} samples asked for; {run.data.name} has {len(x)} test images"
+            warnings.warn(asked, RuntimeWarning, stacklevel=2)
     x = as_array(x, "the samples")
     labels = None if labels is None else as_array(labels, "the labels")
     record = found.simulate(program, x, labels, chosen, progress, run, **options)

@@ -11,6 +11,7 @@ import spikeport
 from spikeport import console
 from spikeport.commands import report as report_command
 from spikeport.commands.export import certificate
+from spikeport.commands.simulate import show_onnx
 from spikeport.commands.train import show
 
 #: Images simulated in Lava; the fixed engine runs the whole test set of the digits.
@@ -63,10 +64,7 @@ def demo(
     program = compile(snn)
     console.say(f"{snn / PROGRAM_FILE}: {sum(p.neurons for p in program.populations):,} neurons")
     step("simulate: ONNX Runtime, the fixed-point engine, Intel's Lava")
-    onnx = simulate(cnn, "onnx", samples=samples)
-    console.say(f"onnx: accuracy {onnx.accuracy:.4f} on {onnx.samples} images, {onnx.latency_ms:.2f} ms per image")
-    int8 = onnx.int8 or {}
-    console.say(f"int8: accuracy {int8['accuracy']:.4f}, {int8['latency_ms']:.2f} ms per image")
+    show_onnx(simulate(cnn, "onnx", samples=samples))
     records = {}
     for engine, count in (("fixed", samples), ("lava", LAVA_SAMPLES)):
         with console.bar(f"engine {engine}") as progress:

@@ -36,7 +36,10 @@ def register(cli: typer.Typer) -> None:
 def export(
     source: Annotated[str, typer.Argument(help="A run folder, a NIR file, or pkg.module:factory.")],
     target: Annotated[str, typer.Option(help="loihi, nir or onnx.")],
-    chip: Annotated[str | None, typer.Option(help="loihi1 or loihi2: what compatibility.json is about.")] = None,
+    chip: Annotated[
+        str | None,
+        typer.Option(help="loihi1 or loihi2: what compatibility.json is about, and what does not fit is told of."),
+    ] = None,
     weights: Annotated[Path | None, typer.Option(help="Weights of a factory's network: .safetensors or .pt.")] = None,
     input_shape: Annotated[str | None, typer.Option(help="Shape of one sample, as 3,32,32; checked.")] = None,
     time_steps: Annotated[int | None, typer.Option(help="T, for SpikingJelly, snnTorch and foreign NIR files.")] = None,
@@ -57,8 +60,10 @@ def export(
 ) -> None:
     """Export a network; every file is read back and verified on real samples as it is written."""
     from spikeport.core.errors import SpikeportError
+    from spikeport.core.files import read_record
     from spikeport.export import NIR_FILE, ONNX_FILE, is_factory, to_nir, to_onnx
     from spikeport.export.factory import build_model
+    from spikeport.export.onnx_model import int8_path
 
     if target not in ("loihi", "nir", "onnx"):
         raise SpikeportError(f"unknown target {target!r}; available: loihi, nir, onnx")
@@ -87,12 +92,14 @@ def export(
     network = build_model(source, weights) if factory else Path(source)
     if target == "onnx":
         certificate(to_onnx(network, folder / ONNX_FILE, samples, overwrite, int8), folder / ONNX_FILE)
+        if int8:
+            console.say(f"{int8_path(folder / ONNX_FILE)}: the 8-bit form; `spikeport simulate` runs both")
         return
     file = folder / NIR_FILE
     if target == "nir":
         certificate(to_nir(network, file, samples, overwrite, time_steps), file)
         return
-    from spikeport.targets import PROGRAM_FILE, compile, default_folder
+    from spikeport.targets import COMPATIBILITY_FILE, PROGRAM_FILE, compile, default_folder
 
     path = (out or default_folder(Path(source))) / PROGRAM_FILE
     if isinstance(network, Path):
@@ -105,6 +112,8 @@ def export(
         f"{path}: {len(program.populations)} populations, {neurons:,} neurons, {len(program.synapses)} synapse groups, "
         f"{program.time_steps} steps"
     )
+    for line in read_record(path.with_name(COMPATIBILITY_FILE), ("errors",))["errors"]:
+        console.say(f"does not fit: {line}")
 
 
 def compile_model(

@@ -1,12 +1,15 @@
 """spikeport simulate"""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from spikeport import console
 from spikeport.commands.export import load_array
+
+if TYPE_CHECKING:
+    from spikeport.targets.onnx import OnnxRecord
 
 EPILOG = """Examples:
 
@@ -59,10 +62,10 @@ def simulate(
         record = run(
             source, target, engine, samples, out=out, overwrite=overwrite, progress=progress, **given, **options
         )
-    accuracy = "" if record.accuracy is None else f", accuracy {record.accuracy:.4f}"
     if target == "onnx":
-        console.say(f"{record.samples} samples{accuracy}, {record.latency_ms:.2f} ms per image (batch 1, median)")
+        show_onnx(record)
         return
+    accuracy = "" if record.accuracy is None else f", accuracy {record.accuracy:.4f}"
     spikes = sum(int(s.sum()) for s in record.spikes.values()) / record.samples
     events = sum(int(e.sum()) for e in record.events.values()) / record.samples
     console.say(
@@ -73,6 +76,16 @@ def simulate(
         console.say(f"Lava equals the fixed engine, integer for integer, in {len(record.spikes)} layers")
     if "against_float" in record.details:
         show_against_float(record.details["against_float"])
+
+
+def show_onnx(record: "OnnxRecord") -> None:
+    """Both forms in ONNX Runtime, the 8-bit one where it was exported."""
+    forms = {"onnx": (record.accuracy, record.latency_ms)}
+    if record.int8:
+        forms["int8"] = (record.int8["accuracy"], record.int8["latency_ms"])
+    for name, (accuracy, latency) in forms.items():
+        right = "" if accuracy is None else f"accuracy {accuracy:.4f} on "
+        console.say(f"{name}: {right}{record.samples} images, {latency:.2f} ms per image (batch 1, median)")
 
 
 def show_against_float(compared: dict[str, Any]) -> None:

@@ -156,8 +156,10 @@ def paper(
     from spikeport.core.errors import SpikeportError
     from spikeport.profiling.studies import paper_table, run_quick
 
-    if not quick and (data or out or resume):
-        raise SpikeportError("--data, --out and --resume are for --quick; finished studies come in with --study")
+    if not quick and (data or out or resume or processes != 1):
+        raise SpikeportError(
+            "--data, --out, --processes and --resume are for --quick; finished studies come in with --study"
+        )
     if quick and study:
         raise SpikeportError("--quick trains its own study; leave out --study, or --quick")
     if quick:

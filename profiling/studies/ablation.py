@@ -25,13 +25,15 @@ def ablation_study(base: TrainConfig, schedules: Sequence[str] = (), seeds: int 
     """One row per schedule: a name of ``SCHEDULES`` or modules, as "4,6,8,9"; all nine where none is given.
 
     Raises:
-        SpikeportError: a name that is not known, fewer than one seed. Modules that do not exist, or none at all, are
-            refused when the models are built.
+        SpikeportError: a name that is not known or is there twice, fewer than one seed. Modules that do not exist, or
+            none at all, are refused when the models are built.
     """
     rows = {}
     for schedule in schedules or SCHEDULES:
         keep = SCHEDULES.get(schedule) or _modules(schedule)
         name = schedule if schedule in SCHEDULES else "fire-" + "-".join(map(str, keep))
+        if name in rows:
+            raise SpikeportError(f"schedule {name} is there twice; name each once")
         rows[name] = replace(base, keep=keep)
     return Study("ablation", rows, seeds_from(base.seed, seeds))
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from spikeport.core.errors import SpikeportError
-from spikeport.core.runs import Run
+from spikeport.core.runs import WEIGHTS_FILE, Run
 from spikeport.export.nir_graph import Metadata, build_nir
 from spikeport.export.trace import trace
 from spikeport.export.verify import assembled, observe, of_other_weights
@@ -49,8 +49,8 @@ def require_own(run: Run, program: LoihiProgram) -> None:
 
 def _foreign(run: Run) -> SpikeportError:
     return SpikeportError(
-        f"{run.path}: its program was compiled from another network; `spikeport export {run.path} --target loihi "
-        "--overwrite` compiles it again"
+        f"{run.path}: its program was compiled from other weights than {WEIGHTS_FILE} has now; `spikeport export "
+        f"{run.path} --target loihi --overwrite` compiles these, if they are whole"
     )
 
 

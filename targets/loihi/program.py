@@ -183,7 +183,7 @@ class LoihiProgram:
         if len(x) == 0:
             raise SpikeportError("zero samples to simulate; give at least one")
         if not np.isfinite(x).all():
-            raise SpikeportError("input holds NaN or infinity")
+            raise SpikeportError("the input samples hold NaN or infinity; leave those out")
         if self.whole and self.input_mode == "graded" and (x % 1).any():
             raise SpikeportError(
                 f"input holds {x[x % 1 != 0][0]:.4g}, the program takes whole numbers from -{self.input_max} to "
@@ -255,7 +255,7 @@ def batch(x: np.ndarray, shape: Shape, time_steps: int | None, what: str, taker:
     leading = ("N",) if time_steps is None else (f"{time_steps}", "N")
     wanted = [shape] + ([shape[:1]] if shape[1:] == (1, 1) else [])
     if x.shape[len(leading) :] not in wanted or x.ndim < len(leading):
-        takes = ", ".join((*leading, _commas(shape)))
+        takes = ", ".join((*leading, _commas(wanted[-1])))
         raise SpikeportError(f"{what} has shape {list(x.shape)}; the {taker} takes [{takes}]")
     if time_steps is not None and len(x) != time_steps:
         raise SpikeportError(f"the {what} has {len(x)} steps, the {taker} runs {time_steps}; samples are [T, N, ...]")

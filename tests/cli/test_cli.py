@@ -80,6 +80,29 @@ def test_training_takes_a_file_of_settings_and_flags_override_it(works, tmp_path
     assert "seed = 9\n" in (tmp_path / "run" / "config.toml").read_text()
 
 
+def test_an_export_says_what_does_not_fit_its_chip(walked, works, tmp_path):
+    told = works("export", walked / "snn", "--target", "loihi", "--chip", "loihi1", "--out", tmp_path)
+    assert "does not fit: input: graded spike bits 8 exceeds 0 of Loihi 1" in told
+    told = works("export", walked / "snn", "--target", "loihi", "--out", tmp_path, "--overwrite")
+    assert "does not fit" not in told
+
+
+def test_both_forms_of_an_onnx_file_are_told_of(walked, works, tmp_path):
+    run = shutil.copytree(walked / "cnn", tmp_path / "cnn")
+    told = works("simulate", run, "--target", "onnx", "--samples", 4, "--overwrite")
+    assert re.fullmatch(r"onnx: accuracy [01]\.\d+ on 4 images, [\d.]+ ms per image \(batch 1, median\)\n", told)
+    assert "model.int8.onnx: the 8-bit form" in works("export", run, "--target", "onnx", "--int8", "--overwrite")
+    told = works("simulate", run, "--target", "onnx", "--samples", 4, "--overwrite")
+    assert re.findall(r"(\w+): accuracy", told) == ["onnx", "int8"]
+
+
+def test_images_that_a_data_set_does_not_have_are_told_of(walked, spikeport, tmp_path):
+    record = ("--target", "onnx", "--samples", 361, "--out", tmp_path / "r.json")
+    with pytest.warns(RuntimeWarning, match="361 samples asked for; digits has 360 test images"):
+        outcome = spikeport("simulate", walked / "cnn", *record)
+    assert "on 360 images" in outcome.out
+
+
 def test_a_run_is_trained_on_in_integers_with_the_settings_it_had(walked, works, tmp_path):
     out = tmp_path / "chip"
     works("train", "--from", walked / "snn", "--target", "loihi", "--epochs", 1, "--lr", 1e-4, "--out", out)

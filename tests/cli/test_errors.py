@@ -40,6 +40,9 @@ SMALL = ("--dataset", "digits", "--width", 0.0625, "--epochs", 1)
         ("cifar10 is not embedded; --data DIR", ("--dataset", "cifar10")),
         ("epochs is 0", ("--epochs", 0)),
         ("tau is 0.5", ("--tau", 0.5)),
+        ("momentum is 1.5; it must lie within 0..1", ("--optimizer", "sgd", "--momentum", 1.5)),
+        ("keep is 4, 6, 4; name each once", ("--keep", "4,6,4")),
+        ("augment is crop, crop; name each once", ("--augment", "crop,crop")),
         ("--keep '4;6': expected whole numbers", ("--keep", "4;6")),
         ("--keep '4,,6': expected whole numbers separated by commas, as 4,6,8,9", ("--keep", "4,,6")),
         ("--milestones 'x': expected whole numbers separated by commas, as 50,100", ("--milestones", "x")),
@@ -215,6 +218,34 @@ def test_an_unknown_chip_is_refused_with_the_known_ones(refused, runs):
 def test_a_step_left_out_is_named_by_its_command(refused, fresh, arguments, remedy):
     paths = {kind: fresh / kind for kind in ("cnn", "snn")}
     assert remedy.format(**paths) in refused(*(paths.get(a, a) for a in arguments))
+
+
+@pytest.mark.parametrize(("kind", "target"), [("snn", "nir"), ("cnn", "onnx")])
+def test_a_run_is_not_exported_for_images_of_another_size(refused, fresh, kind, target):
+    np.save(fresh / "x.npy", np.random.default_rng(0).random((4, 1, 8, 16)))
+    message = refused("export", fresh / kind, "--target", target, "--calibration", fresh / "x.npy")
+    assert f"samples of shape [4, 1, 8, 16]; {fresh / kind} was trained on [N, 1, 16, 16]" in message
+
+
+def test_samples_that_a_check_has_no_use_for_are_refused(refused, fresh):
+    np.save(fresh / "x.npy", np.ones((4, 1, 16, 16)))
+    message = refused("check", fresh / "snn", "--calibration", fresh / "x.npy")
+    assert "says the range of its input itself; leave the calibration samples out" in message
+
+
+def test_a_report_does_not_replace_what_is_no_report(refused, walked, tmp_path):
+    run = shutil.copytree(walked / "snn", tmp_path / "run")
+    message = refused("report", walked / "snn", "--out", run, "--overwrite")
+    assert f"{run}: a run folder, which has a layers.csv of its own; name another folder" in message
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "layers.csv").write_text("mine")
+    assert "layers.csv already exists" in refused("report", walked / "snn", "--out", tmp_path / "other")
+
+
+def test_a_file_that_cannot_be_written_is_named_and_not_its_temporary_one(refused, walked, tmp_path):
+    message = refused("simulate", walked / "snn", "--samples", 1, "--out", "/proc/record.npz")
+    assert "/proc/record.npz" in message
+    assert "/proc/.record-" not in message
 
 
 @pytest.mark.parametrize("samples", [0, -3])

@@ -55,6 +55,15 @@ def test_every_model_speaks_for_the_witnesses_it_can(written):
     assert set(written.content["break_even"]) == {"horowitz", "horowitz-int8", "lemaire"}
 
 
+def test_a_record_alone_says_which_models_need_its_run(runs, tmp_path):
+    energy = report(runs / "snn/loihi/fixed.npz", out=tmp_path / "report").content["energy"]
+    assert set(energy["horowitz"]["nj"]) == {"fixed"}
+    for name in ("lemaire", "paper"):
+        assert energy[name]["nj"] == {}
+        assert "report on its run" in energy[name]["refused"]
+    assert energy["horowitz"]["refused"] == ""
+
+
 def test_the_table_of_layers_is_the_rows(written):
     with (written.page.parent / "layers.csv").open() as file:
         lines = list(csv.DictReader(file))

@@ -55,6 +55,7 @@ def test_a_comparison_has_every_model_kind_and_data_set():
         (r"keep=\[\].*name at least one", {}, ("",)),
         (r"keep=\[4, 10\]: SqueezeNet has the Fire modules", {}, ("4,10",)),
         ("schedule 'head-9': not one of full, head-1", {}, ("head-9",)),
+        ("schedule fire-4-6 is there twice; name each once", {}, ("4,6", "6,4")),
         ("--keep names Fire modules; mixnet has none", {"model": "mixnet"}, ("ref-1",)),
         ("cifar10 is not embedded", {"dataset": "cifar10"}, ()),
         ("0 seeds", {}, None),
