@@ -7,7 +7,9 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
+from spikeport.core.computed_weights import draw_anew
 from spikeport.core.errors import SpikeportError
+from spikeport.core.in_place import called
 from spikeport.core.models.twin import Twin
 from spikeport.core.neurons import LIF, HoldTime, TimeMean
 from spikeport.core.tracing import Names, replace_call, trace_module
@@ -21,6 +23,12 @@ _OTHER_ACTIVATIONS = {
     *("celu", "clamp", "clamp_max", "clamp_min", "clip", "elu", "gelu", "hardsigmoid", "hardswish", "hardtanh"),
     *("leaky_relu", "log_softmax", "logsigmoid", "mish", "prelu", "rrelu", "selu", "sigmoid", "silu", "softmax"),
     *("softplus", "softsign", "tanh", "tanhshrink", "threshold"),
+}
+
+#: Functions that cut or join along a dimension -> where in their arguments it stands.
+_ALONG = {
+    **dict.fromkeys(("cat", "concat", "concatenate", "flip", "index_select", "narrow", "select", "unbind"), 1),
+    **dict.fromkeys(("chunk", "roll", "split", "tensor_split"), 2),
 }
 
 #: What a node of a traced network is: signals that change from step to step, a current [N, ...] that is held, numbers
@@ -68,10 +76,8 @@ def convert(
             if _ends_linear(node, graph):
                 _insert_behind(graph, node, names.add(f"{_name(node)}_lif", twin.between()))
     if not weights:
-        for module in graph.modules():
-            reset = getattr(module, "reset_parameters", None)
-            if callable(reset):
-                reset()
+        for name, module in graph.named_modules():
+            draw_anew(module, name)
     others = [f"{kind} ({_name(node)})" for node in graph.graph.nodes if (kind := _other_activation(node, graph))]
     if others:
         warnings.warn(
@@ -98,8 +104,7 @@ def _other_activation(node: fx.Node, graph: fx.GraphModule) -> str | None:
     module = _module(node, graph)
     if module is not None:
         return type(module).__name__ if type(module).__module__ == nn.ReLU.__module__ else None
-    called = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
-    name = str(called).rstrip("_")
+    name = called(node).rstrip("_")
     on_signals = any(value.op != "get_attr" for value in node.all_input_nodes)
     return name if on_signals and name in _OTHER_ACTIVATIONS and node.op.startswith("call_") else None
 
@@ -172,6 +177,8 @@ def fold_time(graph: fx.GraphModule, time_steps: int, names: Names | None = None
             kinds[node] = STEPS
         else:
             kinds[node] = _kind(node, kinds)
+            if any(kinds[i] == STEPS for i in inputs):
+                _require_samples_apart(node)
             for value in [i for i in inputs if kinds[node] == STEPS and kinds[i] not in (STEPS, CONSTANT)]:
                 if kinds[value] == SIZES:
                     raise SpikeportError(
@@ -189,6 +196,25 @@ def fold_time(graph: fx.GraphModule, time_steps: int, names: Names | None = None
     return graph
 
 
+def _require_samples_apart(node: fx.Node) -> None:
+    """Raises SpikeportError where signals [T*N, ...] are cut or joined along the axis that holds samples and steps."""
+    name = called(node)
+    if node.target is operator.getitem and called(node.args[0]) not in _ALONG:  # whose parts are no maps
+        key = node.args[1][0] if isinstance(node.args[1], tuple) and node.args[1] else node.args[1]
+        along = isinstance(key, (slice, list, fx.Node)) and key != slice(None)
+    elif name in _ALONG:
+        named = next((node.kwargs[key] for key in ("dim", "dims", "axis") if key in node.kwargs), 0)
+        given = node.args[_ALONG[name] :] or (named,)
+        along = 0 in (given[0] if isinstance(given[0], (tuple, list)) else given if name == "flip" else given[:1])
+    else:
+        return
+    if along:
+        raise SpikeportError(
+            f"{node.name}: {name}() cuts or joins along dimension 0, where the samples lie, each at every time step "
+            "behind a neuron; do it before the first neurons"
+        )
+
+
 def _kind(node: fx.Node, kinds: dict[fx.Node, str]) -> str:
     """What a call gives, from what it takes."""
     given = [kinds[i] for i in node.all_input_nodes]
@@ -199,7 +225,7 @@ def _kind(node: fx.Node, kinds: dict[fx.Node, str]) -> str:
         if STEPS in given or method in ("dim", "ndim", "dtype", "device"):
             return CONSTANT
         axis = node.args[1] if len(node.args) > 1 and method == "size" else node.kwargs.get("dim")
-        return SIZES if axis is None else SAMPLES if axis == 0 else CONSTANT
+        return SIZES if axis is None or axis == -4 else SAMPLES if axis == 0 else CONSTANT
     if node.target is operator.getitem and kinds.get(node.args[0]) == SIZES:  # type: ignore[arg-type]
         key = node.args[1]
         if isinstance(key, slice):

@@ -19,6 +19,7 @@ class CheckFailed(SpikeportError):
 def reason(error: BaseException) -> str:
     """The first sentence of another library's error, or its kind where it says nothing."""
     if isinstance(error, KeyError) and error.args:
-        return f"{str(error.args[0]).removesuffix(' is not a file in the archive')} is missing"
+        key = str(error.args[0]).removesuffix(" is not a file in the archive")
+        return key if " " in key else f"{key} is missing"
     lines = (line.strip() for line in str(error).splitlines())
     return next(filter(None, lines), type(error).__name__).split(". ")[0]

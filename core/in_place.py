@@ -4,6 +4,7 @@ A graph says who reads which tensor, not which tensors share their memory: an in
 is read under another name. Here every reader is led to the value it reads.
 """
 
+import functools
 import operator
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -19,15 +20,10 @@ _OPERATORS = {
     operator.imul: operator.mul,
     operator.itruediv: operator.truediv,
 }
-#: By the name of a function or method: what gives its argument itself, a view of it, and parts that do not overlap.
-_SAME = ("contiguous", "detach", "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "to", "float")
-_VIEWS = (
-    *("expand", "expand_as", "flatten", "getitem", "narrow", "permute", "reshape", "select", "squeeze", "swapaxes"),
-    *("t", "transpose", "unflatten", "unsqueeze", "view", "view_as"),
-)
+_DROPOUTS = ("alpha_dropout", "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_alpha_dropout")
+#: By name: functions whose parts do not overlap; and what may give its argument though its schema does not say so.
 _PARTS = ("chunk", "split", "tensor_split", "unbind")
-_SAME_MODULES = (nn.Identity, nn.modules.dropout._DropoutNd)  # a dropout as it is in evaluation
-_VIEW_MODULES = (nn.Flatten, nn.Unflatten)
+_VIEWS = ("H", "T", "bfloat16", "cpu", "cuda", "data", "double", "float", "half", "type", "type_as")
 
 
 class Proxy(fx.Proxy):
@@ -47,10 +43,10 @@ class Proxy(fx.Proxy):
 
 
 class _Held(NamedTuple):
-    """The memory a node's value lies in, by the node that first filled it, and whether it is all of it."""
+    """The memory a node's value lies in, by the node that first filled it, and the view of it (None: all)."""
 
     memory: Any
-    whole: bool
+    view: fx.Node | None
 
 
 def out_of_place(graph: fx.GraphModule) -> None:
@@ -71,11 +67,11 @@ def out_of_place(graph: fx.GraphModule) -> None:
 
     def changed(value: fx.Node, reader: fx.Node) -> fx.Node | None:
         """What ``value`` has become since it was computed."""
-        memory, whole = held[value]
+        memory = held[value].memory
         others = [m for m in written if m in set(wholes(memory)) or memory in set(wholes(m))]
         late = [written[m][1] for m in others if written[m][0] > at[value]]
         when, new = written.get(memory, (-1, value))
-        if when > at[value] and not (whole and held[new].whole):
+        if when > at[value] and held[new] != held[value]:
             late.append(new)
         if late:
             raise SpikeportError(
@@ -102,25 +98,44 @@ def out_of_place(graph: fx.GraphModule) -> None:
 def _held(
     node: fx.Node, given: fx.Node | None, graph: fx.GraphModule, held: dict[fx.Node, _Held], inside: dict[Any, Any]
 ) -> _Held:
-    name = _name(node)
+    name = called(node)
     module = graph.get_submodule(str(node.target)) if node.op == "call_module" else None
     if given is not None:
         memory = held[given].memory
-        if isinstance(module, _SAME_MODULES) or name in _SAME:
+        drops = name in _DROPOUTS or isinstance(module, nn.modules.dropout._DropoutNd)
+        if name == "detach" or isinstance(module, nn.Identity) or (drops and not graph.training):
             return held[given]
-        if name == "getitem" and _name(given) in _PARTS:
+        if name == "getitem" and called(given) in _PARTS:
             part = (given, str(node.args[1]))
             inside[part] = memory
-            return _Held(part, isinstance(node.args[1], int))
-        if isinstance(module, _VIEW_MODULES) or name in (*_VIEWS, *_PARTS):
-            return _Held(memory, False)
-    return _Held(node, True)
+            return _Held(part, None if isinstance(node.args[1], int) else node)
+        views = _cuts(node) if name == "getitem" else _may_be_view(name)
+        if views or drops or isinstance(module, (nn.Flatten, nn.Unflatten)):
+            return _Held(memory, node)
+    return _Held(node, None)
 
 
-def _name(node: fx.Node) -> str:
-    """Of the function or method that a node calls."""
-    if node.op not in ("call_function", "call_method"):
+def _cuts(node: fx.Node) -> bool:
+    """Whether what is indexed is cut out, as by whole numbers and slices; lists and tensors of indices copy."""
+    key = node.args[1]
+    return not any(isinstance(part, (list, fx.Node)) for part in (key if isinstance(key, tuple) else (key,)))
+
+
+@functools.cache
+def _may_be_view(name: str) -> bool:
+    """Whether what a function or method of torch gives may lie in the memory of what it takes."""
+    packet = getattr(torch.ops.aten, name, None) if name.isidentifier() else None
+    overloads = [getattr(packet, overload) for overload in packet.overloads()] if packet else []
+    given = [value.alias_info for op in overloads for value in op._schema.returns]
+    return name in _VIEWS or any(info and not info.is_write for info in given)  # written to are arguments named out
+
+
+def called(node: Any) -> str:
+    """Of the function or method that a node calls, or of the attribute that it reads."""
+    if not isinstance(node, fx.Node) or node.op not in ("call_function", "call_method"):
         return ""
+    if node.target is getattr:
+        return str(node.args[1])
     return str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
 
 
@@ -138,7 +153,7 @@ def _without_writing(node: fx.Node, graph: fx.GraphModule) -> bool:
     if node.target in _OPERATORS:
         node.target = _OPERATORS[node.target]
         return True
-    name = _name(node)
+    name = called(node)
     if name.endswith("_") and not name.endswith("__"):
         owners = (torch.Tensor,) if node.op == "call_method" else (torch, nn.functional)
         owner = next((one for one in owners if hasattr(one, name[:-1])), None)

@@ -9,6 +9,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
+from spikeport.core.computed_weights import hooks
 from spikeport.core.errors import SpikeportError, reason
 from spikeport.core.in_place import Proxy, out_of_place
 from spikeport.core.neurons import LIF, HoldTime, TimeMean
@@ -99,14 +100,16 @@ def copied(model: nn.Module) -> nn.Module:
     model = _unwrapped(model)
     if isinstance(model, torch.jit.ScriptModule):
         raise SpikeportError("the model is TorchScript, which has no layers to read; give the module it was made of")
+    # torch does not copy what was computed with gradients; weights that a hook computes are computed again anyway.
+    computed = (vars(module).get(name) for module in model.modules() for name in hooks(module))
+    memo = {id(weight): weight.detach().clone() for weight in computed if weight is not None}
     try:
-        return copy.deepcopy(model)
+        return copy.deepcopy(model, memo)
     except Exception as error:  # a module may hold anything
         if "deepcopy protocol" in str(error):
             raise SpikeportError(
                 f"{type(model).__name__} holds what an earlier step computed; reset it first: "
-                "spikingjelly.activation_based.functional.reset_net(model) or snntorch.utils.reset(model); pruning and "
-                "the old weight_norm are made permanent by prune.remove and remove_weight_norm of torch.nn.utils"
+                "spikingjelly.activation_based.functional.reset_net(model) or snntorch.utils.reset(model)"
             ) from error
         raise SpikeportError(f"{type(model).__name__} cannot be copied ({reason(error)})") from error
 

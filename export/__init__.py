@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 from torch import nn
-from torch.nn.utils import parametrize
 
 from spikeport.core.arrays import as_array
+from spikeport.core.computed_weights import make_plain
 from spikeport.core.data import load_dataset
 from spikeport.core.errors import SpikeportError
 from spikeport.core.files import refuse_existing, replacing
@@ -156,7 +156,7 @@ def _opened(
     if isinstance(network, nn.Module):
         if path is None or samples is None:
             raise SpikeportError("exporting a model that is no run needs both a path and samples")
-        model = _with_plain_weights(copied(network).eval())
+        model = make_plain(copied(network).eval())
         require_finite(model)
         return model.cpu(), _finite(samples), Path(path), None
     if not isinstance(network, Run) and Path(network).is_file():
@@ -175,14 +175,6 @@ def _opened(
         wanted = ", ".join(map(str, run.data.image_shape))
         raise SpikeportError(f"samples of shape {list(found.shape)}; {run.path} was trained on [N, {wanted}]")
     return run.model(), found, Path(path) if path else run.path / default, run
-
-
-def _with_plain_weights(model: nn.Module) -> nn.Module:
-    """Weights that are computed at every use (weight_norm, spectral_norm) become the values they have."""
-    for module in list(model.modules()):
-        for name in list(getattr(module, "parametrizations", ())):
-            parametrize.remove_parametrizations(module, name)
-    return model
 
 
 def _finite(samples: Any) -> np.ndarray:

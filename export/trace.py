@@ -13,6 +13,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
 
+from spikeport.core.computed_weights import compute
 from spikeport.core.diagnosis import first_not_finite
 from spikeport.core.errors import SpikeportError
 from spikeport.core.geometry import conv_padding, pair
@@ -163,6 +164,7 @@ class _Rewriter:
             self.readout = module
             self.averaged.add(node)
             return x
+        compute(module)
         for kind, rule in RULES.items():
             if isinstance(module, kind):
                 y = rule(module, x, name)

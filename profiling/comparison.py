@@ -121,7 +121,7 @@ def _row(
     own = [name for name in behind if name not in shown]  # a second branch into the same neurons does not repeat them
     shown.update(own)
     if behind:  # a layer over a concatenation is several populations
-        spiking = [p for p in program.populations if p.source in own]
+        spiking = [p for p in program.populations if p.spiking and p.source in own]
     neurons = sum(p.neurons for p in (spiking if behind else populations.values()))
     trained = {name: training.layers[name] for name in layers if name in training.layers} if training else {}
     trained = {name: c for name, c in trained.items() if c.dense or c.kind == "LIF"}  # an average does nothing itself

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from spikeport.core.computed_weights import parameters
 from spikeport.core.errors import SpikeportError
 from spikeport.core.geometry import conv_padding, fan_out, pair
 from spikeport.core.neurons import LIF
@@ -102,8 +103,13 @@ def _precision(model: nn.Module, x: Tensor) -> torch.dtype:
     return dtype
 
 
+def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """``named_modules``, but for what computes weights: those are what they are once the network is deployed."""
+    return ((name, module) for name, module in model.named_modules() if "parametrizations" not in name.split("."))
+
+
 def _require_known(model: nn.Module) -> None:
-    for name, module in model.named_modules():
+    for name, module in _layers(model):
         where = f"{name or 'the model'} ({type(module).__name__})"
         if not isinstance(module, COUNTED) and next(module.parameters(recurse=False), None) is not None:
             known = ", ".join(kind.__name__ for kind in COUNTED)
@@ -146,9 +152,10 @@ def _counting(
         return count
 
     hooks = []
-    for name, module in model.named_modules():
+    for name, module in _layers(model):
         counted = isinstance(module, COUNTED)
-        hooks.append(module.register_forward_pre_hook(lambda m, a, n=name, c=counted: seen.running.append((n, c))))
+        begin = lambda m, a, n=name, c=counted: seen.running.append((n, c))  # noqa: E731
+        hooks.append(module.register_forward_pre_hook(begin, prepend=True))
         if counted:
             hooks.append(module.register_forward_hook(hook(name), with_kwargs=True))
         hooks.append(module.register_forward_hook(lambda m, a, y: seen.running.pop() and None))
@@ -191,7 +198,7 @@ def _require_maps(name: str, module: nn.Module, x: Tensor, y: Tensor, samples: i
 
 
 def _count(module: nn.Module, x: Tensor, y: Tensor, samples: int, seen: Seen) -> LayerCounts:
-    own = list(module.parameters(recurse=False))
+    own = parameters(module)
     counts = LayerCounts(
         kind=type(module).__name__,
         parameters=sum(p.numel() for p in own),

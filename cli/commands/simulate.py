@@ -80,12 +80,10 @@ def simulate(
 
 def show_onnx(record: "OnnxRecord") -> None:
     """Both forms in ONNX Runtime, the 8-bit one where it was exported."""
-    forms = {"onnx": (record.accuracy, record.latency_ms)}
-    if record.int8:
-        forms["int8"] = (record.int8["accuracy"], record.int8["latency_ms"])
-    for name, (accuracy, latency) in forms.items():
-        right = "" if accuracy is None else f"accuracy {accuracy:.4f} on "
-        console.say(f"{name}: {right}{record.samples} images, {latency:.2f} ms per image (batch 1, median)")
+    forms = {"onnx": {"accuracy": record.accuracy, "latency_ms": record.latency_ms}}
+    for name, form in (forms | ({"int8": record.int8} if record.int8 else {})).items():
+        right = "" if form["accuracy"] is None else f"accuracy {form['accuracy']:.4f} on "
+        console.say(f"{name}: {right}{record.samples} images, {form['latency_ms']:.2f} ms per image (batch 1, median)")
 
 
 def show_against_float(compared: dict[str, Any]) -> None:

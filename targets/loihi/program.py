@@ -296,5 +296,5 @@ def _split(program: LoihiProgram) -> tuple[dict[str, Any], dict[str, Any]]:
     return header, arrays
 
 
-def _commas(shape: Shape) -> str:
+def _commas(shape: tuple[int, ...]) -> str:
     return ", ".join(str(n) for n in shape)

@@ -20,7 +20,7 @@ from spikeport.core.neurons import LIF, Fired
 from spikeport.core.runs import DataInfo
 from spikeport.core.tracing import trace_module
 from spikeport.export.nir_graph import Metadata, build_nir
-from spikeport.export.trace import rewrite
+from spikeport.export.trace import rewrite, takes_held
 from spikeport.targets.loihi import neurons
 from spikeport.targets.loihi.arithmetic import SHIFT
 from spikeport.targets.loihi.compile import population
@@ -43,13 +43,13 @@ class ChipNetwork(nn.Module):
     def __init__(self, model: nn.Module, info: DataInfo) -> None:
         super().__init__()
         lifs = {name: module for name, module in model.named_modules() if isinstance(module, LIF)}
-        if not any(lif.constant_input for lif in lifs.values()):
+        if not takes_held(model):
             raise SpikeportError(
                 "training for Loihi takes a spiking network (--kind snn) whose input is held for T steps"
             )
         self.model = model.eval()
         self._neurons, self._info = lifs, info
-        self._fired = nn.ModuleDict({name.replace(".", "/"): Fired(name) for name in lifs})
+        self._fired = nn.ModuleDict({_key(name): Fired(name) for name in lifs})
         self._graph = trace_module(model).graph
 
     def train(self, mode: bool = True) -> "ChipNetwork":
@@ -83,12 +83,18 @@ class ChipNetwork(nn.Module):
             for path, weight in zip(layer.paths, layer.weights, strict=True)
         ]
         bias = (layer.bias * layer.scale * (1 << SHIFT)).float().to(arriving[0].device)
-        slope = _slope(layer, self._neurons.get(layer.source))
+        neuron = self._neurons.get(layer.source) if chip.spiking else None  # the class currents may share a name
+        slope = _slope(layer, neuron)
         spikes, v = _Neurons.apply(sum(arriving), bias, chip, steps, slope)
         if not chip.spiking:
             return v.double() / (layer.scale * (1 << SHIFT) * steps)
-        spikes, key = spikes.flatten(0, 1), layer.source.replace(".", "/")
+        spikes, key = spikes.flatten(0, 1), _key(layer.source)
         return self._fired[key](spikes) if key in self._fired else spikes
+
+
+def _key(name: str) -> str:
+    """What a ModuleDict takes for the name of a layer: no dot, and nothing that it has of its own."""
+    return "/" + name.replace(".", "/")
 
 
 def _rounded(x: Tensor) -> Tensor:

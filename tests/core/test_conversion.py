@@ -161,3 +161,68 @@ def test_every_layer_knows_convolutions_called_as_functions():
 
     twin = convert(Functions(), spiking="every-layer")
     assert sum(isinstance(module, LIF) for module in twin.modules()) == 2
+
+
+class Functional(nn.Module):
+    """A convolution with ReLU, then what ``rest`` makes of it."""
+
+    def __init__(self, rest):
+        super().__init__()
+        self.a, self.b, self.rest = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 4), rest
+
+    def forward(self, x):
+        return self.b(self.rest(torch.relu(self.a(x))).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        lambda y: y.chunk(2)[0],
+        lambda y: torch.chunk(y, 2, dim=0)[1],
+        lambda y: torch.cat([y, y]),
+        lambda y: torch.cat((y, y), axis=0),
+        lambda y: y.narrow(0, 0, 1),
+        lambda y: torch.split(y, 1)[0],
+        lambda y: y.flip(0),
+        lambda y: y.flip((0, 2)),
+        lambda y: torch.roll(y, 1, 0),
+        lambda y: y[1:],
+        lambda y: y[::2, :4],
+        lambda y: y[[1, 0]],
+    ],
+)
+def test_samples_are_not_cut_or_joined_where_time_steps_lie_beside_them(rest):
+    with pytest.raises(SpikeportError, match=r"\(\) cuts or joins along dimension 0, where the samples lie"):
+        convert(Functional(rest))
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        lambda y: torch.cat(y.chunk(2, 1)[::-1], 1),
+        lambda y: torch.stack([y, y]).sum(0),
+        lambda y: y[:, ::-1] if isinstance(y, list) else y[:, [1, 0, 2, 3, 4, 5, 6, 7]],
+        lambda y: y[..., 1:].flip(2, 3),
+        lambda y: torch.cat(tensors=[y[:, :4], y.narrow(1, 4, 4)], dim=1).roll(1, (2,)),
+    ],
+)
+def test_channels_and_places_are_cut_and_joined(rest):
+    torch.manual_seed(0)
+    network, x = Functional(rest).eval(), torch.randn(2, 3, 6, 6)
+    twin = convert(network, time_steps=3, v_threshold=0.2)
+    (lif,) = (module for module in twin.modules() if isinstance(module, LIF))
+    wanted = network.b(rest(lif(network.a(x))).mean((2, 3))).unflatten(0, (3, 2)).mean(0)
+    assert torch.equal(twin(x), wanted)
+
+
+def test_the_input_may_be_cut_along_the_samples():
+    class Siamese(Functional):
+        def forward(self, x):
+            first, second = x.chunk(2, 0)
+            return super().forward(first) - super().forward(second)
+
+    torch.manual_seed(0)
+    network, x = Siamese(lambda y: y).eval(), torch.randn(4, 3, 6, 6)
+    twin, one = convert(network, time_steps=3), convert(Functional(lambda y: y), time_steps=3)
+    one.load_state_dict(network.state_dict())
+    assert torch.allclose(twin(x), one(x[:2]) - one(x[2:]), atol=1e-6)

@@ -24,6 +24,9 @@ ONE = {
     "contiguous": lambda a: a.contiguous(),
     "detach": lambda a: a.detach(),
     "view": lambda a: a.view(a.shape[0], a.shape[1], 2, 2),
+    "transposed": lambda a: a.mT.mT,
+    "moved": lambda a: a.movedim(2, 3),
+    "added to a view": lambda a: a.flatten(2).add_(1).unflatten(2, (2, 2)),
     "slice": lambda a: a[:, 1:],
 }
 
@@ -45,6 +48,9 @@ class Program(nn.Module):
                     parts = torch.chunk(pool[i], 2, 1)
                     pool += [parts[0], parts[1]]
                     channels += [channels[i] // 2] * 2
+            elif name == "reversed":
+                pool.append(pool[i][:, list(reversed(range(channels[i])))])
+                channels.append(channels[i])
             elif name in TWO:
                 if channels[i] == channels[j]:
                     pool.append(TWO[name](pool[i], pool[j]))
@@ -59,7 +65,7 @@ class Program(nn.Module):
         return torch.cat(pool, 1)
 
 
-names = st.sampled_from([*TWO, *ONE, "chunk", "relu module", "identity", "dropout"])
+names = st.sampled_from([*TWO, *ONE, "chunk", "reversed", "relu module", "identity", "dropout"])
 places = st.integers(0, 9)
 
 
@@ -112,7 +118,6 @@ def added(block, y):
 THROUGH = {
     "identity": lambda block, y: block.same(y),
     "dropout": lambda block, y: block.dropped(y),
-    "contiguous": lambda block, y: y.contiguous(),
     "itself": lambda block, y: y,
 }
 
@@ -131,6 +136,57 @@ def test_a_shortcut_has_what_neurons_in_place_made_of_it(name):
     given = twin(shortcut(THROUGH[name], operator.iadd), nn.ReLU(inplace=True))
     assert torch.equal(given(x), twin(explicit, nn.ReLU())(x))
     assert given(x).any()
+
+
+@pytest.mark.parametrize(
+    ("through", "training"),
+    [
+        (lambda block, y: block.dropped(y), True),  # in evaluation it is y itself
+        (lambda block, y: F.dropout(y, training=block.training), True),
+        (lambda block, y: y.contiguous(), False),  # which of them it is, y's layout decides
+        (lambda block, y: y.double(), False),
+        (lambda block, y: y.to(torch.float32), False),
+        (lambda block, y: y.movedim(1, 1), False),
+        (lambda block, y: y.swapdims(2, 3), False),
+        (lambda block, y: y.diagonal(0, 2, 3), False),
+        (lambda block, y: y.unfold(1, 1, 1), False),
+        (lambda block, y: y[:, 1:], False),
+    ],
+)
+def test_what_may_be_memory_that_is_written_to_is_refused(through, training):
+    network = Block(shortcut(through, operator.add), nn.ReLU(inplace=True)).train(training)
+    with pytest.raises(SpikeportError, match=r"writes in place to memory of which \w+ reads another view"):
+        trace_module(network)
+
+
+@pytest.mark.parametrize("attribute", ["mT", "data"])
+def test_what_is_written_to_a_view_that_is_an_attribute_is_not_lost(attribute):
+    def rest(block, y):
+        getattr(y, attribute).add_(1.0)
+        return block.relu(y)
+
+    with pytest.raises(SpikeportError, match="add_ writes in place to memory of which relu_1 reads another view"):
+        trace_module(Block(rest, nn.ReLU()))
+
+
+@pytest.mark.parametrize("key", [[3, 2, 1, 0], torch.tensor([3, 2, 1, 0])])
+def test_channels_in_another_order_are_a_copy(key):
+    def rest(block, y):
+        other = y[:, key]
+        return block.relu(other) + y
+
+    network, x = Block(rest, nn.ReLU(inplace=True)).eval(), torch.randn(2, 3, 6, 6)
+    assert torch.equal(trace_module(network)(x), network(x))
+
+
+def test_a_view_that_was_written_to_may_be_read_again():
+    def rest(block, y):
+        view = y.flatten(2)
+        view += 1
+        return block.relu(view)
+
+    network, x = Block(rest, nn.ReLU(inplace=True)).eval(), torch.randn(2, 3, 6, 6)
+    assert torch.equal(trace_module(network)(x), network(x))
 
 
 def test_a_name_kept_from_before_a_sum_in_place_has_the_sum():

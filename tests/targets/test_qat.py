@@ -11,10 +11,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from spikeport.core import LIF, SpikeportError, TimeMean, train
+from spikeport.core.neurons import HoldTime
 from spikeport.core.rates import NETWORK, Rates, watched
 from spikeport.core.records import LAYERS_FILE
 from spikeport.core.runs import DataInfo
 from spikeport.export import to_nir
+from spikeport.profiling import count_operations
+from spikeport.profiling.comparison import compare
 from spikeport.targets import compile as compile_run
 from spikeport.targets.loihi.compile import compile
 from spikeport.targets.loihi.fixed import simulate_fixed
@@ -204,6 +207,43 @@ def test_a_dropout_that_follows_the_mode_is_nothing_in_integers():
     found, expected = (prepare(model, info_of(x))(x) for model in (net, plain))
     assert torch.equal(found, expected)
     assert expected.any()
+
+
+class Named(nn.Module):
+    """A network whose neurons have a name that another may have taken, fed as ``first`` makes them."""
+
+    def __init__(self, name="lif", first=(), constant_input=True):
+        super().__init__()
+        torch.manual_seed(0)
+        self.name, self.first = name, nn.Sequential(nn.Conv2d(1, 4, 3), *first)
+        setattr(self, name, LIF(v_threshold=0.1, time_steps=3, constant_input=constant_input))
+        self.linear, self.mean = nn.Linear(4, 3), TimeMean(3)
+
+    def forward(self, x):
+        return self.mean(self.linear(getattr(self, self.name)(self.first(x)).mean((2, 3))))
+
+
+@pytest.mark.parametrize("name", ["output", "input", "pop", "keys", "update"])
+def test_neurons_may_have_any_name(tmp_path, name):
+    x = torch.rand(4, 1, 6, 6)
+    model, plain = (prepare(Named(n).eval(), info_of(x)) for n in (name, "lif"))
+    given = model(x)
+    assert torch.equal(given, plain(x))
+    given.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    certificate = to_nir(model.model, tmp_path / "model.nir", x.numpy())
+    assert {w.status for w in certificate.witnesses} <= {"agrees", "cannot read"}
+    program = compile_run(tmp_path / "model.nir", calibration=x.numpy())
+    record = simulate_fixed(program, x.numpy())
+    fired, silent = compare(count_operations(model.model, x), program, {"fixed": record})
+    assert fired.spikes == pytest.approx(dict.fromkeys(("training", "fixed"), fired.spikes["fixed"]), rel=0.2)
+    assert (fired.neurons_layer, silent.neurons_layer, silent.spikes) == (name, "", {})
+
+
+def test_a_current_that_is_held_is_trained_in_integers():
+    x = torch.rand(4, 1, 6, 6)
+    held = Named(first=[HoldTime(3)], constant_input=False).eval()
+    assert torch.equal(prepare(held, info_of(x))(x), prepare(Named().eval(), info_of(x))(x))
 
 
 def test_a_cnn_and_a_changing_input_are_refused():
