@@ -233,6 +233,12 @@ def pool(x: Signal, kernel: Pair, stride: Pair, padding: Pair, source: str) -> S
     return Signal((x.shape[0], *size), tuple(Term(means[t.node], t.index) for t in x.terms), x.flat)
 
 
+def windows(x: Signal, weight: float, kernel: Pair, stride: Pair, padding: Pair, source: str) -> Signal:
+    """The sum of every window of each channel, times ``weight``."""
+    ones = torch.full((x.shape[0], 1, *kernel), weight, dtype=torch.float64)
+    return convolve(x, ones, ones.new_zeros(x.shape[0]), stride, padding, (1, 1), x.shape[0], source)
+
+
 def placed(x: Signal, rows: range, columns: range, source: str) -> Signal:
     """Maps whose row i is row ``rows[i]`` of x, zeros where that lies outside it; and columns likewise.
 

@@ -79,8 +79,9 @@ def _cat(where: str, tensors: Any, dim: int = 0) -> Signal:
 
 
 def _add(where: str, input: Any, other: Any, alpha: float = 1) -> Signal:
-    if isinstance(input, int) and input == 0 and isinstance(other, Signal):
-        return other  # where Python's sum() starts
+    for number, signal in ((input, other), (other, input)):  # as where Python's sum() starts
+        if isinstance(number, (int, float)) and number == 0 and isinstance(signal, Signal):
+            return signal
     if not (isinstance(input, Signal) and isinstance(other, Signal)) or alpha != 1:
         raise SpikeportError(f"{where}: only the sum of two tensors has an exact form")
     return ex.add(input, other, where)
@@ -214,10 +215,10 @@ def _avg_pool(
     where: str, x: Signal, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
     count_include_pad: bool = True, divisor_override: int | None = None,
 ) -> Signal:  # fmt: skip
-    if divisor_override or (pair(padding) != (0, 0) and not count_include_pad):
+    if pair(padding) != (0, 0) and not count_include_pad and not divisor_override:
         raise SpikeportError(
-            f"{where}: average pooling with divisor_override or count_include_pad=False has no NIR form; use the "
-            "defaults"
+            f"{where}: average pooling with count_include_pad=False divides by less at the borders, which has no NIR "
+            "form; use the default"
         )
     geometry = pair(kernel_size), pair(stride or kernel_size), pair(padding)
     if ceil_mode and any(ceil_reach((x.shape[1], x.shape[2]), *geometry)):
@@ -225,6 +226,8 @@ def _avg_pool(
             f"{where}: with ceil_mode its windows reach beyond maps of {x.shape[1:]} and average fewer values, which "
             "has no exact form; leave it out, or choose a padding that divides them evenly"
         )
+    if divisor_override:
+        return ex.windows(x, 1 / divisor_override, *geometry, where)
     return ex.pool(x, *geometry, where)
 
 
@@ -244,6 +247,13 @@ def _mean(where: str, x: Signal, dim: Any = None, keepdim: bool = False) -> Sign
         raise SpikeportError(f"{where}: averages over dimensions {dim}; only mean((2, 3)) has an exact form")
     pooled = _adaptive_pool(where, x, 1)
     return Signal(pooled.shape, pooled.terms, flat=not keepdim)
+
+
+def _sum(where: str, x: Signal, dim: Any = None, keepdim: bool = False) -> Signal:
+    if not isinstance(dim, (tuple, list)) or {d % 4 for d in dim} != {2, 3} or x.flat:
+        raise SpikeportError(f"{where}: adds up over dimensions {dim}; only sum((2, 3)) has an exact form")
+    maps = (x.shape[1], x.shape[2])
+    return replace(ex.windows(x, 1.0, maps, maps, (0, 0), where), flat=not keepdim)
 
 
 def _own_axis(where: str, *args: Any, **kwargs: Any) -> Any:
@@ -305,6 +315,7 @@ RULES: dict[Any, Callable[..., Any]] = {
     F.avg_pool2d: _avg_pool,
     F.adaptive_avg_pool2d: _adaptive_pool,
     "mean": _mean,
+    "sum": _sum,
     "channel_shuffle": lambda where, x, groups: channel_shuffle(x, groups),
 }
 #: Those that take channels in groups; every other would have to know how they lie.

@@ -175,9 +175,15 @@ class _Rewriter:
         raise SpikeportError(f"{name} ({type(module).__name__}): has no exact spiking form; {remedy}")
 
     def require_neuron(self, module: LIF, x: Signal, name: str) -> None:
-        if not module.v_threshold > module.v_reset:
+        reset, threshold = np.array([module.v_reset, module.v_threshold], np.float32)  # what models compute in
+        if not threshold > reset:
             raise SpikeportError(
-                f"{name}: v_threshold {module.v_threshold:g} is not above v_reset {module.v_reset:g}; raise it"
+                f"{name}: v_threshold {module.v_threshold:g} is not above v_reset {module.v_reset:g}; raise it (models "
+                "compute in float32)"
+            )
+        if np.isinf(threshold):
+            raise SpikeportError(
+                f"{name}: v_threshold is {module.v_threshold:g}, so none of its neurons fires; lower it"
             )
         if module.constant_input and _changes(x.nodes):
             raise SpikeportError(

@@ -87,7 +87,8 @@ def count_operations(
     for batch in x.split(batch_size(x), dim=1 if changes else 0):
         layers: dict[str, LayerCounts] = {}
         here = batch.shape[1] if changes else len(batch)
-        with _counting(model, here, time, changes, layers), torch.no_grad():
+        exact = torch.autocast("cpu", enabled=False)
+        with _counting(model, here, time, changes, layers), torch.no_grad(), exact:
             model(batch.flatten(0, 1) if changes else batch)
         parts.append(layers)
         done += here
@@ -132,6 +133,8 @@ def _counting(
     def hook(name: str) -> Any:
         def count(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> None:
             x = args[0] if args else next(iter(kwargs.values()))
+            if isinstance(output, tuple):  # a pooling with its indices
+                output = output[0]
             with torch._C.DisableTorchFunction():
                 _require_maps(name, module, x, output, samples)
                 found = _count(module, x, output, samples, seen)

@@ -69,7 +69,7 @@ def test_the_certificate_of_another_file_is_not_replaced(model, x, tmp_path):
 @pytest.mark.parametrize(("error", "status"), [(0.9e-4, "agrees"), (1.1e-4, "differs")])
 def test_logits_agree_within_1e_4(model, x, file, monkeypatch, error, status):
     with torch.no_grad():
-        off = model(torch.from_numpy(x)).double().numpy() + error
+        off = model(torch.from_numpy(np.resize(x, (2 * len(x) + 1, *x.shape[1:])))).double().numpy() + error
     monkeypatch.setattr("spikeport.export.onnx_model.run_onnx", lambda path, x: off[: len(x)])
     (witness,) = verify_onnx(file, "model.onnx", model, torch.from_numpy(x)).witnesses
     assert witness.status == status
@@ -83,7 +83,7 @@ class Louder(nn.Module):
 def test_the_limit_grows_with_the_logits(model, x, file, monkeypatch):
     """A sum of large terms is rounded by more."""
     with torch.no_grad():
-        off = model(torch.from_numpy(x)).double().numpy() * (1 + 1e-5)
+        off = model(torch.from_numpy(np.resize(x, (2 * len(x) + 1, *x.shape[1:])))).double().numpy() * (1 + 1e-5)
     monkeypatch.setattr("spikeport.export.onnx_model.run_onnx", lambda path, x: 1e5 * off[: len(x)])
     louder = nn.Sequential(model, Louder()).eval()
     (witness,) = verify_onnx(file, "model.onnx", louder, torch.from_numpy(x)).witnesses
@@ -107,6 +107,13 @@ def test_damaged_and_missing_files_are_named(file, tmp_path):
 def test_existing_files_stay_unless_asked(file, model, x):
     with pytest.raises(SpikeportError, match="already exists"):
         to_onnx(model, file, x)
+
+
+def test_a_forward_that_looks_at_the_number_of_samples_is_found_out(tmp_path):
+    odd = Odd(lambda y: y * (2 if len(y) > 3 else 1)).eval()
+    with pytest.raises((SpikeportError, CheckFailed), match="any number of samples|the data nor|differ"):
+        to_onnx(odd, tmp_path / "model.onnx", torch.randn(2, 8))
+    assert list(tmp_path.iterdir()) == []
 
 
 class Odd(nn.Module):

@@ -201,11 +201,38 @@ NOTHING = does(lambda x: F.pad(x, (0, 0, 0, 0, 4, 0))[:, :4])
         (nn.Conv2d(4, 4, 9), "middle: its kernel does not fit"),
         (nn.Sequential(nn.Conv2d(4, 4, 1), LIF(time_steps=5)), "disagree on the number of time steps"),
         (LIF(time_steps=2, v_threshold=0.0), "middle: v_threshold 0 is not above v_reset 0; raise it"),
+        (LIF(time_steps=2, v_threshold=1e-46), "middle: v_threshold 1e-46 is not above v_reset 0; raise it"),
+        (LIF(time_steps=2, v_threshold=1 + 1e-9, v_reset=1.0), "middle: v_threshold 1 is not above v_reset 1; raise"),
+        (LIF(time_steps=2, v_threshold=1e39), r"middle: v_threshold is 1e\+39, so none of its neurons fires"),
+        (does(lambda x: x.sum(1)), r"sum_1: adds up over dimensions 1; only sum\(\(2, 3\)\) has an exact form"),
     ],
 )
 def test_what_has_no_exact_form_is_refused_by_name(middle, message):
     with pytest.raises(SpikeportError, match=message):
         trace(Chain(middle).eval(), (2, 8, 8))
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [
+        nn.AvgPool2d(2, divisor_override=4),
+        nn.AvgPool2d(3, 2, 1, divisor_override=1),
+        nn.AvgPool2d(3, 1, 1, count_include_pad=False, divisor_override=5),
+        does(lambda x: F.avg_pool2d(x[:, [2, 0, 1, 3]], 2, divisor_override=3)),
+        does(lambda x: x + 0.0),
+        does(lambda x: 0 + (x + 0)),
+        does(lambda x: sum([x, x], 0.0)),
+        does(lambda x: x.sum((2, 3), keepdim=True)),
+        does(lambda x: torch.sum(x, dim=(-1, -2), keepdim=True)),
+    ],
+)
+def test_sums_and_averages_that_divide_by_something_else_are_exact(middle):
+    torch.manual_seed(1)
+    net, x = Chain(middle).eval(), torch.randn(3, 2, 8, 8) * 3
+    pairs, expected, found = run_both(net, x)
+    assert pairs[0][0].sum() > 0
+    np.testing.assert_array_equal(*pairs[0])
+    np.testing.assert_allclose(found, expected, atol=1e-10)
 
 
 class Slices(nn.Module):

@@ -402,11 +402,82 @@ class PassedOn(nn.Module):
 def test_spikes_that_are_added_to_a_current_are_operations_of_those_who_fired_them():
     model, x = PassedOn(3), torch.rand(5, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     layers = count_operations(model, x).layers
-    expected = {"a": 1, "b": 1, "pool": 2, "c": 1, "d": 0, "e": 0, "f": 0}
+    expected = {"a": 2, "b": 2, "pool": 2, "c": 1, "d": 0, "e": 0, "f": 0}
     for name, times in expected.items():
         added = layers[name].acs - (or_neurons(layers, name) if name == "pool" else 0)
         assert layers[name].spikes.sum() > 0 or not times
         assert (added == times * layers[name].spikes).all(), name
+
+
+@pytest.mark.parametrize(
+    "rearranged",
+    [
+        lambda y: y.unflatten(1, (2, 2)).transpose(1, 2).flatten(1, 2),
+        lambda y: y.view(len(y), 2, 2, 5, 5).swapaxes(1, 2).reshape_as(y),
+        lambda y: y.detach(),
+        lambda y: y.unsqueeze(1).squeeze(1),
+        lambda y: y.flip(1).roll(1, (2,)).movedim(2, 3),
+        lambda y: y[:, [3, 1, 0, 2]],
+        lambda y: y.index_select(1, torch.tensor([3, 1, 0, 2])),
+    ],
+)
+@pytest.mark.parametrize("join", [torch.add, torch.sub, lambda a, b: a - b, lambda a, b: a.sub_(b)])
+def test_spikes_that_are_rearranged_before_they_are_added_are_operations(rearranged, join):
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fire = LIF(time_steps=3, constant_input=True, v_threshold=0.3)
+            self.conv, self.next, self.end = nn.Conv2d(4, 4, 3, 1, 1), LIF(time_steps=3), TimeMean(3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.fire(x)
+            z: Tensor = self.end(self.next(join(self.conv(y), rearranged(y))))
+            return z
+
+    x = torch.rand(5, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+    fire = count_operations(Residual(), x).layers["fire"]
+    assert fire.spikes.sum() > 0
+    np.testing.assert_array_equal(fire.acs, fire.spikes)
+
+
+@pytest.mark.parametrize("threshold", [0.3, 100.0])
+def test_a_norm_of_spikes_folds_into_no_layer_whose_output_happens_to_be_equal(threshold):
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fire = LIF(time_steps=3, constant_input=True, v_threshold=threshold)
+            self.conv, self.norm = nn.Conv2d(4, 4, 1, bias=False), nn.BatchNorm2d(4)
+            self.next, self.end = LIF(time_steps=3), TimeMean(3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.fire(x)
+            z: Tensor = self.end(self.next(self.conv(y) + self.norm(y)))
+            return z
+
+    layers = count_operations(Net(), torch.rand(2, 4, 5, 5)).layers
+    assert (layers["norm"].folds_into, layers["norm"].dense, layers["conv"].bias) == ((), 100, False)
+
+
+def test_poolings_with_their_indices_are_counted_as_those_without(monkeypatch):
+    class Net(nn.Module):
+        def __init__(self, indices: bool) -> None:
+            super().__init__()
+            self.conv, self.fire = nn.Conv2d(2, 4, 1), LIF(time_steps=3, constant_input=True, v_threshold=0.3)
+            self.pool, self.next = nn.MaxPool2d(2, return_indices=indices), LIF(time_steps=3, v_threshold=0.1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.pool(self.fire(self.conv(x)))
+            z: Tensor = self.next(y[0] if isinstance(y, tuple) else y)
+            return z
+
+    x = torch.rand(2, 2, 6, 6)
+    with_indices, without = Net(True), Net(False)
+    with_indices.load_state_dict(without.state_dict())
+    found, wanted = (count_operations(net, x).layers["pool"] for net in (with_indices, without))
+    assert (found.passes, found.outputs, found.dense) == (wanted.passes, wanted.outputs, wanted.dense)
+    np.testing.assert_array_equal(found.acs, wanted.acs)
+    with torch.autocast("cpu", torch.bfloat16):
+        np.testing.assert_array_equal(count_operations(with_indices, x).layers["pool"].acs, wanted.acs)
 
 
 def test_of_a_part_that_is_added_only_its_spikes_are_operations():
