@@ -116,9 +116,9 @@ def _held(
 
 
 def _cuts(node: fx.Node) -> bool:
-    """Whether what is indexed is cut out, as by whole numbers and slices; lists and tensors of indices copy."""
-    key = node.args[1]
-    return not any(isinstance(part, (list, fx.Node)) for part in (key if isinstance(key, tuple) else (key,)))
+    """Whether what is indexed is cut out, as by whole numbers and slices; lists and constant tensors copy."""
+    keys = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
+    return not any(isinstance(key, list) or (isinstance(key, fx.Node) and key.op == "get_attr") for key in keys)
 
 
 @functools.cache
