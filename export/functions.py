@@ -14,7 +14,7 @@ from torch import fx
 from torch.nn import functional as F
 
 from spikeport.core.errors import SpikeportError
-from spikeport.core.geometry import ceil_reach, pair
+from spikeport.core.geometry import Pair, ceil_reach, pair
 from spikeport.export import expressions as ex
 from spikeport.export.signals import Signal
 
@@ -30,9 +30,22 @@ class Grouped:
     order: np.ndarray
 
 
-def shape(x: Signal | Grouped) -> tuple[int, ...]:
+@dataclass(frozen=True, eq=False)
+class Line:
+    """Maps [N, C, 1, n] or [N, C, n, 1] without their axis of length 1, as [N, C, n]."""
+
+    signal: Signal
+
+
+#: What is seen of a signal while it is rearranged.
+View = Signal | Grouped | Line
+
+
+def shape(x: View) -> tuple[int, ...]:
     if isinstance(x, Grouped):
         return (-1, *x.order.shape, *x.signal.shape[1:])
+    if isinstance(x, Line):
+        return (-1, x.signal.shape[0], int(np.prod(x.signal.shape[1:])))
     return (-1, int(np.prod(x.shape))) if x.flat else (-1, *x.shape)
 
 
@@ -40,7 +53,7 @@ def apply(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The value of a call in the traced graph. Raises SpikeportError where it has no exact form."""
     target = node.target
     name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
-    if not _holds((*args, *kwargs.values()), (Signal, Grouped)) and callable(target):
+    if not _holds((*args, *kwargs.values()), View) and callable(target):
         return target(*args, **kwargs)
     rule = RULES.get(target) or RULES.get(name)
     if rule is None:
@@ -49,6 +62,11 @@ def apply(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if rule not in OF_GROUPS and _holds((*args, *kwargs.values()), Grouped):
         raise SpikeportError(
             f"{node.name}: {name}() of channels in groups has no exact form; flatten(1, 2) makes maps of them again"
+        )
+    if rule not in OF_LINES and _holds((*args, *kwargs.values()), Line):
+        raise SpikeportError(
+            f"{node.name}: {name}() of maps that lost their rows or columns has no exact form; flatten(1) makes "
+            "features of them"
         )
     try:
         first = [named.pop("input")] if "input" in named else []
@@ -63,7 +81,7 @@ def apply(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 def _described(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(_described, value))}]"
-    return f"maps {shape(value)[1:]}" if isinstance(value, (Signal, Grouped)) else str(value)
+    return f"maps {shape(value)[1:]}" if isinstance(value, View) else str(value)
 
 
 def _holds(value: Any, kinds: Any) -> bool:
@@ -100,7 +118,9 @@ def _flatten(where: str, x: Any, start_dim: int = 0, end_dim: int = -1) -> Signa
     )
 
 
-def _ungrouped(x: Signal | Grouped) -> Signal:
+def _ungrouped(x: View) -> Signal:
+    if isinstance(x, Line):
+        return x.signal
     return ex.select(x.signal, x.order.ravel()) if isinstance(x, Grouped) else x
 
 
@@ -166,14 +186,25 @@ def _getitem(where: str, x: Any, key: Any) -> Any:
         return x[key]
     keys = _of_every_axis(key if isinstance(key, tuple) else (key,), 2 if x.flat else 4)
     maps = keys[2:] or (slice(None), slice(None))
-    slices = len(maps) == 2 and all(isinstance(k, slice) for k in maps)
+    slices = len(maps) == 2 and all(isinstance(k, (slice, int)) and not isinstance(k, bool) for k in maps)
     listed = isinstance(keys[1], list) and all(isinstance(channel, int) for channel in keys[1])
     of_channels = keys[0] == slice(None) and (listed or isinstance(keys[1], slice))
     if slices and of_channels and (not x.flat or x.shape[1:] == (1, 1)):
-        rows, columns = (range(length)[k] for length, k in zip(x.shape[1:], maps, strict=True))
+        rows, columns = (_places(length, k) for length, k in zip(x.shape[1:], maps, strict=True))
         if rows and columns:
-            return ex.placed(ex.select(x, np.arange(x.shape[0])[keys[1]]), rows, columns, where)
+            part = ex.placed(ex.select(x, np.arange(x.shape[0])[keys[1]]), rows, columns, where)
+            return _without_axes(part, sum(isinstance(k, int) for k in maps))
     raise SpikeportError(f"{where}: indexes {key}; only slices of channels, rows and columns have an exact form")
+
+
+def _places(length: int, key: slice | int) -> range:
+    """Which rows or columns a key names. Raises IndexError where there is none."""
+    return range(length)[key] if isinstance(key, slice) else range(range(length)[key], range(length)[key] + 1)
+
+
+def _without_axes(maps: Signal, gone: int) -> Signal | Line:
+    """Maps without so many of their axes of length 1."""
+    return (maps, Line(maps), replace(maps, flat=True))[gone]
 
 
 def _of_every_axis(keys: tuple[Any, ...], axes: int) -> tuple[Any, ...]:
@@ -242,18 +273,30 @@ def _adaptive_pool(where: str, x: Signal, output_size: Any) -> Signal:
     return ex.pool(x, kernel, kernel, (0, 0), where)
 
 
-def _mean(where: str, x: Signal, dim: Any = None, keepdim: bool = False) -> Signal:
-    if dim is None or isinstance(dim, int) or {d % 4 for d in dim} != {2, 3} or x.flat:
-        raise SpikeportError(f"{where}: averages over dimensions {dim}; only mean((2, 3)) has an exact form")
-    pooled = _adaptive_pool(where, x, 1)
-    return Signal(pooled.shape, pooled.terms, flat=not keepdim)
+def _mean(where: str, x: Any, dim: Any = None, keepdim: bool = False) -> Signal | Line:
+    average = lambda maps, window: ex.pool(maps, window, window, (0, 0), where)  # noqa: E731
+    return _over_maps(where, "averages", "mean", x, dim, keepdim, average)
 
 
-def _sum(where: str, x: Signal, dim: Any = None, keepdim: bool = False) -> Signal:
-    if not isinstance(dim, (tuple, list)) or {d % 4 for d in dim} != {2, 3} or x.flat:
-        raise SpikeportError(f"{where}: adds up over dimensions {dim}; only sum((2, 3)) has an exact form")
-    maps = (x.shape[1], x.shape[2])
-    return replace(ex.windows(x, 1.0, maps, maps, (0, 0), where), flat=not keepdim)
+def _sum(where: str, x: Any, dim: Any = None, keepdim: bool = False) -> Signal | Line:
+    total = lambda maps, window: ex.windows(maps, 1.0, window, window, (0, 0), where)  # noqa: E731
+    return _over_maps(where, "adds up", "sum", x, dim, keepdim, total)
+
+
+def _over_maps(
+    where: str, does: str, name: str, x: Any, dim: Any, keepdim: bool, reduced: Callable[[Signal, Pair], Signal]
+) -> Signal | Line:
+    axes = len(shape(x))
+    dims = {d % axes for d in (dim if isinstance(dim, (tuple, list)) else (dim,))} if dim is not None else set()
+    if not dims or not dims <= {2, 3} or axes == 2:
+        raise SpikeportError(f"{where}: {does} over dimensions {dim}; only {name}((2, 3)) has an exact form")
+    maps = _ungrouped(x)
+    height, width = maps.shape[1:]
+    both = isinstance(x, Line) or len(dims) == 2
+    y = reduced(maps, (height, width) if both else (height, 1) if dims == {2} else (1, width))
+    if keepdim:
+        return Line(y) if isinstance(x, Line) else y
+    return _without_axes(y, 2 if both else 1)
 
 
 def _own_axis(where: str, *args: Any, **kwargs: Any) -> Any:
@@ -263,8 +306,15 @@ def _own_axis(where: str, *args: Any, **kwargs: Any) -> Any:
     )
 
 
-def _squeeze(where: str, x: Signal, *dims: Any) -> Signal:
-    raise SpikeportError(f"{where}: squeezes an axis, which has no exact form; write flatten(1), or mean((2, 3)) above")
+def _squeeze(where: str, x: Any, *given: Any, dim: Any = ()) -> Signal | Line:
+    sizes = shape(x)
+    dims = [d for entry in given or (dim,) for d in (entry if isinstance(entry, (tuple, list)) else (entry,))]
+    gone = {d % len(sizes) for d in dims if sizes[d % len(sizes)] in (1, -1)}
+    if not dims or not gone <= {2, 3}:
+        raise SpikeportError(
+            f"{where}: squeezes an axis, which has no exact form; write flatten(1), or mean((2, 3)) above"
+        )
+    return _without_axes(_ungrouped(x), len(gone) + isinstance(x, Line)) if gone else x
 
 
 def _same(where: str, x: Any, *args: Any, **kwargs: Any) -> Any:
@@ -320,6 +370,8 @@ RULES: dict[Any, Callable[..., Any]] = {
 }
 #: Those that take channels in groups; every other would have to know how they lie.
 OF_GROUPS = {_flatten, _reshape, _unflatten, _transpose, _permute, _same, _dropout, _size, _attribute}
+#: Those that take maps without rows or columns.
+OF_LINES = {_flatten, _reshape, _mean, _sum, _squeeze, _same, _dropout, _size, _attribute}
 
 #: What else torch calls arguments of these functions -> the rules' own name; the tensor itself they take first.
 NAMES = {

@@ -101,7 +101,8 @@ class _Rewriter:
                 continue
             args = fx.node.map_arg(node.args, values.__getitem__)
             kwargs = fx.node.map_arg(node.kwargs, values.__getitem__)
-            averaged = [n in self.averaged for n in node.all_input_nodes if isinstance(values[n], (Signal, list))]
+            signals = [n for n in node.all_input_nodes if isinstance(values[n], functions.View | list)]
+            averaged = [n in self.averaged for n in signals]
             if any(averaged):
                 self.averaged.add(node)
                 if not all(averaged) and node.op != "output":
@@ -139,7 +140,13 @@ class _Rewriter:
         name = str(node.target)
         # A dropout that was a function is a module of the trace alone.
         module = self.modules.get(name, nn.Identity())
-        if len(given) != 1 or not isinstance(given[0], Signal):
+        if len(given) == 1 and isinstance(given[0], functions.Line):
+            if not isinstance(module, OF_LINES):
+                raise SpikeportError(
+                    f"{name} ({type(module).__name__}): takes maps that lost their rows or columns, "
+                    f"{['N', *functions.shape(given[0])[1:]]}; flatten(1) makes features of them"
+                )
+        elif len(given) != 1 or not isinstance(given[0], Signal):
             raise SpikeportError(f"{name} ({type(module).__name__}): takes something else than one tensor")
         (x,) = given
         if node in self.averaged:
@@ -303,6 +310,9 @@ def _nothing(module: nn.Module, x: Signal, name: str) -> Signal:
 
 
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
+#: Layers that take maps without rows or columns.
+OF_LINES = (nn.Flatten, nn.Identity, *DROPOUTS)
 
 #: layer type -> how it rewrites a signal
 RULES: dict[type[nn.Module], Callable[[Any, Signal, str], Signal]] = {

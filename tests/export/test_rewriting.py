@@ -166,8 +166,13 @@ NOTHING = does(lambda x: F.pad(x, (0, 0, 0, 0, 4, 0))[:, :4])
 @pytest.mark.parametrize(
     ("middle", "message"),
     [
-        (does(lambda x: x.mean(-1)), r"mean: averages over dimensions -1; only mean\(\(2, 3\)\) has an exact form"),
-        (does(lambda x: F.adaptive_avg_pool2d(x, 1).squeeze(-1)), r"squeezes an axis, .*; write flatten\(1\)"),
+        (does(lambda x: x.mean(1)), r"mean: averages over dimensions 1; only mean\(\(2, 3\)\) has an exact form"),
+        (does(lambda x: x.mean()), r"mean: averages over dimensions None; only mean\(\(2, 3\)\) has an exact form"),
+        (does(lambda x: F.adaptive_avg_pool2d(x, 1).squeeze()), r"squeezes an axis, .*; write flatten\(1\)"),
+        (does(lambda x: F.adaptive_avg_pool2d(x, 1).squeeze(0)), r"squeezes an axis, .*; write flatten\(1\)"),
+        (does(lambda x: x.mean(-1)), r"head .Conv2d.: takes maps that lost .*, \['N', 4, 8\]; flatten\(1\) makes"),
+        (does(lambda x: x.mean(-1).chunk(2, 1)[0]), r"chunk\(\) of maps that lost their rows or columns"),
+        (does(lambda x: x[:, :, 8]), r"getitem\(maps \(4, 8, 8\), .*\) has no exact form"),
         (nn.ReLU(), "middle .ReLU.: has no exact spiking form; replace it by LIF"),
         (nn.Softmax(1), "middle .Softmax.: has no exact spiking form"),
         (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "padding_mode 'reflect'"),
@@ -230,6 +235,44 @@ def test_sums_and_averages_that_divide_by_something_else_are_exact(middle):
     torch.manual_seed(1)
     net, x = Chain(middle).eval(), torch.randn(3, 2, 8, 8) * 3
     pairs, expected, found = run_both(net, x)
+    assert pairs[0][0].sum() > 0
+    np.testing.assert_array_equal(*pairs[0])
+    np.testing.assert_allclose(found, expected, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("features", "function"),
+    [
+        (4, lambda x: x.mean(3).mean(2)),
+        (4, lambda x: x.mean(-1).mean(-1)),
+        (4, lambda x: x.mean(2, keepdim=True).mean(3).flatten(1)),
+        (4, lambda x: x.mean((2, 3), keepdim=True).squeeze(-1).squeeze(-1)),
+        (4, lambda x: F.adaptive_avg_pool2d(x, 1).squeeze(3).squeeze(2)),
+        (4, lambda x: F.adaptive_avg_pool2d(x, 1).squeeze((2, 3)).squeeze(-1)),
+        (4, lambda x: torch.squeeze(F.adaptive_avg_pool2d(x, 1), dim=2).squeeze(2)),
+        (4, lambda x: F.avg_pool2d(x, (6, 8))[:, :, 0, 0]),
+        (4, lambda x: x[..., -1, 3]),
+        (2, lambda x: x[:, 1:3, 2, -1]),
+        (8, lambda x: x[:, [1], 2].flatten(1)),
+        (6, lambda x: x[:, 1:2, :, 0].view(x.size(0), -1)),
+        (24, lambda x: x.sum(-1).flatten(1)),
+        (32, lambda x: x.mean(2).reshape(x.shape[0], x.size(1) * x.size(3))),
+        (4, lambda x: x.sum(2).mean(-1)),
+        (32, lambda x: F.dropout(x.mean(2), training=False).flatten(1)),
+    ],
+)
+def test_maps_lose_their_rows_and_columns_in_any_order(features, function):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.act = nn.Conv2d(2, 4, 3, padding=1), LIF(time_steps=2, constant_input=True, v_threshold=0.3)
+            self.head, self.end = nn.Linear(features, 3), TimeMean(2)
+
+        def forward(self, x):
+            return self.end(self.head(function(self.act(self.stem(x)))))
+
+    torch.manual_seed(1)
+    pairs, expected, found = run_both(Net().eval(), torch.randn(3, 2, 6, 8) * 3)
     assert pairs[0][0].sum() > 0
     np.testing.assert_array_equal(*pairs[0])
     np.testing.assert_allclose(found, expected, atol=1e-10)
@@ -325,9 +368,18 @@ def test_padding_that_is_no_zeros_around_maps_is_refused(middle):
         trace(Chain(middle).eval(), (2, 8, 8))
 
 
-@pytest.mark.parametrize("rows", [3, [0, 1], slice(8, None), slice(4, 2)])
-def test_rows_that_are_no_slice_or_none_at_all_are_refused(rows):
-    with pytest.raises(SpikeportError, match="only slices of channels, rows and columns have an exact form"):
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (3, "head .Conv2d.: takes maps that lost their rows or columns"),
+        ([0, 1], "only slices of channels, rows and columns have an exact form"),
+        (True, "only slices of channels, rows and columns have an exact form"),
+        (slice(8, None), "only slices of channels, rows and columns have an exact form"),
+        (slice(4, 2), "only slices of channels, rows and columns have an exact form"),
+    ],
+)
+def test_rows_that_are_no_slice_or_none_at_all_are_refused(rows, message):
+    with pytest.raises(SpikeportError, match=message):
         trace(Chain(Rows(rows)).eval(), (2, 8, 8))
 
 
