@@ -375,7 +375,7 @@ def test_calibration_must_be_samples_of_the_network():
     assert compile(graph, np.full((2, 3, 1, 1), -128, np.int8)).input_scale == pytest.approx(128 / 127)
     assert not compile(sequence, np.ones((4, 2, 3))).held
     for network, samples, message in (
-        (graph, np.ones((2, 4)), r"calibration has shape \[2, 4\]; the network takes \[N, 3, 1, 1\]"),
+        (graph, np.ones((2, 4)), r"calibration has shape \[2, 4\]; the network takes \[N, 3\]"),
         (graph, np.ones(3), "calibration has shape"),
         (graph, np.zeros((2, 3)), "calibration samples are all 0"),
         (sequence, np.ones((7, 2, 3)), "calibration has 7 steps, the network runs 4; samples are"),
