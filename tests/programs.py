@@ -62,7 +62,10 @@ def chains(draw: st.DrawFn) -> LoihiProgram:
     for index in range(draw(st.integers(0, 4))):
         if not (draw(st.booleans()) and builder.pool(f"layer{index}", pre)):
             builder.layer(
-                f"layer{index}", draw(_out_shape(builder.shape(pre))), [pre], draw(_neuron(wild=False)) | {"uneven": ()}
+                f"layer{index}",
+                draw(_out_shape(builder.shape(pre))),
+                [pre],
+                draw(_neuron(wild=False)) | {"uneven": (), "every_bias": False},
             )
         pre = f"layer{index}"
     builder.layer("output", (2, 1, 1), [pre], {"vth": VTH_NEVER, "spiking": False, "bias": 9}, covering=True)
@@ -100,6 +103,7 @@ def _neuron(draw: st.DrawFn, wild: bool) -> dict[str, Any]:
         "vth": draw(st.integers(0, 10).map(lambda bits: (1 << bits) - 1)) * (50 if wild else 1),
         "bias_exp": draw(st.integers(0, BIAS_EXP_MAX)),
         "bias": draw(st.sampled_from([0, 10, BIAS_MANT_MAX])),
+        "every_bias": draw(st.integers(0, 3)) == 0,
         "uneven": draw(st.sampled_from([(), (), ("vth",), ("dv",), ("du", "dv", "vth")])),
     }
 
@@ -165,12 +169,12 @@ class _Builder:
         return True
 
     def add(self, name: str, shape: Shape, depth: int, neuron: dict[str, Any]) -> None:
-        """``uneven`` names the registers that differ between channels."""
-        values = {"du": DECAY_ONE - 1, "dv": 0, "bias_exp": 0, "bias": 0, "uneven": ()} | neuron
-        bias = values.pop("bias")
+        """``uneven`` names the registers that differ between channels; ``every_bias``: biases differ within maps."""
+        values = {"du": DECAY_ONE - 1, "dv": 0, "bias_exp": 0, "bias": 0, "every_bias": False, "uneven": ()} | neuron
+        bias, every = values.pop("bias"), values.pop("every_bias")
         for register in values.pop("uneven"):
             values[register] = self.rng.integers(0, values[register] + 1, shape[0]).astype(np.int32)
-        mantissa = self.rng.integers(-bias, bias + 1, shape[0]).astype(np.int32)
+        mantissa = self.rng.integers(-bias, bias + 1, shape if every else shape[0]).astype(np.int32)
         self.populations.append(Population(name, "", shape, bias_mant=mantissa, scale=1.0, depth=depth, **values))
 
     def program(self, time_steps: int) -> LoihiProgram:

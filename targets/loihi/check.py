@@ -127,14 +127,14 @@ def _state_rows(program: LoihiProgram, population: Population, chip: Chip, input
     up, down = (current * (kept ** np.arange(steps)).sum() for current in (up, down))
     remedy = "its current u may wrap: quantise it with a smaller scale, or give it fewer inputs (a narrower `--width`)"
     yield _row(name, "worst-case current", np.ceil(np.maximum(up, down)), chip.state_max, "weights", remedy)
-    bias = population.bias[:, 0, 0] / (1 << loihi.SHIFT)
+    lowest, highest = (end(population.bias, (1, 2)) / (1 << loihi.SHIFT) for end in (np.min, np.max))
     if injected.any():
         most = (chip.bias_mantissa_max << chip.bias_exponent_max) >> loihi.SHIFT
         remedy = "the current from the host is a bias: compile it with `--input host-current`, which scales it to fit"
-        yield _row(name, "host current", np.ceil(np.abs(bias) + injected), most, "weights", remedy)
+        yield _row(name, "host current", np.ceil(np.maximum(highest, -lowest) + injected), most, "weights", remedy)
     if not population.spiking:
         remedy = f"its sum over {steps} steps may saturate: fewer `--time-steps`, or a smaller scale"
-        reach = np.maximum(up + bias, down - bias) + injected
+        reach = np.maximum(up + highest, down - lowest) + injected
         yield _row(name, "integrator range", np.ceil(steps * reach), chip.state_max, "weights", remedy)
 
 

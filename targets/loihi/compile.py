@@ -76,7 +76,8 @@ def population(layer: Layer, depth: int, bias_exp: int = 0) -> Population:
         vth: Values = loihi.VTH_NEVER
     else:
         # Where v stays on the grid of the weights, the next lower integer keeps ">" exact.
-        on_grid = constants.on_grid & (layer.host is None) & ((mant << exponent) % (1 << loihi.SHIFT) == 0)
+        whole = (mant << exponent) % (1 << loihi.SHIFT) == 0
+        on_grid = constants.on_grid & (layer.host is None) & (whole if whole.ndim == 1 else whole.all((1, 2)))
         vth = np.where(on_grid, np.floor(constants.threshold * scale), np.rint(constants.threshold * scale))
     return Population(
         name=layer.name,
@@ -141,14 +142,15 @@ def _links(path: Path) -> np.ndarray | None:
 
 
 def quantise_bias(bias: np.ndarray, host: np.ndarray | None = None, least: int = 0) -> tuple[np.ndarray, int]:
-    """Bias in weight units to mantissas, int32 [C], and their common exponent, the smallest that fits.
+    """Bias in weight units to mantissas, int32 in its shape, and their common exponent, the smallest that fits.
 
     Args:
-        host: what else the mantissas must have room for.
+        host: what else the mantissas must have room for, [C].
         least: the smallest exponent to take.
     """
     wanted = bias * (1 << loihi.SHIFT)
-    room = 0.0 if host is None else host * (1 << loihi.SHIFT)
+    room = np.zeros(1) if host is None else host * (1 << loihi.SHIFT)
+    room = room.reshape(-1, *[1] * (bias.ndim - 1))
     for exponent in range(least, loihi.BIAS_EXP_MAX + 1):
         mant = np.rint(wanted / (1 << exponent))
         largest = np.abs(mant) + np.ceil(room / (1 << exponent))

@@ -55,8 +55,8 @@ def _population(p: Population) -> None:
         legal = whole and value.min() >= 0 and value.max() <= largest
         _require(f"{p.name}: {name}", getattr(p, name), legal, f"0 to {largest}, one or one per channel")
     mant = p.bias_mant
-    whole = mant.dtype == np.int32 and mant.shape == p.shape[:1]
-    _require(f"{p.name}: bias", kind_of(mant), whole, f"int32 [{p.shape[0]}]")
+    whole = mant.dtype == np.int32 and mant.shape in (p.shape[:1], p.shape)
+    _require(f"{p.name}: bias", kind_of(mant), whole, f"int32 [{p.shape[0]}] or {list(p.shape)}")
 
 
 def _synapse(s: Synapse, shapes: dict[str, Any], input_mode: str) -> None:

@@ -72,7 +72,7 @@ def gradient(
     grad_v: Tensor | None,
     slope: Slope,
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of the current, in its shape, and of the bias, float32 [C].
+    """The gradients of the current, in its shape, and of the bias, float32 [C], or [C, H, W] where it is so.
 
     Args:
         current: integers in weight units, float32 [T, N, C, H, W], or [1, N, C, H, W] where it is held.
@@ -84,9 +84,11 @@ def gradient(
         np.broadcast_to(1 - np.asarray(decay, np.float32) / DECAY_ONE, channels).astype(np.float32)
         for decay in (np.asarray(population.du) + 1, population.dv)
     )
-    bias = population.bias.astype(np.float32).ravel()
+    bias = population.bias.astype(np.float32)
     given = (current, spikes, grad_spikes, grad_v, kept_u, kept_v, bias, slope, population.spiking)
-    return (_compiled if neurons.compiled(current) else _torch)(*given)
+    by = _compiled if neurons.compiled(current) and population.bias_mant.ndim == 1 else _torch
+    into_current, into_bias = by(*given)
+    return into_current, into_bias.view(population.bias_mant.shape)
 
 
 def _compiled(
@@ -138,7 +140,8 @@ def _torch(
     *arguments: Any,
 ) -> tuple[Tensor, Tensor]:
     *constants, slope, spiking = arguments
-    kept_u, kept_v, bias = (torch.from_numpy(array).to(current.device).view(-1, 1, 1) for array in constants)
+    kept_u, kept_v, bias = (torch.from_numpy(array).to(current.device) for array in constants)
+    kept_u, kept_v = kept_u.view(-1, 1, 1), kept_v.view(-1, 1, 1)
     u = v = torch.zeros_like(current[0])
     before_reset = []
     for t, fired in enumerate(spikes):
@@ -156,6 +159,6 @@ def _torch(
             into_h = into_h + (into_spikes - into_v * h if slope.through_reset else into_spikes) * slope(h)
         into_u = into_u * kept_u + into_h
         into_current[min(t, len(current) - 1)] += into_u * (1 << SHIFT)
-        into_bias += into_h.sum((0, 2, 3)).view(-1, 1, 1)
+        into_bias += into_h.sum(0).sum_to_size(bias.shape)
         into_v = into_h * kept_v
-    return into_current, into_bias.flatten()
+    return into_current, into_bias

@@ -27,7 +27,7 @@ def bias_mantissas(program: LoihiProgram, x: np.ndarray) -> dict[str, np.ndarray
             continue
         # One by one: the sums' last bits must not depend on which samples run together.
         currents = np.stack([sum(_convolved(s, sample) for s in synapses) for sample in x])
-        mant = np.rint(currents / (1 << population.bias_exp)) + population.bias_mant[:, None, None]
+        mant = np.rint(currents / (1 << population.bias_exp)) + (population.bias >> population.bias_exp)
         if (top := np.abs(mant).max()) > BIAS_MANT_MAX:
             raise SpikeportError(
                 f"{population.name}: the host's current needs a bias mantissa of {top:.0f}, the largest is "

@@ -29,7 +29,7 @@ class Layer:
         constants: what the neurons do in a step.
         paths: how spikes arrive; their weights are the network's own.
         weights: one per path, float64: the network's times what a current of 1 adds, in the input's integers.
-        bias: float64 [C], in the same unit.
+        bias: float64 [C], or [C, H, W] where it differs within maps, in the same unit.
         scale: S, the integer steps in a current of 1.
         host: float64 [C], the largest current that the host may add; None where it adds none.
     """
@@ -170,16 +170,18 @@ def _layer(
     gains = gain.reshape(-1, 1, 1, 1)
     weights = [path.weight * gains * (input_scale if path.pre == INPUT and not host else 1.0) for path in paths]
     hosted = [host and path.pre == INPUT for path in paths]
-    currents = torch.stack([path.bias for path in paths]).sum(0)
+    currents = _summed([path.bias for path in paths])
     if np.any(constants.loss_u < 1) and currents.any():
         raise SpikeportError(
             f"{name}: a bias on synapses into CubaLIF neurons decays with their current, which Loihi's bias does not "
             "do; train without bias"
         )
-    bias = currents * gain + offset
+    bias = currents * _over(gain, currents) + _over(offset, currents)
     if not all(bool(values.isfinite().all()) for values in (*weights, bias)):
         raise SpikeportError(f"{name}: its weights or bias hold NaN or infinity")
-    numbers, biases = [weight.detach().numpy() for weight in weights], bias.detach().numpy()
+    numbers = [weight.detach().numpy() for weight in weights]
+    of_channels = bias.detach().flatten(1) if bias.ndim == 3 else bias.detach()[:, None]
+    biases = torch.stack([of_channels.amin(1), of_channels.amax(1)]).numpy()
     most: np.ndarray | None = None
     if any(hosted):
         if np.any(constants.loss_u < 1):
@@ -193,6 +195,19 @@ def _layer(
     require_steps(name, on_chip, inputs, biases, scale, constants, metadata.time_steps)
     source = metadata.layers.get(name, name)
     return Layer(name, source, shape, constants, tuple(paths), tuple(weights), bias, scale, most)
+
+
+def _summed(biases: list[Tensor]) -> Tensor:
+    """The sum of biases [C], or [C, H, W] where one of them is."""
+    if all(bias.ndim == 1 for bias in biases):
+        return torch.stack(biases).sum(0)
+    total: Tensor = sum(bias if bias.ndim == 3 else bias[:, None, None] for bias in biases)  # type: ignore[assignment]
+    return total
+
+
+def _over(values: Tensor, bias: Tensor) -> Tensor:
+    """One number, or one per channel, to meet biases [C] or [C, H, W]."""
+    return values[:, None, None] if values.ndim == 1 and bias.ndim == 3 else values
 
 
 def _common_shape(name: str, paths: list[Path]) -> Shape:

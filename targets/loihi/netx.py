@@ -32,6 +32,11 @@ def for_netx(program: LoihiProgram) -> LoihiProgram:
     _chain(program)
     populations = []
     for p in program.populations:
+        if p.bias_mant.ndim > 1:
+            raise SpikeportError(
+                f"{p.name}: its bias differs within maps (a convolution that pads, behind a linear layer), and a .net "
+                "file holds one per channel; export without --net, or put a LIF between the two"
+            )
         mant = np.rint(p.bias[:, 0, 0] / (1 << BIAS_EXP)).astype(np.int32)
         if np.abs(mant).max(initial=0) > BIAS_MANT_MAX:
             raise SpikeportError(

@@ -36,8 +36,8 @@ class Population:
         du, dv: decay of current and voltage in 1/4096 (du = 4095: no current memory; dv = 0: no leak); int32 [C]
             where channels differ.
         vth: threshold; the neuron fires where v > vth * 64; int32 [C] where channels differ.
-        bias_mant: int32 [C]; every step adds ``bias_mant << bias_exp`` to v. (An engine makes it [N, C, H, W] where
-            the host writes one for every neuron and sample.)
+        bias_mant: int32 [C], or [C, H, W] where it differs within maps; every step adds ``bias_mant << bias_exp`` to v.
+            (An engine makes it [N, C, H, W] where the host writes one for every neuron and sample.)
         bias_exp: 0..7.
         scale: S; an integer current of S is a current of 1 in the network's own units, times the gain.
         depth: synapses between the input and this population; its step t is the chip's step t + depth.
@@ -62,7 +62,7 @@ class Population:
 
     @property
     def bias(self) -> np.ndarray:
-        """What every step adds to v: int64 [C, 1, 1], or [N, C, H, W]."""
+        """What every step adds to v: int64 [C, 1, 1], [C, H, W] or [N, C, H, W]."""
         bias = self.bias_mant.astype(np.int64) << self.bias_exp
         return bias[:, None, None] if bias.ndim == 1 else bias
 

@@ -37,6 +37,7 @@ def largest_scale(
 
     Args:
         weights: per synapse [C, ...]; inputs: the smallest and the largest value that enters each.
+        bias: [C], or [2, C], the smallest and the largest within each map.
         host: see ``Layer``; it counts like a bias.
 
     Raises:
@@ -135,10 +136,11 @@ def reach(
     Upwards, v starts each step at most at the threshold, for above it is reset; downwards it builds up.
     """
     worst = [worst_currents(w, low, high) for w, (low, high) in zip(weights, inputs, strict=True)]
-    up, down = np.sum(worst, axis=0) if worst else np.zeros((2, len(bias)))
+    lowest, highest = np.broadcast_to(bias, (2, bias.shape[-1]))
+    up, down = np.sum(worst, axis=0) if worst else np.zeros((2, len(highest)))
     build_up = constants.build_up(steps)
     rounding = 1 if np.ndim(host) == 0 else 1 << loihi.BIAS_EXP_MAX >> loihi.SHIFT
-    rising, falling = up + host + bias + rounding, down + host - bias + rounding
+    rising, falling = up + host + highest + rounding, down + host - lowest + rounding
     if constants.threshold is not None and np.all(constants.loss_u == 1):
         rising = rising + (1 - constants.dv / loihi.DECAY_ONE) * constants.threshold * scale
     else:

@@ -10,6 +10,7 @@ import nir
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from spikeport.core.errors import SpikeportError
 from spikeport.core.geometry import Pair, output_size, pair
@@ -31,6 +32,7 @@ class Path:
         pre: the population at its start.
         names: the NIR nodes it passes.
         shape: channels, height, width at its end.
+        bias: [C]; or [C, H, W], for zeros padded to what a bias was added to make one of the borders' own.
         mean: whether it only averages (weight [C, 1, kH, kW], groups = C).
     """
 
@@ -153,13 +155,12 @@ def _compose(
         holes = (1, 1)
         first = replace(path, weight=_dilated(path.weight, path.dilation))
         joined, joined_groups = _joined_kernel(first, _dilated(weight, dilation), groups)
-    full = ungrouped(weight, groups).sum((2, 3))
     return replace(
         path,
         names=names,
         shape=shape,
         weight=joined,
-        bias=bias + full @ path.bias,
+        bias=_joined_bias(path, weight, bias, stride, padding, groups, dilation),
         stride=(path.stride[0] * stride[0], path.stride[1] * stride[1]),
         padding=(path.padding[0] + path.stride[0] * padding[0], path.padding[1] + path.stride[1] * padding[1]),
         dilation=holes,
@@ -168,14 +169,24 @@ def _compose(
     )
 
 
+def _joined_bias(
+    path: Path, weight: Tensor, bias: Tensor, stride: Pair, padding: Pair, groups: int, dilation: Pair
+) -> Tensor:
+    """What the path's bias becomes behind a convolution, and that one's own."""
+    if path.bias.ndim == 1 and (padding == (0, 0) or not path.bias.any()):
+        return bias + ungrouped(weight, groups).sum((2, 3)) @ path.bias
+    before = path.bias if path.bias.ndim == 3 else path.bias[:, None, None].expand(path.shape)
+    added = F.conv2d(before[None], weight, bias, stride, padding, dilation, groups)[0]
+    return added.flatten() if added.shape[1:] == (1, 1) else added
+
+
 def _refuse_padding(path: Path, name: str) -> None:
-    """Zeros padded behind a linear layer equal zeros padded before it only where it keeps positions apart and adds
-    nothing: disjoint averages without a rest or a border, or a 1x1 convolution without bias."""
+    """Zeros padded behind a linear layer equal zeros padded before it only where it keeps positions apart: disjoint
+    averages without a rest or a border, or a 1x1 convolution, whose bias then differs at the borders."""
     kernel = path.weight.shape[2:]
     tiles = path.mean and kernel == path.stride and path.padding == (0, 0) and path.dilation == (1, 1)
     even = all(n % k == 0 for n, k in zip(path.input_shape[1:], kernel, strict=True))
-    pointwise = kernel == (1, 1) and not path.bias.any()
-    if not ((tiles and even) or pointwise):
+    if not ((tiles and even) or kernel == (1, 1)):
         raise SpikeportError(
             f"{name}: pads a map that comes from {path.names[-1]} with no neurons between them, which has no exact "
             "form as one synapse; put a LIF there"

@@ -255,9 +255,31 @@ class Memoryless(nn.Module):
         return self.end(self.head(self.second(self.b(self.first(self.a(x))))).flatten(1))
 
 
-@given(st.integers(0, 2**31))
-def test_a_network_of_small_integers_is_exact(seed):
-    net = Memoryless(seed).eval()
+class Bordered(Memoryless):
+    """The same with a bias before every padding: what a BatchNorm or a linear bottleneck leaves to the next layer."""
+
+    def __init__(self, seed):
+        super().__init__(seed)
+        rng = torch.Generator().manual_seed(seed)
+        self.b = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+        self.b.weight.data = torch.randint(-20, 21, self.b.weight.shape, generator=rng).float()
+        self.b.weight.data.flatten()[0] = 127
+        self.b.bias.data.fill_(-64.0)
+        self.before, self.between = nn.Conv2d(1, 1, 1), nn.Conv2d(3, 3, 1)
+        for conv in (self.before, self.between):
+            signs = torch.randint(0, 2, (len(conv.bias),), generator=rng).float() * 2 - 1
+            conv.weight.data = torch.diag(signs)[:, :, None, None]
+            conv.bias.data = torch.randint(-3, 4, conv.bias.shape, generator=rng).float()
+
+    def forward(self, x):
+        y = self.between(self.first(self.a(self.before(x))))
+        return self.end(self.head(self.second(self.b(y))).flatten(1))
+
+
+@pytest.mark.parametrize("network", [Memoryless, Bordered])
+@given(seed=st.integers(0, 2**31))
+def test_a_network_of_small_integers_is_exact(network, seed):
+    net = network(seed).eval()
     x = torch.randint(-3, 4, (3, 1, 4, 4), generator=torch.Generator().manual_seed(seed)).float()
     graph = graph_of(net, x, bound=127.0)  # the graded input step is 1
     program = compile(graph)

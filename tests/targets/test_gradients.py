@@ -33,12 +33,12 @@ def reference(population, current, spikes, grad_spikes, grad_v, slope):
         for d in (np.asarray(population.du) + 1, population.dv)
     )
     x = current.double().requires_grad_()
-    bias = torch.from_numpy(population.bias.astype(float).ravel()).requires_grad_()
+    bias = torch.from_numpy(population.bias_mant.astype(float) * (1 << population.bias_exp)).requires_grad_()
     u = v = torch.zeros_like(x[0])
     total = torch.zeros((), dtype=torch.float64)
     for t, fired in enumerate(spikes.double()):
         u = u * kept_u + x[min(t, len(x) - 1)] * 64
-        h = v * kept_v + u + bias.view(shape)
+        h = v * kept_v + u + (bias if bias.ndim == 3 else bias.view(shape))
         s = Fire.apply(h, fired, slope) if population.spiking else fired
         v = h * (1 - (s.detach() if slope.detach_reset or slope.surrogate is None else s))
         if population.spiking and grad_spikes is not None:
@@ -58,7 +58,7 @@ def cases(draw):
     several = draw(st.booleans())
     du = draw(st.sampled_from([4095, 1000]))
     dv = rng.integers(0, 4096, channels).astype(np.int32) if several else draw(st.sampled_from([0, 1365, 4095]))
-    bias = rng.integers(-4095, 4096, channels).astype(np.int32)
+    bias = rng.integers(-4095, 4096, draw(st.sampled_from([shape[:1], shape]))).astype(np.int32)
     spiking = draw(st.booleans())
     population = Population("p", "", shape, du, dv, 400 if spiking else 131072, bias, 2, 1.0, 1, spiking)
     samples = draw(st.integers(1, 3))

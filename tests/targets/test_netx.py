@@ -136,6 +136,9 @@ def test_what_is_no_chain_is_refused(drawn: tuple[LoihiProgram, np.ndarray]) -> 
     if wrong:
         with pytest.raises(SpikeportError, match=f"^{wrong[0]}: .*a .net file holds a chain of layers only"):
             for_netx(program)
+    elif any(p.bias_mant.ndim > 1 or np.ndim(p.du) + np.ndim(p.dv) + np.ndim(p.vth) for p in program.populations):
+        with pytest.raises(SpikeportError, match=r"its bias differs within maps|d[uv]|vth differs between channels"):
+            for_netx(program)
     else:
         for_netx(program)
 
@@ -154,6 +157,7 @@ def test_a_refused_network_leaves_no_file(tmp_path: Path) -> None:
     [
         ({"bias_mant": np.full(8, 4095, np.int32), "bias_exp": 7}, "a bias of 8190 weight steps"),
         ({"vth": np.arange(8)}, "vth differs between channels"),
+        ({"bias_mant": np.zeros((8, 4, 6), np.int32)}, "its bias differs within maps"),
     ],
 )
 def test_what_netx_cannot_hold_is_refused(change: dict, told: str) -> None:

@@ -52,7 +52,7 @@ def cases(draw):
     du, dv = constant(st.just(4095) | decays), constant(decays)
     size = draw(st.sampled_from([20, 3000, 30_000, 200_000]))
     vth = constant(st.integers(0, 131071).map(lambda v: min(v, 2 * size)))
-    bias = rng.integers(-4095, 4096, shape[0]).astype(np.int32) * draw(st.booleans())
+    bias = rng.integers(-4095, 4096, draw(st.sampled_from([shape[:1], shape]))).astype(np.int32) * draw(st.booleans())
     population = Population("p", "", shape, du, dv, vth, bias, draw(st.integers(0, 7)), 1.0, 1)
     moving = draw(st.booleans())
     current = rng.integers(-size, size + 1, (steps if moving else 1, draw(st.integers(1, 3)), *shape))

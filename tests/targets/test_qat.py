@@ -70,6 +70,51 @@ def test_the_training_forward_is_the_fixed_engine(case):
     np.testing.assert_array_equal(np.rint(sums), record.output_sums)
 
 
+class Bottleneck(nn.Module):
+    """Norms of an image and of spikes, and a linear bottleneck, before convolutions that pad."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm, self.a = nn.BatchNorm2d(2), nn.Conv2d(2, 6, 3, padding=1)
+        self.thin, self.thin_norm, self.b = nn.Conv2d(6, 3, 1), nn.BatchNorm2d(3), nn.Conv2d(3, 6, 3, 2, 1)
+        self.head = nn.Linear(6, 3)
+        self.first = LIF(v_threshold=0.3, time_steps=3, constant_input=True)
+        self.second, self.end = LIF(v_threshold=0.2, time_steps=3), TimeMean(3)
+        for norm in (self.norm, self.thin_norm):
+            nn.init.uniform_(norm.bias, 0.3, 0.6)
+
+    def forward(self, x):
+        y = self.thin_norm(self.thin(self.first(self.a(self.norm(x)))))
+        return self.end(self.head(self.second(self.b(y)).mean((2, 3))))
+
+
+@pytest.mark.parametrize("input_mode", ["graded", "host-current"])
+def test_a_bias_before_padding_runs_on_the_chip(input_mode):
+    net, x = Bottleneck().eval(), torch.randn(5, 2, 6, 6)
+    network, values, record, _ = both(net, x)
+    assert [layer.bias.ndim for layer in network.layers] == [3, 3, 1]
+    assert min(float(record.spikes[name].sum()) for name in record.spikes) > 0
+    program = compile(graph_of(ChipNetwork(net, info_of(x))), input_mode=input_mode)
+    fixed = simulate_fixed(program, x.numpy(), rasters=len(x))
+    with torch.no_grad():
+        spikes = torch.from_numpy(fixed.rasters["first"]).transpose(0, 1).flatten(0, 1)
+        float_spikes = net.first(net.a(net.norm(x)))
+    assert (spikes != float_spikes).float().mean() < 0.02
+    np.testing.assert_allclose(fixed.outputs, net(x).detach(), atol=0.1)
+    if input_mode == "graded":
+        assert torch.equal(values["first"], spikes.float())
+
+
+def test_the_bias_before_padding_is_trained():
+    net, x = Bottleneck().eval(), torch.randn(40, 2, 6, 6, generator=torch.Generator().manual_seed(1))
+    chip = prepare(net, info_of(x))
+    found = torch.autograd.grad(chip(x).square().sum(), list(net.parameters()))
+    wanted = torch.autograd.grad(net(x).square().sum(), list(net.parameters()))
+    for (name, _), a, b in zip(net.named_parameters(), found, wanted, strict=True):
+        assert torch.linalg.norm(a - b) < 0.2 * torch.linalg.norm(b), name
+
+
 def chain(tau=2.0, surrogate="atan", detach_reset=False, steps=2):
     net = nn.Sequential(
         nn.Conv2d(1, 1, 1),

@@ -37,6 +37,12 @@ def run(node, x):
     return x
 
 
+def along(path, x):
+    """What a path makes of x."""
+    bias = path.bias if path.bias.ndim == 3 else path.bias[:, None, None]
+    return F.conv2d(x, path.weight, None, path.stride, path.padding, path.dilation, path.groups) + bias
+
+
 @st.composite
 def chains(draw):
     rng = np.random.default_rng(draw(st.integers(0, 2**31)))
@@ -68,7 +74,7 @@ def test_composition_equals_the_chain(case):
         assume("does not fit" not in str(error))
         assert "pads a map" in str(error)  # noqa: PT017 - the one combination without an exact form
         return
-    found = F.conv2d(x, path.weight, path.bias, path.stride, path.padding, path.dilation, path.groups)
+    found = along(path, x)
     assert found.shape[1:] == path.shape
     np.testing.assert_allclose(found.numpy(), y.numpy().reshape(found.shape), atol=1e-10)
 
@@ -80,7 +86,7 @@ def test_a_border_before_a_border_is_a_wider_one(size, stride):
     x = torch.from_numpy(rng.normal(size=(2, 4, size, size)))
     nodes = [conv(rng, 4, 4, 1, stride, 1, bias=False), conv(rng, 4, 4, 3, 2, 1)]
     path = follow(follow(start("pre", (4, size, size)), "border", nodes[0]), "conv", nodes[1])
-    found = F.conv2d(x, path.weight, path.bias, path.stride, path.padding, path.dilation, path.groups)
+    found = along(path, x)
     np.testing.assert_allclose(found, run(nodes[1], run(nodes[0], x)), atol=1e-10)
 
 
@@ -91,7 +97,7 @@ def test_a_kernel_behind_every_second_row_gets_holes_and_no_zeros():
     assert (path.weight.shape, path.stride, path.dilation) == ((3, 4, 3, 3), (2, 2), (4, 4))
     x = torch.from_numpy(rng.normal(size=(2, 4, 16, 16)))
     path, y = follow(path, "mean", nodes[2]), run(nodes[2], run(nodes[1], run(nodes[0], x)))
-    found = F.conv2d(x, path.weight, path.bias, path.stride, path.padding, path.dilation, path.groups)
+    found = along(path, x)
     np.testing.assert_allclose(found, y, atol=1e-10)
 
 
@@ -103,7 +109,7 @@ def test_affine_behind_a_pool_is_a_covering_convolution(seed):
     path = start("pre", (4, 6, 6))
     for k, node in enumerate(nodes):
         path = follow(path, f"n{k}", node)
-    found = F.conv2d(x, path.weight, path.bias, path.stride, path.padding)
+    found = along(path, x)
     np.testing.assert_allclose(found.numpy(), run(nodes[1], run(nodes[0], x)).numpy(), atol=1e-10)
 
 
@@ -133,15 +139,28 @@ def test_what_keeps_channels_apart_keeps_the_groups_before_it(chain):
     y, path = x, start("pre", (4, 8, 8))
     for k, node in enumerate(CHAINS[chain]):
         path, y = follow(path, f"n{k}", node), run(node, y)
-    found = F.conv2d(x, path.weight, path.bias, path.stride, path.padding, path.dilation, path.groups)
+    found = along(path, x)
     np.testing.assert_allclose(found.numpy(), y.numpy(), atol=1e-12)
 
 
 def test_padding_behind_a_convolution_is_refused():
     rng = np.random.default_rng(0)
-    path = follow(start("pre", (4, 6, 6)), "first", conv(rng, 4, 4, 1, 1, 0))
+    path = follow(start("pre", (4, 6, 6)), "first", conv(rng, 4, 4, 2, 1, 0))
     with pytest.raises(SpikeportError, match="second: pads a map that comes from first"):
         follow(path, "second", conv(rng, 4, 4, 3, 1, 1))
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("last", [conv(RNG, 4, 3, 6, 1, 0), mean(2, 2), mean(2, 1), conv(RNG, 4, 4, 2, 1, 0, groups=2)])
+def test_a_bias_before_padding_becomes_one_of_every_neuron(groups, last):
+    rng = np.random.default_rng(groups)
+    nodes = [conv(rng, 4, 4, 1, 1, 0, groups=groups), conv(rng, 4, 4, 3, 1, 1, dilation=1), last]
+    x = torch.from_numpy(rng.normal(size=(2, 4, 6, 6)))
+    y, path = x, start("pre", (4, 6, 6))
+    for k, node in enumerate(nodes):
+        path, y = follow(path, f"n{k}", node), run(node, y)
+        np.testing.assert_allclose(along(path, x), y, atol=1e-12)
+    assert path.bias.ndim == (1 if y.shape[2:] == (1, 1) else 3)
 
 
 def test_padding_behind_windows_that_leave_a_rest_is_refused_with_its_remedy():

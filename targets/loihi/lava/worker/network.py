@@ -101,7 +101,7 @@ def _neurons(population: dict[str, Any], arrays: dict[str, np.ndarray], plan: Pl
     shape = tuple(reversed(population["shape"]))
     process = LIFReset(
         shape=shape,
-        bias_mant=np.broadcast_to(arrays[f"bias/{population['name']}"], shape).copy(),
+        bias_mant=np.broadcast_to(arrays[f"bias/{population['name']}"].T, shape).copy(),
         bias_exp=population["bias_exp"],
         reset_interval=plan.time_steps,
         reset_offset=plan.delay + 1,
