@@ -12,7 +12,7 @@ import numpy as np
 
 from spikeport.core.errors import SpikeportError
 from spikeport.core.functional import whole_steps
-from spikeport.core.geometry import pair
+from spikeport.core.geometry import conv_padding, pair
 from spikeport.export.nir_graph import DT, KEY, Metadata, unique
 
 
@@ -95,13 +95,20 @@ def _padded(name: str, node: nir.Conv2d) -> nir.Conv2d:
     if not isinstance(node.padding, (str, bytes)):
         return node
     word = node.padding.decode() if isinstance(node.padding, bytes) else str(node.padding)
-    kernel, dilation = node.weight.shape[2:], pair(node.dilation)
-    reach = [d * (k - 1) if word == "same" else 0 for k, d in zip(kernel, dilation, strict=True)]
-    if word not in ("same", "valid") or any(r % 2 for r in reach) or (any(reach) and pair(node.stride) != (1, 1)):
+    kernel, dilation = pair(node.weight.shape[2:]), pair(node.dilation)
+    if word not in ("same", "valid") or (word == "same" and pair(node.stride) != (1, 1)):
         raise SpikeportError(
             f"{name}: padding {word!r} with kernel {kernel} and stride {pair(node.stride)} has no exact form; "
             "export it with padding in numbers"
         )
+    before, behind = conv_padding(word, kernel, dilation)
     node = copy.copy(node)
-    node.padding = (reach[0] // 2, reach[1] // 2)
+    node.padding = behind
+    if before != behind:  # as many zeros before as behind, and a tap of zero that takes the one too many
+        weight = np.asarray(node.weight)
+        more = [b - a for a, b in zip(before, behind, strict=True)]
+        size = [d * (k - 1) + 1 + m for d, k, m in zip(dilation, kernel, more, strict=True)]
+        node.weight = np.zeros((*weight.shape[:2], *size), weight.dtype)
+        node.weight[:, :, more[0] :: dilation[0], more[1] :: dilation[1]] = weight
+        node.dilation = (1, 1)
     return node

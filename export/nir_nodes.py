@@ -101,8 +101,12 @@ def ordered(graph: nir.NIRGraph) -> Iterator[tuple[str, nir.NIRNode, list[str]]]
                     raise SpikeportError(
                         f"{name} feeds itself directly; put a nir.Linear of its recurrent weights between"
                     )
+            way = [stuck[0]]  # backwards, until it comes to a node again
+            while way[-1] not in way[:-1]:
+                way.append(next(name for name in before[way[-1]] if name not in done))
+            cycle = way[way.index(way[-1]) :][::-1]
             raise SpikeportError(
-                f"the NIR graph has a cycle through {', '.join(stuck[:3])}; only a layer that feeds itself is supported"
+                f"the NIR graph has a cycle, {' -> '.join(cycle)}; only a layer that feeds itself is supported"
             )
         for name in ready:
             yield name, graph.nodes[name], before[name]

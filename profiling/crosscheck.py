@@ -37,7 +37,7 @@ NORMS = ("BatchNorm1d", "BatchNorm2d")
 PADDING = "taps on padding"
 BIAS = "bias additions"
 POOLING = "poolings, one operation per input element; ours: max-pooling of spikes as OR neurons, one per tap"
-BATCH_NORM = "BatchNorm, which folds into the layer before it"
+BATCH_NORM = "BatchNorm: nothing where it folds into the layer before it, else one operation per spike or element"
 MEAN_RATE = "mean firing rate times all taps, padding included, instead of each spike's own taps"
 WHOLE_BATCH = "one test for spikes over all images and steps instead of one for each"
 NEURONS = "neuron updates"
@@ -145,6 +145,7 @@ def _syops(model: nn.Module, case: Case) -> list[Check]:
                 ac[BATCH_NORM] += 2 * run.rows * run.inputs * run.rate32
             else:
                 mac[BATCH_NORM] += 2 * run.rows * run.inputs
+        ac[BATCH_NORM] -= int(layer.acs.sum())
         mac[BATCH_NORM] -= int(layer.macs.sum())
     ac[PASSED_ON] -= case.sum("acs", "LIF")
     ac[NEURONS] += sum(run.rows * run.inputs for _, runs in case.layers("LIF") for run in runs)
@@ -229,6 +230,7 @@ def _neurobench(model: nn.Module, case: Case) -> list[Check]:
             mac[SEVERAL] += several
     ac[OR_NEURONS] -= case.sum("acs", "MaxPool2d")
     ac[PASSED_ON] -= case.sum("acs", "LIF")
+    ac[BATCH_NORM] -= case.sum("acs", *NORMS)
     mac[BATCH_NORM] -= case.sum("macs_effective", *NORMS)
     tool, n = f"NeuroBench {version('neurobench')}", len(case.x)
     dense = sum(case.dense(layer) for layer, _ in case.layers(*SYNAPTIC))
@@ -265,6 +267,7 @@ def _spikingjelly(model: nn.Module, case: Case) -> list[Check]:
         for run in runs:
             mac[BATCH_NORM] += run.rows * run.inputs
             other[BATCH_NORM] += run.rows * run.inputs + _channels(layer)
+        synop[BATCH_NORM] -= int(layer.acs.sum())
         mac[BATCH_NORM] -= int(layer.macs.sum())
     synop[OR_NEURONS] -= case.sum("acs", "MaxPool2d")
     synop[PASSED_ON] -= case.sum("acs", "LIF")

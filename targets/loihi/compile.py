@@ -78,7 +78,8 @@ def population(layer: Layer, depth: int, bias_exp: int = 0) -> Population:
         # Where v stays on the grid of the weights, the next lower integer keeps ">" exact.
         whole = (mant << exponent) % (1 << loihi.SHIFT) == 0
         on_grid = constants.on_grid & (layer.host is None) & (whole if whole.ndim == 1 else whole.all((1, 2)))
-        vth = np.where(on_grid, np.floor(constants.threshold * scale), np.rint(constants.threshold * scale))
+        wanted = constants.threshold * scale
+        vth = np.where(on_grid, np.floor(wanted * (1 + 1e-12)), np.rint(wanted))  # 46 * (127 / 23) is below 254
     return Population(
         name=layer.name,
         source=layer.source,

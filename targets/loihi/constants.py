@@ -51,15 +51,17 @@ class Constants:
         """The register of v's decay: v loses dv / 4096."""
         return np.minimum(np.rint(self.loss_v * loihi.DECAY_ONE), loihi.DECAY_ONE - 1)
 
-    def build_up(self, steps: int) -> Values:
-        """What ``steps`` currents of 1 add up to in the membrane, on the chip: its decays are rounded."""
+    def build_up(self, steps: int) -> tuple[Values, Values, Values]:
+        """What ``steps`` currents of 1 add up to in u and in v, and biases of 1 in v, with decays as rounded."""
         kept_u, kept_v = 1 - (self.du + 1) / loihi.DECAY_ONE, 1 - self.dv / loihi.DECAY_ONE
         u: Values = 0.0
         v: Values = 0.0
+        of_bias: Values = 0.0
         for _ in range(steps):
             u = u * kept_u + 1
             v = v * kept_v + u
-        return v
+            of_bias = of_bias * kept_v + 1
+        return u, v, of_bias
 
 
 def constants_of(name: str, node: Any, shape: Shape, dt: float, at_least: bool) -> Constants:

@@ -138,11 +138,17 @@ def reach(
     worst = [worst_currents(w, low, high) for w, (low, high) in zip(weights, inputs, strict=True)]
     lowest, highest = np.broadcast_to(bias, (2, bias.shape[-1]))
     up, down = np.sum(worst, axis=0) if worst else np.zeros((2, len(highest)))
-    build_up = constants.build_up(steps)
+    of_u, of_current, of_bias = constants.build_up(steps)
     rounding = 1 if np.ndim(host) == 0 else 1 << loihi.BIAS_EXP_MAX >> loihi.SHIFT
-    rising, falling = up + host + highest + rounding, down + host - lowest + rounding
-    if constants.threshold is not None and np.all(constants.loss_u == 1):
-        rising = rising + (1 - constants.dv / loihi.DECAY_ONE) * constants.threshold * scale
+    raised, lowered = host + highest + rounding, host - lowest + rounding
+    if not np.all(constants.loss_u == 1):
+        # A current stays while a bias does not: what one step adds may be there before the other takes it away.
+        rising = of_current * up + of_bias * np.maximum(raised, 0)
+        falling = of_current * down + of_bias * np.maximum(lowered, 0)
     else:
-        rising = build_up * rising
-    return float(np.max([up, down, rising, build_up * falling]))
+        falling = of_bias * (down + lowered)
+        if constants.threshold is None:
+            rising = of_bias * (up + raised)
+        else:
+            rising = up + raised + (1 - constants.dv / loihi.DECAY_ONE) * constants.threshold * scale
+    return float(np.max([of_u * up, of_u * down, rising, falling]))

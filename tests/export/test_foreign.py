@@ -468,6 +468,22 @@ def test_padding_in_words_is_read_where_it_is_exact():
         graph(stride=2)
 
 
+@pytest.mark.parametrize("kernel", [(2, 2), (3, 4), (4, 1), (1, 2)])
+@pytest.mark.parametrize("dilation", [1, (1, 2), 3])
+def test_an_uneven_same_has_its_odd_zero_behind_as_in_torch(kernel, dilation):
+    rng = np.random.default_rng(0)
+    weight, x = rng.normal(size=(4, 1, *kernel)), rng.normal(size=(3, 2, 6, 7))
+    node = nir.Conv2d((6, 7), weight, 1, "same", dilation, 2, rng.normal(size=4))
+    nodes = {"input": nir.Input({"input": np.array([2, 6, 7])}), "c": node}
+    nodes["output"] = nir.Output({"output": np.array([4, 6, 7])})
+    graph = with_metadata(nir.NIRGraph(nodes, [("input", "c"), ("c", "output")], type_check=False), 1)
+    expected = torch.nn.functional.conv2d(
+        *(torch.from_numpy(values) for values in (x, weight, node.bias)), padding="same", dilation=dilation, groups=2
+    )
+    np.testing.assert_allclose(interpret(graph, x).outputs[0], expected.numpy(), atol=1e-12)
+    assert node.padding == "same"
+
+
 def test_a_sequence_for_a_model_of_another_framework_is_refused(tmp_path):
     model = nn.Sequential(layer.Conv2d(1, 2, 3), neuron.LIFNode(), layer.Flatten(), layer.Linear(72, 3))
     with pytest.raises(SpikeportError, match=r"samples of shape \[4, 2, 1, 8, 8\]: a model of another framework takes"):

@@ -384,7 +384,7 @@ def test_dangling_edges_and_cycles_are_refused(net, x):
     with pytest.raises(SpikeportError, match="edge stem_lif -> nowhere to a node it does not hold"):
         interpret(graph, x)
     graph.edges[-1] = ("output", "stem_conv")
-    with pytest.raises(SpikeportError, match="cycle through"):
+    with pytest.raises(SpikeportError, match="has a cycle, "):
         interpret(graph, x)
 
 

@@ -50,6 +50,17 @@ def test_no_operation_of_another_tool_is_unexplained(name, kind, compiled, monke
         assert neurons > 0
 
 
+def test_a_norm_that_does_not_fold_is_accounted_for():
+    torch.manual_seed(0)
+    first = LIF(time_steps=3, constant_input=True, v_threshold=0.1)
+    layers = (nn.Conv2d(3, 4, 3), first, nn.BatchNorm2d(4), LIF(time_steps=3, v_threshold=0.1), nn.Flatten())
+    net = nn.Sequential(*layers, nn.Linear(144, 2), TimeMean(3)).eval()
+    x = images(8)
+    assert count_operations(net, x).layers["2"].acs.sum() > 0
+    checks = cross_check(net, x, "snn")
+    assert [check.unexplained for check in checks] == pytest.approx([0] * len(checks), abs=1e-6)
+
+
 def test_an_operation_too_many_would_be_unexplained():
     check = cross_check(network("squeezenet-p", "snn", 0.0625), images(16), "snn")[0]
     wrong = type(check)(**check.__dict__ | {"ours": check.ours + 1})

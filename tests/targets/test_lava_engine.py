@@ -1,8 +1,10 @@
 """The Lava engine equals the fixed engine, integer for integer."""
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
+import nir
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, reject, settings
@@ -12,6 +14,7 @@ from programs import INPUT_SCALE, event_programs, programs, single
 from torch import Tensor
 
 from spikeport.core.errors import SpikeportError
+from spikeport.export.nir_foreign import with_metadata
 from spikeport.export.nir_graph import Metadata, build_nir
 from spikeport.export.trace import trace
 from spikeport.targets.loihi.arithmetic import VTH_NEVER
@@ -96,6 +99,19 @@ def test_saturations_are_counted() -> None:
     record = equal_records(program, np.full((1, 1, 5, 5), 127 * INPUT_SCALE), "fast")
     assert record.wraps["layer"] == 0
     assert record.saturations["layer"] > 0
+
+
+@pytest.mark.parametrize("convolution", CONVOLUTIONS)
+def test_a_bias_that_fires_recurrent_neurons_before_the_first_sample(convolution: str) -> None:
+    one = np.ones(1)
+    nodes = {"input": nir.Input({"input": np.array([1])}), "affine": nir.Affine(np.eye(1), one)}
+    nodes |= {"neurons": nir.IF(1e3 * one, 0.5 * one), "back": nir.Linear(-np.eye(1))}
+    nodes["output"] = nir.Output({"output": np.array([1])})
+    edges = [*pairwise(("input", "affine", "neurons", "back", "neurons")), ("neurons", "output")]
+    x = np.array([[0.0], [1.0]])
+    program = compile(with_metadata(nir.NIRGraph(nodes, edges, type_check=False), 3, 1e-3), x)
+    record = equal_records(program, x, convolution)
+    assert record.spikes["neurons"].tolist() == [[1, 0, 1], [1, 1, 1]]
 
 
 def test_labels_progress_and_details() -> None:

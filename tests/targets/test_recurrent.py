@@ -36,6 +36,17 @@ def graph(neuron, recurrent=True, seed=0, bias=0.3, sequence=False):
     return with_metadata(nir.NIRGraph(nodes, edges, type_check=False), STEPS, DT, sequence)
 
 
+def test_a_cycle_is_named_and_not_what_hangs_behind_it():
+    neurons = lambda: nir.LIF(*(np.full(2, v) for v in (3e-3, 1.0, 0.0, 1.0)))  # noqa: E731
+    weights = lambda: nir.Linear(np.eye(2))  # noqa: E731
+    nodes = {"input": nir.Input({"input": np.array([2])}), "l": neurons(), "x": weights(), "m": neurons()}
+    nodes |= {"rec": weights(), "aa": weights(), "ab": neurons(), "output": nir.Output({"output": np.array([2])})}
+    edges = [("input", "l"), ("l", "x"), ("x", "m"), ("m", "rec"), ("rec", "l"), ("m", "aa"), ("aa", "ab")]
+    graph = with_metadata(nir.NIRGraph(nodes, [*edges, ("ab", "output")], type_check=False), STEPS, DT)
+    with pytest.raises(SpikeportError, match="a cycle, m -> rec -> l -> x -> m; only a layer"):
+        compile(graph, np.ones((1, 2)))
+
+
 def lif(tau=3e-3):
     return nir.LIF(*(np.full(5, v) for v in (tau, 2.0, 0.0, 1.0)))
 
@@ -127,7 +138,7 @@ def test_a_loop_through_other_neurons_is_refused():
     g = graph(lif(), recurrent=False)
     g.nodes["more"], g.nodes["back"] = lif(), nir.Linear(np.eye(5))
     g.edges += [("neurons", "more"), ("more", "back"), ("back", "neurons")]
-    with pytest.raises(SpikeportError, match="cycle through .*; only a layer that feeds itself is supported"):
+    with pytest.raises(SpikeportError, match="has a cycle, .* -> .*; only a layer that feeds itself is supported"):
         compile(g, samples())
 
 
@@ -135,7 +146,7 @@ def test_a_loop_without_neurons_is_refused():
     g = graph(lif(), recurrent=False)
     g.nodes["back"] = nir.Linear(np.ones((7, 5)))
     g.edges += [("affine", "back"), ("back", "affine")]
-    with pytest.raises(SpikeportError, match="cycle through"):
+    with pytest.raises(SpikeportError, match="has a cycle, "):
         interpret(g, samples())
 
 

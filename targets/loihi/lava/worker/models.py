@@ -43,6 +43,7 @@ class HeldInput(PySendModelFixed):
 class RecordedNeurons(PyLifResetModelBitAcc):
     """Intel's bit-accurate neuron; its state is read before and after each step and never changed.
 
+    Before the first sample and after the last it sends nothing: through a recurrent synapse it would reach a sample.
     Where the file ``biases`` exists, int16 [N, C, H, W], the host writes a bias for every neuron before each sample.
     """
 
@@ -65,7 +66,7 @@ class RecordedNeurons(PyLifResetModelBitAcc):
 
     def spiking_activation(self) -> np.ndarray:
         self.fired: np.ndarray = super().spiking_activation()
-        return self.fired
+        return np.zeros_like(self.fired) if self.plan.step(self.time_step) is None else self.fired
 
     def run_spk(self) -> None:
         step = self.plan.step(self.time_step)
