@@ -181,6 +181,13 @@ class TrainConfig:
         return values
 
 
+def laid_over(settings: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
+    """``settings`` with ``others`` in their place; where those name another surrogate, without that one's steepness."""
+    before = settings.get("surrogate", TrainConfig.surrogate)
+    kept = settings if others.get("surrogate", before) == before else settings | {"alpha": None}
+    return kept | others
+
+
 def _is_utf8(text: str) -> bool:
     """Whether it can be written to a file of settings; a path need not be UTF-8."""
     try:

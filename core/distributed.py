@@ -121,6 +121,8 @@ class _WholeBatchNorm2d(nn.BatchNorm2d):
         per_channel = (1, -1, 1, 1)
         own = x.new_tensor([x.numel() / self.num_features])
         total, count = summed(torch.cat([x.sum((0, 2, 3)), own])).split([self.num_features, 1])
+        if x.numel() <= self.num_features and count.item() <= 1:
+            raise ValueError("Expected more than 1 value per channel when training")  # as torch has it
         mean = total / count
         centred = x - mean.view(per_channel)
         variance = summed(centred.square().sum((0, 2, 3))) / count

@@ -216,7 +216,8 @@ def start_from(path: Path, spec: ModelSpec, model: nn.Module) -> None:
         SpikeportError: no such run, or its model is another.
     """
     start = load_run(path).spec
-    found, wanted = _flat(replace(start, twin=spec.twin) if spec.twin.kind == "snn" else start), _flat(spec)
+    twin = spec.twin if spec.twin.kind in ("snn", start.twin.kind) else start.twin
+    found, wanted = _flat(replace(start, twin=twin)), _flat(spec)
     different = [name for name in wanted if found[name] != wanted[name]]
     if different:
         name = different[0]

@@ -3,7 +3,10 @@
 import math
 import types
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
 
 from spikeport.core.errors import SpikeportError
 
@@ -11,14 +14,16 @@ from spikeport.core.errors import SpikeportError
 def check_types(settings: Any) -> None:
     """Raises SpikeportError, naming the field, where a value is not of its annotated type or not finite.
 
-    Lists become tuples. Understands str, int, float (an int will do), tuples and unions of these, and classes; of a
-    dictionary it checks that it is one.
+    Lists become tuples, paths text, and NumPy's numbers Python's. Understands str, int, float (an int will do), tuples
+    and unions of these, and classes; of a dictionary it checks that it is one.
     """
     hints = get_type_hints(type(settings))
     for field in fields(settings):
         value = getattr(settings, field.name)
-        if isinstance(value, list):  # what a tuple becomes in a file
-            value = tuple(value)
+        plain = tuple(value) if isinstance(value, list) else value  # what a tuple becomes in a file
+        plain = str(plain) if isinstance(plain, Path) else plain.item() if isinstance(plain, np.generic) else plain
+        if plain is not value:
+            value = plain
             object.__setattr__(settings, field.name, value)
         if not _is(value, hints[field.name]):
             raise SpikeportError(f"{field.name} is {value!r}; expected {_label(hints[field.name])}")

@@ -120,7 +120,8 @@ def _train(
         if first:
             config.save(out / CONFIG_FILE)
     else:
-        refuse_existing(out, overwrite, "pass --resume to go on with it or --overwrite to replace it")
+        empty = out.is_dir() and not any(out.iterdir())
+        refuse_existing(out, overwrite or empty, "pass --resume to go on with it or --overwrite to replace it")
         _require_replaceable(out)
         for run in dict.fromkeys((config.start, config.teacher)):
             if run is not None and first:

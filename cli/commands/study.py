@@ -1,15 +1,17 @@
 """spikeport study ablation|search|compare|seeds|paper"""
 
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from spikeport import console
+from spikeport.commands.train import NUMBERS, entries, integers
 
 if TYPE_CHECKING:
     from spikeport.core import TrainConfig
@@ -24,7 +26,7 @@ cli = typer.Typer(
 Out = Annotated[Path, typer.Option(help="The study's folder.")]
 Config = Annotated[Path | None, typer.Option(help="TOML file of training settings, as `train --config` takes it.")]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", help="One training setting, as --set epochs=20 --set width=0.5.")
+    list[str] | None, typer.Option("--set", help="One training setting, as --set epochs=20 --set augment=crop,flip.")
 ]
 Dataset = Annotated[str | None, typer.Option(help="See `spikeport datasets`. Default: digits.")]
 Data = Annotated[Path | None, typer.Option(help="Folder of the data set.")]
@@ -53,7 +55,7 @@ def ablation(
     """Prune SqueezeNet's Fire modules: the nine schedules of the paper's Table 4.2, or your own."""
     from spikeport.profiling.studies import ablation_study
 
-    base = settings(config, set_, dataset=dataset, data=data, epochs=epochs)
+    base = settings(config, set_, {"keep": "--schedule"}, dataset=dataset, data=data, epochs=epochs)
     conduct(ablation_study(base, schedule or (), seeds), out, resume, processes, json)
 
 
@@ -78,7 +80,7 @@ def compare(
     from spikeport.core.models import KINDS, MODELS
     from spikeport.profiling.studies import compare_study
 
-    base = settings(config, set_, epochs=epochs)
+    base = settings(config, set_, {"model": "--model", "kind": "--kind"}, epochs=epochs)
     datasets = dict(dataset_and_folder(text) for text in dataset) if dataset else None
     study = compare_study(base, model or tuple(MODELS), kind or KINDS, datasets, seeds)
     conduct(study, out, resume, processes, json)
@@ -134,7 +136,8 @@ def search(
 
     names = tuple(SURROGATES) if surrogate is None else tuple(n.strip() for n in surrogate.split(",") if n.strip())
     space = Space(between(lr, "--lr"), between(tau, "--tau"), between(v_threshold, "--v-threshold"), names)
-    base = settings(config, set_, dataset=dataset, data=data, epochs=epochs)
+    varied = {"lr": "--lr", "tau": "--tau", "v_threshold": "--v-threshold", "surrogate": "--surrogate"}
+    base = settings(config, set_, varied, dataset=dataset, data=data, epochs=epochs)
     definition = Search(base, space, sampler, name, storage)
     with progress(trials) as told:
         rows = run_search(definition, out, trials, resume, processes, told)
@@ -224,15 +227,25 @@ def show(rows: list["Row"], out: Path, json: bool) -> None:
     console.say(f"table: {out / 'table.csv'}, {out / 'table.md'}{frontier}")
 
 
-def settings(config: Path | None, given: list[str] | None, **flags: Any) -> "TrainConfig":
-    """Training settings: the file, then --set, then flags."""
-    from spikeport.core import TrainConfig
+def settings(
+    config: Path | None, given: list[str] | None, varied: Mapping[str, str] = MappingProxyType({}), **flags: Any
+) -> "TrainConfig":
+    """Training settings: the file, then --set, then flags.
 
-    values = TrainConfig.read(config) if config else {}
-    values |= dict(setting(text) for text in given or ())
-    for name, value in flags.items():
-        if value is not None:
-            values[name] = str(value.resolve()) if isinstance(value, Path) else value
+    Args:
+        varied: what the study sets itself -> the flag that says how; of the file it takes the rest.
+    """
+    from spikeport.core import SpikeportError, TrainConfig
+    from spikeport.core.config import laid_over
+
+    chosen = dict(setting(text) for text in given or ())
+    for name in varied.keys() & chosen.keys():
+        raise SpikeportError(f"--set {name} has no effect: the study sets it; give {varied[name]}")
+    named = {name: value for name, value in flags.items() if value is not None}
+    named |= {name: str(value.resolve()) for name, value in named.items() if isinstance(value, Path)}
+    values: dict[str, Any] = TrainConfig.read(config) if config else {}
+    for others in (chosen, named):
+        values = laid_over(values, others)
     return TrainConfig(**values)
 
 
@@ -245,9 +258,12 @@ def setting(text: str) -> tuple[str, Any]:
     if not equals or name not in known:
         raise SpikeportError(f"--set {text}: expected NAME=VALUE with one of {', '.join(known)}")
     try:
-        return name, tomllib.loads(f"value = {value}")["value"]
+        found = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
-        return name, value
+        found = value
+    if name in NUMBERS and not isinstance(found, list):
+        return name, integers(value, f"--set {name}", NUMBERS[name])
+    return name, entries(value) if name == "augment" and not isinstance(found, list) else found
 
 
 def dataset_and_folder(text: str) -> tuple[str, str | None]:

@@ -117,6 +117,7 @@ def train(
     """Train a network: the CNN or its spiking twin."""
     from spikeport.core import TrainConfig
     from spikeport.core import train as run_training
+    from spikeport.core.config import laid_over
     from spikeport.core.distributed import first_process
     from spikeport.core.errors import SpikeportError
     from spikeport.core.figures import draw_figures
@@ -124,12 +125,11 @@ def train(
     given: dict[str, Any] = {name: value for name, value in locals().items() if value is not None}
     if resume and overwrite:
         raise SpikeportError("--resume goes on with what is there and --overwrite replaces it; give one of them")
-    own = TrainConfig.read(config) if config else {}
-    for field in fields(TrainConfig):
-        if field.name in given:
-            value = given[field.name]
-            own[field.name] = str(value.resolve()) if isinstance(value, Path) else value
-    settings = (taken_over(start, out, resume, own) if start else {}) | own
+    flags = {field.name: given[field.name] for field in fields(TrainConfig) if field.name in given}
+    flags |= {name: str(value.resolve()) for name, value in flags.items() if isinstance(value, Path)}
+    settings = taken_over(start, out, resume) if start else {}
+    for others in (TrainConfig.read(config) if config else {}, flags):
+        settings = laid_over(settings, others)
     for name, example in NUMBERS.items():
         if isinstance(settings.get(name), str):
             settings[name] = integers(settings[name], f"--{name}", example)
@@ -173,11 +173,8 @@ def train(
     )
 
 
-def taken_over(start: Path, out: Path, resume: bool, own: dict[str, Any]) -> dict[str, Any]:
-    """What a training into ``out`` that starts from the run ``start`` takes over: its network and its data.
-
-    A steepness stays behind where the settings of its ``own`` name another surrogate: each has its own scale.
-    """
+def taken_over(start: Path, out: Path, resume: bool) -> dict[str, Any]:
+    """What a training into ``out`` that starts from the run ``start`` takes over: its network and its data."""
     from spikeport.core import TrainConfig
     from spikeport.core.runs import CONFIG_FILE, load_run
 
@@ -186,11 +183,8 @@ def taken_over(start: Path, out: Path, resume: bool, own: dict[str, Any]) -> dic
         path = out
     else:
         load_run(start)  # what is no run is named as such
-    before = TrainConfig.read(path / CONFIG_FILE)
     taken = {"model", "kind", "keep", "width", *NEURONS, "dataset", "data", "train_images", "validation"}
-    if own.get("surrogate", before.get("surrogate")) != before.get("surrogate"):
-        taken.remove("alpha")
-    return {name: value for name, value in before.items() if name in taken}
+    return {name: value for name, value in TrainConfig.read(path / CONFIG_FILE).items() if name in taken}
 
 
 def prepare_for(config: "TrainConfig") -> "Prepare | None":

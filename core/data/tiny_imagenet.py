@@ -5,6 +5,7 @@ one under which the archive is generally known, its publisher gives none.
 """
 
 import hashlib
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -37,6 +38,7 @@ def load_tiny_imagenet(folder: Path | None) -> ImageData:
     root = root_of(TINY_IMAGENET, "tiny-imagenet", folder)
     classes = sorted(_lines(root / "wnids.txt"))
     number = {name: k for k, name in enumerate(classes)}
+    _require_once(classes, root / "wnids.txt")
     if not classes:
         raise SpikeportError(f"{root / 'wnids.txt'}: names no class; {AGAIN}")
     words = dict(line.split("\t", 1) for line in _lines(root / "words.txt") if "\t" in line)
@@ -61,8 +63,19 @@ def load_tiny_imagenet(folder: Path | None) -> ImageData:
         if name not in number:
             raise SpikeportError(f"{annotations}: {image} is of class {name!r}, which wnids.txt does not name; {AGAIN}")
         test.append((root / "val" / "images" / image, number[name]))
+    _require_once([str(image.name) for image, _ in test], annotations)
+    there = sum(1 for _ in (root / "val" / "images").glob("*.JPEG"))
+    if test and there > len(test):
+        raise SpikeportError(f"{annotations}: has a line for {len(test)} of {there} images; {AGAIN}")
     names = tuple(words[name].split(",")[0].strip() for name in classes)
     return labelled("tiny-imagenet", _part(train, root), _part(test, root), names)
+
+
+def _require_once(names: list[str], file: Path) -> None:
+    """Raises SpikeportError where a file names something twice."""
+    twice = next((name for name, times in Counter(names).items() if times > 1), None)
+    if twice is not None:
+        raise SpikeportError(f"{file}: names {twice} twice; {AGAIN}")
 
 
 def _lines(file: Path) -> list[str]:

@@ -22,8 +22,9 @@ def write_results(study: Study, folder: Path) -> list[Row]:
             draw_figures(folder / TRIALS / trial, study.rows[name].rate_goal)
     for cnn, snn in twins(rows):
         if cnn in first and snn in first and not (folder / "twins" / snn / PICTURE).exists():
-            runs = folder / TRIALS
-            side_by_side(load_run(runs / first[cnn]), load_run(runs / first[snn]), folder / "twins" / snn)
+            of_cnn, of_snn = (load_run(folder / TRIALS / first[name]) for name in (cnn, snn))
+            # The data may have moved since they were trained.
+            side_by_side(of_cnn, of_snn, folder / "twins" / snn, study.rows[cnn].data)
     return rows
 
 

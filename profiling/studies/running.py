@@ -86,7 +86,7 @@ def run_trial(folder: Path, name: str, config: TrainConfig) -> Run:
         return load_run(path)
     resume = (path / CHECKPOINT_FILE).exists()
     if resume:
-        for half_written in path.glob(".*"):  # by a process that was killed
+        for half_written in filter(Path.is_file, path.glob(".*")):  # by a process that was killed
             half_written.unlink()
     else:
         shutil.rmtree(path, ignore_errors=True)

@@ -5,7 +5,7 @@ STUDY/trials/NAME are ordinary run folders. A trial that was interrupted goes on
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from optuna.trial import Trial, TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from spikeport.core.config import TrainConfig
+from spikeport.core.config import TrainConfig, laid_over
 from spikeport.core.errors import SpikeportError, reason
 from spikeport.core.processes import check_processes, in_processes
 from spikeport.core.surrogates import SURROGATES, surrogate_named
@@ -190,7 +190,7 @@ def _one(definition: Search, folder: Path, trials: int) -> tuple[str, str] | Non
     trial, lock = claimed
     name = _name(trial)
     with lock:
-        config = replace(definition.base, **_suggest(definition, study, trial))
+        config = TrainConfig(**laid_over(asdict(definition.base), _suggest(definition, study, trial)))
         try:
             run = run_trial(folder, name, config)
         except SpikeportError as error:  # a learning rate at which the loss diverges is a result, too

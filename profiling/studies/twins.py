@@ -40,8 +40,11 @@ class ClassErrors:
     snn_takes_for: str
 
 
-def side_by_side(cnn: Run, snn: Run, folder: Path) -> list[ClassErrors]:
+def side_by_side(cnn: Run, snn: Run, folder: Path, data_folder: str | None = None) -> list[ClassErrors]:
     """Judges both twins on the test set; writes FOLDER/errors.md, errors.csv and predictions.png.
+
+    Args:
+        data_folder: where the data set lies; where None, where the CNN's training found it.
 
     Raises:
         SpikeportError: the runs are not a CNN and an SNN of one data set.
@@ -52,7 +55,8 @@ def side_by_side(cnn: Run, snn: Run, folder: Path) -> list[ClassErrors]:
         )
     if cnn.data.name != snn.data.name:
         raise SpikeportError(f"{cnn.path} saw {cnn.data.name}, {snn.path} {snn.data.name}; give twins of one data set")
-    data = load_dataset(cnn.data.name, Path(cnn.data.folder) if cnn.data.folder else None)
+    found = data_folder or cnn.data.folder
+    data = load_dataset(cnn.data.name, Path(found) if found else None)
     cnn_says, snn_says = (
         evaluate(run.model(), data, data.test_images, data.test_labels).predictions for run in (cnn, snn)
     )

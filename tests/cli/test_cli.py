@@ -15,7 +15,6 @@ import pytest
 import typer
 
 from spikeport import load_run
-from spikeport.commands.train import taken_over
 from spikeport.core import TrainConfig
 from spikeport.main import cli
 from spikeport.profiling.page import number
@@ -143,13 +142,14 @@ def test_a_run_resumes_after_its_start_is_gone(works, tmp_path):
     assert load_run(tmp_path / "snn").results["epochs"] == 2
 
 
-@pytest.mark.parametrize(("own", "alpha"), [({}, 4.0), ({"surrogate": "atan"}, 4.0), ({"surrogate": "sigmoid"}, None)])
-def test_a_steepness_is_taken_over_with_its_surrogate_alone(tmp_path, own, alpha):
-    (tmp_path / "config.toml").write_text('surrogate = "atan"\nalpha = 4.0\nlr = 1.0\n')
-    taken = taken_over(tmp_path / "gone", tmp_path, True, own)
-    assert taken.get("alpha") == alpha
-    assert taken["surrogate"] == "atan"
-    assert "lr" not in taken
+def test_another_surrogate_has_its_own_steepness(works, tmp_path):
+    (tmp_path / "settings.toml").write_text("width = 0.0625\nkeep = [4]\nepochs = 1\ntrain_images = 60\nalpha = 4.0\n")
+    command = ("train", "--config", tmp_path / "settings.toml", "--out")
+    works(*command, tmp_path / "same", "--surrogate", "atan")
+    works(*command, tmp_path / "other", "--surrogate", "sigmoid")
+    works("train", "--from", tmp_path / "same", "--surrogate", "exponential", "--epochs", 1, "--out", tmp_path / "next")
+    alphas = [load_run(tmp_path / name).spec.twin.alpha for name in ("same", "other", "next")]
+    assert alphas == [4.0, None, None]
 
 
 def test_the_saved_settings_resume_the_run(works, tmp_path):

@@ -5,6 +5,8 @@ import json
 
 import pytest
 
+from spikeport.commands.study import settings
+
 TINY = ("--epochs", 1, "--set", "width=0.0625", "--set", "schedule=constant", "--set", "dataset=small-digits")
 
 
@@ -41,6 +43,18 @@ def test_seeds_and_ablation_and_search_print_their_tables(works, tmp_path):
     assert "trial-0000" in text
 
 
+def test_lists_are_set_as_train_takes_them():
+    config = settings(None, ["augment=crop,flip", "milestones=2,3", "keep=4", "epochs=5", 'surrogate="sigmoid"'])
+    assert (config.augment, config.milestones, config.keep) == (("crop", "flip"), (2, 3), (4,))
+    assert settings(None, ['augment=["crop"]', "keep=[4, 6]", "augment=none"]).augment == ()
+
+
+def test_a_surrogate_that_is_set_has_its_own_steepness(tmp_path):
+    (tmp_path / "settings.toml").write_text("alpha = 4.0\n")
+    assert settings(tmp_path / "settings.toml", None).alpha == 4.0
+    assert settings(tmp_path / "settings.toml", ["surrogate=sigmoid"]).alpha is None
+
+
 def test_the_papers_tables_as_text_and_json(works):
     text = works("study", "paper", "--table", "4.2")
     assert "not run" in text
@@ -68,6 +82,14 @@ def test_the_papers_tables_as_text_and_json(works):
             "the search space is empty",
             ("search", *("--lr", "1e-3", "--tau", "2", "--v-threshold", "1", "--surrogate", "atan"), "--out", "s"),
         ),
+        (
+            "--set model has no effect: the study sets it; give --model",
+            ("compare", "--set", "model=mixnet", "--out", "s"),
+        ),
+        ("--set kind has no effect", ("compare", "--set", "kind=cnn", "--out", "s")),
+        ("--set lr has no effect: the study sets it; give --lr", ("search", "--set", "lr=0.5", "--out", "s")),
+        ("--set keep has no effect: the study sets it; give --schedule", ("ablation", "--set", "keep=4", "--out", "s")),
+        ("--set keep '4;6': expected whole numbers", ("seeds", "--set", "keep=4;6", "--out", "s")),
         ("the range 3.0:2.0 of tau is empty", ("search", "--tau", "3:2", "--out", "s")),
         ("--lr 'fast': expected LOW:HIGH or one number", ("search", "--lr", "fast", "--out", "s")),
         ("no surrogate to choose from", ("search", "--surrogate", ",", "--out", "s")),

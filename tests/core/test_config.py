@@ -1,7 +1,9 @@
 """The settings of a run and their file."""
 
 import dataclasses
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -133,3 +135,11 @@ def test_a_list_from_a_file_becomes_a_tuple():
 def test_a_number_no_float_can_hold_is_refused():
     with pytest.raises(SpikeportError, match="lr is 10*; expected a finite number"):
         TrainConfig(lr=10**400)
+
+
+def test_paths_and_numpys_numbers_are_taken(tmp_path):
+    config = TrainConfig(teacher=tmp_path, data=Path("x"), epochs=np.int64(3), lr=np.float32(0.5), keep=[4])
+    assert (config.teacher, config.data, config.epochs, config.lr) == (str(tmp_path), "x", 3, 0.5)
+    assert type(config.epochs) is int
+    with pytest.raises(SpikeportError, match="lr is nan; expected a finite number"):
+        TrainConfig(lr=np.float64("nan"))

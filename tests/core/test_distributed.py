@@ -136,3 +136,13 @@ def test_an_environment_of_other_text_is_one_error(monkeypatch, name):
     if name == "WORLD_SIZE":
         with pytest.raises(SpikeportError, match="WORLD_SIZE is 'two'"):
             distributed.join(torch.device("cpu"))
+
+
+def test_a_single_value_of_all_processes_is_refused_as_torch_does(monkeypatch):
+    monkeypatch.setattr(distributed, "processes", lambda: 2)
+    monkeypatch.setattr(distributed, "summed", lambda own: own)
+    network = torch.nn.Sequential(torch.nn.BatchNorm2d(3))
+    distributed.share_statistics(network)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        network(torch.ones(1, 3, 1, 1))
+    assert network(torch.rand(2, 3, 1, 1)).isfinite().all()

@@ -58,6 +58,13 @@ def test_an_snn_goes_on_with_other_neurons(tiny, tmp_path):
     assert asdict(second.spec.twin).items() >= neurons.items()
 
 
+def test_a_cnn_has_no_neurons_that_could_differ_and_an_empty_folder_is_no_run(tiny, tmp_path):
+    first = train(tiny(kind="cnn", epochs=1), tmp_path / "first")
+    (tmp_path / "second").mkdir()
+    second = train(tiny(kind="cnn", epochs=1, time_steps=8, start=first.path), tmp_path / "second")
+    assert second.kind == "cnn"
+
+
 def test_a_start_that_is_no_run_is_refused(tiny, tmp_path):
     with pytest.raises(SpikeportError, match="none: no such run folder"):
         train(tiny(start=str(tmp_path / "none")), tmp_path / "run")

@@ -81,6 +81,10 @@ def test_pixels_kept_of_other_files_or_damaged_are_not_used(root):
     assert [int(image.float().mean().round()) for image in load(root).test_images] == [200, 100, 20, 100]
 
 
+def lines_of(file, change):
+    file.write_text("\n".join(change(file.read_text().splitlines())) + "\n")
+
+
 @pytest.mark.parametrize(
     ("message", "damage"),
     [
@@ -104,6 +108,15 @@ def test_pixels_kept_of_other_files_or_damaged_are_not_used(root):
             lambda root: (root / "val/val_annotations.txt").write_text("val_0.JPEG\tn9\t0\n"),
         ),
         ("val_0.JPEG is of class ''", lambda root: (root / "val/val_annotations.txt").write_text("val_0.JPEG\n")),
+        (
+            "val_annotations.txt: has a line for 3 of 4 images; unpack the archive again",
+            lambda root: lines_of(root / "val/val_annotations.txt", lambda lines: lines[:-1]),
+        ),
+        (
+            "val_annotations.txt: names val_0.JPEG twice",
+            lambda root: lines_of(root / "val/val_annotations.txt", lambda lines: lines + lines[:1]),
+        ),
+        ("wnids.txt: names n.* twice", lambda root: lines_of(root / "wnids.txt", lambda lines: lines * 2)),
         ("the test part holds zero images", lambda root: (root / "val/val_annotations.txt").write_text("")),
         ("val_1.JPEG: 32x64 pixels; .* are 64x64", lambda root: jpeg(root / "val/images/val_1.JPEG", 0, (32, 64))),
         ("val_1.JPEG: not a whole JPEG", lambda root: (root / "val/images/val_1.JPEG").write_bytes(b"\xff\xd8text")),

@@ -2,8 +2,9 @@
 
 import csv
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import optuna
@@ -12,6 +13,8 @@ import torch
 from optuna.trial import TrialState
 
 from spikeport.core import SpikeportError, TrainConfig, load_run, train
+from spikeport.core.config import laid_over
+from spikeport.core.data import load_dataset
 from spikeport.core.models import MODELS
 from spikeport.profiling.studies import (
     SCHEDULES,
@@ -25,6 +28,7 @@ from spikeport.profiling.studies import (
     running,
     search,
     seeds_study,
+    twins,
 )
 from spikeport.profiling.studies.pareto import frontier
 from spikeport.profiling.studies.results import write_results
@@ -159,6 +163,21 @@ def test_side_by_side_refuses_what_are_no_twins(compared, tiny, tmp_path):
     with pytest.raises(SpikeportError, match="give twins of one data set"):
         side_by_side(cnn, other, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_twins_are_judged_on_the_data_where_it_lies_now(compared, tmp_path, monkeypatch):
+    _, folder, _ = compared
+    cnn, snn = (load_run(folder / TRIALS / f"small-digits-squeezenet-{kind}-seed0") for kind in ("cnn", "snn"))
+    asked = []
+    monkeypatch.setattr(twins, "load_dataset", lambda *given: asked.append(given) or load_dataset(cnn.data.name, None))
+    side_by_side(cnn, snn, tmp_path, "elsewhere")
+    assert asked == [(cnn.data.name, Path("elsewhere"))]
+
+
+def test_every_surrogate_of_a_search_has_its_own_steepness():
+    settings = laid_over(asdict(TrainConfig(alpha=4.0)), {"surrogate": "exponential", "lr": 0.1})
+    assert TrainConfig(**settings).alpha is None
+    assert laid_over({"alpha": 4.0}, {"surrogate": "atan"}) == {"alpha": 4.0, "surrogate": "atan"}
 
 
 def test_errors_are_counted_by_class():
