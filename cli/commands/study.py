@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spikeport import console
-from spikeport.commands.train import NUMBERS, entries, integers
+from spikeport.commands.train import NUMBERS, entries, from_flags, integers
 
 if TYPE_CHECKING:
     from spikeport.core import TrainConfig
@@ -241,10 +241,8 @@ def settings(
     chosen = dict(setting(text) for text in given or ())
     for name in varied.keys() & chosen.keys():
         raise SpikeportError(f"--set {name} has no effect: the study sets it; give {varied[name]}")
-    named = {name: value for name, value in flags.items() if value is not None}
-    named |= {name: str(value.resolve()) for name, value in named.items() if isinstance(value, Path)}
     values: dict[str, Any] = TrainConfig.read(config) if config else {}
-    for others in (chosen, named):
+    for others in (chosen, from_flags(flags)):
         values = laid_over(values, others)
     return TrainConfig(**values)
 

@@ -125,8 +125,7 @@ def train(
     given: dict[str, Any] = {name: value for name, value in locals().items() if value is not None}
     if resume and overwrite:
         raise SpikeportError("--resume goes on with what is there and --overwrite replaces it; give one of them")
-    flags = {field.name: given[field.name] for field in fields(TrainConfig) if field.name in given}
-    flags |= {name: str(value.resolve()) for name, value in flags.items() if isinstance(value, Path)}
+    flags = from_flags({field.name: given.get(field.name) for field in fields(TrainConfig)})
     settings = taken_over(start, out, resume) if start else {}
     for others in (TrainConfig.read(config) if config else {}, flags):
         settings = laid_over(settings, others)
@@ -171,6 +170,12 @@ def train(
         f"test accuracy {results['test_accuracy']:.4f}, macro F1 {results['test_macro_f1']:.4f} "
         f"(epoch {results['best_epoch']:.0f} of {results['epochs']:.0f}); saved in {out}"
     )
+
+
+def from_flags(flags: dict[str, Any]) -> dict[str, Any]:
+    """The settings of those flags that were given, paths in full."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    return {name: str(value.resolve()) if isinstance(value, Path) else value for name, value in given.items()}
 
 
 def taken_over(start: Path, out: Path, resume: bool) -> dict[str, Any]:
