@@ -14,7 +14,7 @@ from spikeport.core.files import refuse_existing, replacing
 from spikeport.core.functional import whole_steps
 from spikeport.core.neurons import LIF
 from spikeport.core.runs import Run, load_run
-from spikeport.core.tracing import copied
+from spikeport.core.tracing import copied, trace_module
 from spikeport.export.foreign import adopt, is_foreign, require_held
 from spikeport.export.nir_graph import Metadata, build_nir, read_nir, write_nir
 from spikeport.export.onnx_model import export_onnx, int8_path, quantise
@@ -74,14 +74,15 @@ def to_nir(
             f"{type(model).__name__} has no spiking neurons among its layers. A CNN goes to --target onnx, or trains "
             "its twin first (spikeport.convert); calls of lif() are not seen: make them LIF layers"
         )
-    held = takes_held(model)
+    graph = trace_module(model).graph
+    held = takes_held(model, graph)
     if not held and samples.ndim not in (3, 5):
         raise SpikeportError(
             f"samples of shape {samples.shape}; a network whose input changes takes [T, N, C, H, W] or [T, N, F] (one "
             "that holds it has a first LIF with constant_input=True, or HoldTime)"
         )
     input_shape = samples.shape[1 if held else 2 :]
-    traced = trace(model, input_shape)
+    traced = trace(model, input_shape, graph)
     if time_steps is not None and whole_steps(time_steps) != traced.time_steps:
         raise SpikeportError(
             f"time_steps is {time_steps}, the model has {traced.time_steps} of its own; leave --time-steps out"
@@ -97,9 +98,9 @@ def to_nir(
         class_names=run.data.class_names if run else (),
         weights_sha256=weights_digest(run) if run else None,
     )
-    graph, names = build_nir(traced, metadata)
+    nodes, names = build_nir(traced, metadata)
     with replacing(path) as temporary:
-        write_nir(graph, temporary)
+        write_nir(nodes, temporary)
         certificate = verify_nir(temporary, path.name, model, traced, names, samples)
         if original is not model:
             certificate = certificate.with_witness(verify_owner(original, model, samples, traced))

@@ -43,12 +43,13 @@ class Traced:
     observed: tuple[tuple[str, Signal], ...]
 
 
-def trace(model: nn.Module, input_shape: tuple[int, ...]) -> Traced:
+def trace(model: nn.Module, input_shape: tuple[int, ...], graph: fx.Graph | None = None) -> Traced:
     """Rewrites a spiking model exactly.
 
     Args:
         model: in evaluation mode; ordinary torch layers on [T*N, C, H, W] with ``LIF`` between them.
         input_shape: of one sample: (C, H, W), or (F,) for a network of linear layers.
+        graph: the model's, where it was traced already.
 
     Raises:
         SpikeportError: a model that cannot be traced or a layer without an exact spiking form, by name.
@@ -57,7 +58,7 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> Traced:
         raise SpikeportError("trace: the model is in training mode; call model.eval() first")
     require_finite(model)
     with torch.no_grad():
-        return rewrite(model, trace_module(model).graph, input_shape)
+        return rewrite(model, trace_module(model).graph if graph is None else graph, input_shape)
 
 
 def require_finite(model: nn.Module) -> None:
@@ -198,10 +199,10 @@ class _Rewriter:
             )
 
 
-def takes_held(model: nn.Module) -> bool:
-    """Whether the network a model calls holds a sample [N, ...] for all steps. Raises as ``trace``."""
+def takes_held(model: nn.Module, graph: fx.Graph) -> bool:
+    """Whether the network a model calls, as its traced graph says, holds a sample [N, ...] for all steps."""
     modules = dict(model.named_modules())
-    calls = (modules.get(str(node.target)) for node in trace_module(model).graph.nodes if node.op == "call_module")
+    calls = (modules.get(str(node.target)) for node in graph.nodes if node.op == "call_module")
     return any(map(_holds, calls))
 
 

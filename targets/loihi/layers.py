@@ -170,18 +170,18 @@ def _layer(
     gains = gain.reshape(-1, 1, 1, 1)
     weights = [path.weight * gains * (input_scale if path.pre == INPUT and not host else 1.0) for path in paths]
     hosted = [host and path.pre == INPUT for path in paths]
-    currents = _summed([path.bias for path in paths])
+    maps = [path.bias if path.bias.ndim == 3 else path.bias[:, None, None] for path in paths]
+    currents = torch.stack(torch.broadcast_tensors(*maps)).sum(0)
     if np.any(constants.loss_u < 1) and currents.any():
         raise SpikeportError(
             f"{name}: a bias on synapses into CubaLIF neurons decays with their current, which Loihi's bias does not "
             "do; train without bias"
         )
-    bias = currents * _over(gain, currents) + _over(offset, currents)
-    if not all(bool(values.isfinite().all()) for values in (*weights, bias)):
+    biases = currents * gain.reshape(-1, 1, 1) + offset.reshape(-1, 1, 1)
+    if not all(bool(values.isfinite().all()) for values in (*weights, biases)):
         raise SpikeportError(f"{name}: its weights or bias hold NaN or infinity")
     numbers = [weight.detach().numpy() for weight in weights]
-    of_channels = bias.detach().flatten(1) if bias.ndim == 3 else bias.detach()[:, None]
-    biases = torch.stack([of_channels.amin(1), of_channels.amax(1)]).numpy()
+    ends = torch.stack([biases.amin((1, 2)), biases.amax((1, 2))]).detach().numpy()
     most: np.ndarray | None = None
     if any(hosted):
         if np.any(constants.loss_u < 1):
@@ -191,23 +191,11 @@ def _layer(
     on_chip = [w for w, on_host in zip(numbers, hosted, strict=True) if not on_host]
     ranges = [(-input_max, input_max) if path.pre == INPUT else (0, 1) for path in paths]
     inputs = [values for values, on_host in zip(ranges, hosted, strict=True) if not on_host]
-    scale = largest_scale(name, on_chip, inputs, biases, constants, metadata.time_steps, most)
-    require_steps(name, on_chip, inputs, biases, scale, constants, metadata.time_steps)
+    scale = largest_scale(name, on_chip, inputs, ends, constants, metadata.time_steps, most)
+    require_steps(name, on_chip, inputs, ends, scale, constants, metadata.time_steps)
     source = metadata.layers.get(name, name)
+    bias = biases if any(path.bias.ndim == 3 for path in paths) else biases[:, 0, 0]
     return Layer(name, source, shape, constants, tuple(paths), tuple(weights), bias, scale, most)
-
-
-def _summed(biases: list[Tensor]) -> Tensor:
-    """The sum of biases [C], or [C, H, W] where one of them is."""
-    if all(bias.ndim == 1 for bias in biases):
-        return torch.stack(biases).sum(0)
-    total: Tensor = sum(bias if bias.ndim == 3 else bias[:, None, None] for bias in biases)  # type: ignore[assignment]
-    return total
-
-
-def _over(values: Tensor, bias: Tensor) -> Tensor:
-    """One number, or one per channel, to meet biases [C] or [C, H, W]."""
-    return values[:, None, None] if values.ndim == 1 and bias.ndim == 3 else values
 
 
 def _common_shape(name: str, paths: list[Path]) -> Shape:

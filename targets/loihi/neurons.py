@@ -95,8 +95,9 @@ class _Compiled:
         self.v = torch.empty(current.shape[1:], dtype=dtype, memory_format=torch.channels_last).zero_()
         self.u = torch.zeros_like(self.v) if memory else self.v.new_empty(0)
         self.every_bias = p.bias_mant.ndim > 1  # of every neuron, as of [N, C, H, W] that a host writes
-        every = np.broadcast_to(p.bias, current.shape[1:]) if self.every_bias else p.bias
-        bias = every.transpose(0, 2, 3, 1) if self.every_bias else every
+        bias = p.bias
+        if self.every_bias:
+            bias = np.broadcast_to(bias, current.shape[1:]).transpose(0, 2, 3, 1)
         self.constants = {
             "kept_v": _integers(DECAY_ONE - np.asarray(p.dv), channels),
             "vth": _integers(np.asarray(p.vth) << SHIFT, channels),

@@ -43,14 +43,14 @@ class ChipNetwork(nn.Module):
     def __init__(self, model: nn.Module, info: DataInfo) -> None:
         super().__init__()
         lifs = {name: module for name, module in model.named_modules() if isinstance(module, LIF)}
-        if not takes_held(model):
+        self._graph = trace_module(model).graph
+        if not takes_held(model, self._graph):
             raise SpikeportError(
                 "training for Loihi takes a spiking network (--kind snn) whose input is held for T steps"
             )
         self.model = model.eval()
         self._neurons, self._info = lifs, info
         self._fired = nn.ModuleDict({_key(name): Fired(name) for name in lifs})
-        self._graph = trace_module(model).graph
 
     def train(self, mode: bool = True) -> "ChipNetwork":
         super().train(mode)

@@ -32,7 +32,7 @@ class Path:
         pre: the population at its start.
         names: the NIR nodes it passes.
         shape: channels, height, width at its end.
-        bias: [C]; or [C, H, W], for zeros padded to what a bias was added to make one of the borders' own.
+        bias: [C]; or [C, H, W] where one was added before a convolution that pads: less of it arrives at the borders.
         mean: whether it only averages (weight [C, 1, kH, kW], groups = C).
     """
 

@@ -458,7 +458,7 @@ def test_a_norm_of_spikes_folds_into_no_layer_whose_output_happens_to_be_equal(t
     assert (layers["norm"].folds_into, layers["norm"].dense, layers["conv"].bias) == ((), 100, False)
 
 
-def test_poolings_with_their_indices_are_counted_as_those_without(monkeypatch):
+def test_poolings_with_their_indices_are_counted_as_those_without():
     class Net(nn.Module):
         def __init__(self, indices: bool) -> None:
             super().__init__()
