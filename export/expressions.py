@@ -135,6 +135,8 @@ def multiply(x: Signal, weight: Tensor, bias: Tensor, source: str) -> Signal:
 
 def scale_shift(x: Signal, scale: Tensor, shift: Tensor, source: str) -> Signal:
     """Per-channel ``scale * x + shift``: a BatchNorm, taken into the synapses that feed it, its own where none do."""
+    if (scale == 1).all() and not shift.any():
+        return x
     if len(scale) != x.shape[0]:
         raise SpikeportError(
             f"{source}: normalises {len(scale)} features of flattened maps of {x.shape[0]} channels, which cannot be "
@@ -142,22 +144,31 @@ def scale_shift(x: Signal, scale: Tensor, shift: Tensor, source: str) -> Signal:
         )
     terms, missing = [], np.ones(x.shape[0], bool)
     for term in x.terms:
-        node = term.node
-        if not isinstance(node, (Conv, Linear)):  # synapses of its own
-            node = replace(selection(node, np.arange(node.shape[0])), source=source)
         used = np.flatnonzero(term.index >= 0)
-        if len(set(term.index[used].tolist())) < len(used):
-            raise SpikeportError(f"{source}: the same channel of {node.source} appears twice; normalise before copying")
-        factor, offset = scale.new_ones(node.shape[0]), scale.new_zeros(node.shape[0])
-        factor[term.index[used]] = scale[used]
-        first = used[missing[used]]
-        offset[term.index[first]] = shift[first]
+        twice = len(set(term.index[used].tolist())) < len(used)
+        if twice or not isinstance(term.node, (Conv, Linear)):  # synapses of its own
+            term = _passed_on(term, source)
+        node, rows = term.node, torch.from_numpy(term.index[used])
+        assert isinstance(node, (Conv, Linear))
+        first = missing[used]
         missing[used] = False
+        factor = scale.new_ones(node.shape[0]).index_copy(0, rows, scale[used])
+        offset = scale.new_zeros(node.shape[0]).index_copy(0, rows[first], shift[used[first]])
+        places = len(node.weight) // len(factor)  # of flattened maps
+        factor, offset = factor.repeat_interleave(places), offset.repeat_interleave(places)
         weight = node.weight * factor.reshape(-1, *[1] * (node.weight.ndim - 1))
         terms.append(Term(replace(node, weight=weight, bias=node.bias * factor + offset), term.index))
-    if missing.any():
+    if shift[torch.from_numpy(missing)].any():
         raise SpikeportError(f"{source}: normalises channels that nothing feeds")
     return Signal(x.shape, tuple(terms), x.flat)
+
+
+def _passed_on(term: Term, source: str) -> Term:
+    """The channels a term takes, each from a synapse of weight 1 of its own."""
+    used = np.flatnonzero(term.index >= 0)
+    index = np.full(len(term.index), -1)
+    index[used] = np.arange(len(used))
+    return Term(replace(selection(term.node, term.index[used]), source=source), index)
 
 
 def fire(x: Signal, make: Callable[[tuple[Node, ...], Shape], Neuron]) -> Signal:

@@ -1,4 +1,4 @@
-"""The functions and tensor methods a forward pass may use between its layers: joining, cutting and renumbering.
+"""The functions and tensor methods a forward pass may use between its layers: joining, cutting, renumbering, scaling.
 
 Shapes are known while tracing, all but the batch, which reads -1; so arithmetic on sizes is simply carried out.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch.nn import functional as F
 
 from spikeport.core.errors import SpikeportError
@@ -53,8 +53,8 @@ def apply(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The value of a call in the traced graph. Raises SpikeportError where it has no exact form."""
     target = node.target
     name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
-    if not _holds((*args, *kwargs.values()), View) and callable(target):
-        return target(*args, **kwargs)
+    if not _holds((*args, *kwargs.values()), View):  # sizes and constants
+        return target(*args, **kwargs) if callable(target) else getattr(args[0], name)(*args[1:], **kwargs)
     rule = RULES.get(target) or RULES.get(name)
     if rule is None:
         raise SpikeportError(f"{node.name}: {name}() has no exact spiking form; use a layer or leave it out")
@@ -97,12 +97,60 @@ def _cat(where: str, tensors: Any, dim: int = 0) -> Signal:
 
 
 def _add(where: str, input: Any, other: Any, alpha: float = 1) -> Signal:
-    for number, signal in ((input, other), (other, input)):  # as where Python's sum() starts
-        if isinstance(number, (int, float)) and number == 0 and isinstance(signal, Signal):
-            return signal
-    if not (isinstance(input, Signal) and isinstance(other, Signal)) or alpha != 1:
-        raise SpikeportError(f"{where}: only the sum of two tensors has an exact form")
-    return ex.add(input, other, where)
+    if alpha != 1:
+        other = _mul(where, other, alpha) if isinstance(other, Signal) else other * alpha
+    if isinstance(input, Signal) and isinstance(other, Signal):
+        return ex.add(input, other, where)
+    x, shift = (input, other) if isinstance(input, Signal) else (other, input)
+    return _scaled(where, x, 1, shift)
+
+
+def _sub(where: str, input: Any, other: Any, alpha: float = 1) -> Signal:
+    return _add(where, input, other, -alpha)
+
+
+def _mul(where: str, input: Any, other: Any) -> Signal:
+    x, factor = (input, other) if isinstance(input, Signal) else (other, input)
+    return _scaled(where, x, factor, 0)
+
+
+def _div(where: str, input: Any, other: Any) -> Signal:
+    if isinstance(other, Signal):
+        raise SpikeportError(f"{where}: divides by a tensor of the network; only constants have an exact form")
+    return _scaled(where, input, 1 / _constant(other), 0)
+
+
+def _neg(where: str, input: Any) -> Signal:
+    return _scaled(where, input, -1, 0)
+
+
+def _scaled(where: str, x: Any, factor: Any, shift: Any) -> Signal:
+    """``factor * x + shift`` of constants: numbers, or tensors [C, 1, 1] ([F] of features)."""
+    if not isinstance(x, Signal):
+        raise TypeError
+    if isinstance(factor, Signal):
+        raise SpikeportError(f"{where}: multiplies two tensors of the network; only constants have an exact form")
+    return ex.scale_shift(x, _of_each_channel(where, factor, x), _of_each_channel(where, shift, x), where)
+
+
+def _constant(value: Any) -> Tensor:
+    """In float64; a number as what float32 makes of it."""
+    return ex.exact(value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float32))
+
+
+def _of_each_channel(where: str, value: Any, x: Signal) -> Tensor:
+    """float64 [C]."""
+    constant = _constant(value)
+    batch, channels, *maps = (*[1] * ((2 if x.flat else 4) - constant.dim()), *constant.shape)
+    each = channels == x.shape[0] and (not x.flat or x.shape[1:] == (1, 1))
+    if batch != 1 or not (each or channels == 1) or any(size != 1 for size in maps):
+        raise SpikeportError(
+            f"{where}: takes constants {list(constant.shape)} with maps {shape(x)[1:]}; only one number, or one for "
+            "each channel, has an exact form"
+        )
+    if not constant.isfinite().all():
+        raise SpikeportError(f"{where}: multiplies by, or adds, a constant that is NaN or infinite")
+    return constant.flatten().expand(x.shape[0])
 
 
 def _flatten(where: str, x: Any, start_dim: int = 0, end_dim: int = -1) -> Signal:
@@ -345,6 +393,10 @@ RULES: dict[Any, Callable[..., Any]] = {
     torch.cat: _cat,
     torch.concat: _cat,
     "add": _add,
+    **dict.fromkeys(("sub", "subtract"), _sub),
+    **dict.fromkeys(("mul", "multiply"), _mul),
+    **dict.fromkeys(("div", "divide", "truediv", "true_divide"), _div),
+    **dict.fromkeys(("neg", "negative"), _neg),
     "flatten": _flatten,
     "view": _reshape,
     "reshape": _reshape,

@@ -5,6 +5,7 @@ What has no exact form is refused by name, with the layer and the remedy.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,7 @@ class _Rewriter:
         if len(input_shape) not in (1, 3) or min(input_shape) < 1:
             raise SpikeportError(f"input shape {input_shape}; expected (C, H, W) or (F,)")
         shape: Shape = (input_shape[0], 1, 1) if flat else (input_shape[0], input_shape[1], input_shape[2])
+        self.model = model
         self.modules = dict(model.named_modules())
         self.input = Input("input", (), shape, flat=flat)
         self.flat = flat
@@ -95,8 +97,11 @@ class _Rewriter:
         values: dict[fx.Node, Any] = {}
         output: Any = None
         for node in graph.nodes:
+            if node.op == "get_attr":
+                values[node] = self.constant(str(node.target), graph)
+                continue
             if node.op == "placeholder":
-                if values:
+                if any(n.op == "placeholder" for n in values):
                     raise SpikeportError(f"{node.name}: the model takes more than one input; only one is supported")
                 values[node] = whole(self.input, self.flat)
                 continue
@@ -114,11 +119,16 @@ class _Rewriter:
                 output = args[0]
             elif node.op == "call_module":
                 values[node] = self.call_module(node, [*args, *kwargs.values()])
-            elif node.op in ("call_function", "call_method"):
-                values[node] = functions.apply(node, args, kwargs)
             else:
-                raise SpikeportError(f"{node.name}: uses {node.target} directly; only layers can be exported")
+                values[node] = functions.apply(node, args, kwargs)
         return self.finish(output, node in self.averaged)
+
+    def constant(self, name: str, graph: fx.Graph) -> Any:
+        """A parameter or buffer that is used outside of a layer, or what the trace made of another constant."""
+        try:
+            return attrgetter(name)(self.model)
+        except AttributeError:
+            return attrgetter(name)(graph.owning_module)
 
     def finish(self, output: Any, averaged: bool) -> Traced:
         if not isinstance(output, Signal):
@@ -183,7 +193,8 @@ class _Rewriter:
         raise SpikeportError(f"{name} ({type(module).__name__}): has no exact spiking form; {remedy}")
 
     def require_neuron(self, module: LIF, x: Signal, name: str) -> None:
-        reset, threshold = np.array([module.v_reset, module.v_threshold], np.float32)  # what models compute in
+        with np.errstate(over="ignore"):
+            reset, threshold = np.array([module.v_reset, module.v_threshold], np.float32)  # what models compute in
         if not threshold > reset:
             raise SpikeportError(
                 f"{name}: v_threshold {module.v_threshold:g} is not above v_reset {module.v_reset:g}; raise it (models "

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from spikeport.core import LIF, TimeMean
 
 OPS = ("conv", "fire", "residual", "split", "shuffle", "slice", "depthwise", "grouped", "maxpool", "avgpool")
-OPS += ("skip", "shortcut", "border", "edgepool", "ceilpool", "same", "norm")
+OPS += ("skip", "shortcut", "border", "edgepool", "ceilpool", "same", "norm", "scaled")
 
 
 def drawn(bn: nn.BatchNorm2d, rng: torch.Generator) -> nn.BatchNorm2d:
@@ -92,6 +92,9 @@ class Stage(nn.Module):
             self.pool = nn.MaxPool2d(3, pick(rng, (2, 3)), pick(rng, (0, 1)), ceil_mode=True)
         elif op == "norm":
             self.a = nn.Sequential(drawn(nn.BatchNorm2d(channels), rng), LIF(time_steps=steps, v_threshold=0.4))
+        elif op == "scaled":
+            self.register_buffer("gain", torch.rand(channels, 1, 1, generator=rng))
+            self.a = block(channels, channels, kernel_size=3, padding=1)
         elif op == "skip":
             self.conv = nn.Conv2d(channels, channels, 1, bias=False)
             self.a = LIF(time_steps=steps)
@@ -104,6 +107,8 @@ class Stage(nn.Module):
             return torch.cat([self.b(right), self.a(left)], 1)
         if self.op == "residual":
             return self.b(self.a(x) + x)
+        if self.op == "scaled":
+            return self.a(self.gain * x - (1 - x) / 4)
         if self.op == "skip":
             return self.a(self.conv(x) + x)
         if self.op == "shortcut":

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from networks import OPS, RandomNet, random_nets
+from networks import OPS, RandomNet, drawn, random_nets
 from torch import nn
 from torch.nn import functional as F
 
@@ -180,7 +180,6 @@ NOTHING = does(lambda x: F.pad(x, (0, 0, 0, 0, 4, 0))[:, :4])
         (nn.MaxPool2d(2, dilation=2), "middle: max-pooling with dilation"),
         (nn.Sequential(nn.Conv2d(4, 4, 1), nn.MaxPool2d(2)), "middle.1: max-pooling of analog values"),
         (Doubled(), "max-pooling of a sum of spikes is not an OR"),
-        (nn.Sequential(nn.Conv2d(4, 2, 1), Copies(), nn.BatchNorm2d(4)), "same channel of middle.0 appears twice"),
         (nn.BatchNorm2d(4, track_running_stats=False), "without running statistics"),
         (FlatNorm(), "middle.norm: normalises 256 features of flattened maps of 4 channels"),
         (Parts(), "splits flattened maps"),
@@ -209,6 +208,16 @@ NOTHING = does(lambda x: F.pad(x, (0, 0, 0, 0, 4, 0))[:, :4])
         (LIF(time_steps=2, v_threshold=1e-46), "middle: v_threshold 1e-46 is not above v_reset 0; raise it"),
         (LIF(time_steps=2, v_threshold=1 + 1e-9, v_reset=1.0), "middle: v_threshold 1 is not above v_reset 1; raise"),
         (LIF(time_steps=2, v_threshold=1e39), r"middle: v_threshold is 1e\+39, so none of its neurons fires"),
+        (does(lambda x: x * x), "mul: multiplies two tensors of the network; only constants have an exact form"),
+        (does(lambda x: 1 / x), "truediv: divides by a tensor of the network; only constants"),
+        (does(lambda x: x / 0), "truediv: multiplies by, or adds, a constant that is NaN or infinite"),
+        (
+            does(lambda x: x * torch.ones(8)),
+            r"mul: takes constants \[8\] with maps \(4, 8, 8\); only one number, or one",
+        ),
+        (does(lambda x: x[:, :1] + torch.ones(4, 1, 1)), r"add: takes constants \[4, 1, 1\] with maps \(1, 8, 8\)"),
+        (does(lambda x: x.chunk(2, 1) * 2), r"mul\(\[maps \(2, 8, 8\), .*\], 2\) has no exact form"),
+        (does(lambda x: F.pad(x, (0, 0, 0, 0, 1, 0))[:, :4] + 1), "add: normalises channels that nothing feeds"),
         (does(lambda x: x.sum(1)), r"sum_1: adds up over dimensions 1; only sum\(\(2, 3\)\) has an exact form"),
     ],
 )
@@ -224,6 +233,11 @@ def test_what_has_no_exact_form_is_refused_by_name(middle, message):
         nn.AvgPool2d(3, 2, 1, divisor_override=1),
         nn.AvgPool2d(3, 1, 1, count_include_pad=False, divisor_override=5),
         does(lambda x: F.avg_pool2d(x[:, [2, 0, 1, 3]], 2, divisor_override=3)),
+        nn.Sequential(nn.Conv2d(4, 2, 1), Copies(), drawn(nn.BatchNorm2d(4), torch.Generator().manual_seed(3))),
+        nn.Sequential(Copies(), drawn(nn.BatchNorm2d(4), torch.Generator().manual_seed(3))),
+        does(lambda x: 2 - x * torch.tensor([1.0, 0.5, 0.25, 2]).view(1, 4, 1, 1) / 0.5),
+        does(lambda x: torch.sub(x, x.neg() + 1, alpha=0.25).add_(1.5).mul_(2)),
+        does(lambda x: F.pad(x, (0, 0, 0, 0, 1, 0))[:, :4] * 2),
         does(lambda x: x + 0.0),
         does(lambda x: 0 + (x + 0)),
         does(lambda x: sum([x, x], 0.0)),
@@ -231,7 +245,7 @@ def test_what_has_no_exact_form_is_refused_by_name(middle, message):
         does(lambda x: torch.sum(x, dim=(-1, -2), keepdim=True)),
     ],
 )
-def test_sums_and_averages_that_divide_by_something_else_are_exact(middle):
+def test_sums_averages_and_constants_are_exact(middle):
     torch.manual_seed(1)
     net, x = Chain(middle).eval(), torch.randn(3, 2, 8, 8) * 3
     pairs, expected, found = run_both(net, x)
@@ -275,6 +289,15 @@ def test_maps_lose_their_rows_and_columns_in_any_order(features, function):
     pairs, expected, found = run_both(Net().eval(), torch.randn(3, 2, 6, 8) * 3)
     assert pairs[0][0].sum() > 0
     np.testing.assert_array_equal(*pairs[0])
+    np.testing.assert_allclose(found, expected, atol=1e-10)
+
+
+def test_flattened_maps_are_scaled_by_numbers():
+    torch.manual_seed(1)
+    first = nn.Conv2d(2, 4, 3, padding=1), LIF(time_steps=2, constant_input=True, v_threshold=0.3), nn.Flatten()
+    then = does(lambda x: 2 * x), LIF(time_steps=2), does(lambda x: 1.5 - 0.5 * x), nn.Linear(4 * 5 * 4, 3), TimeMean(2)
+    pairs, expected, found = run_both(nn.Sequential(*first, *then).eval(), torch.randn(3, 2, 5, 4) * 3)
+    assert 0 < pairs[1][0].mean() < 1
     np.testing.assert_allclose(found, expected, atol=1e-10)
 
 

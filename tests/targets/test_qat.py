@@ -71,7 +71,7 @@ def test_the_training_forward_is_the_fixed_engine(case):
 
 
 class Bottleneck(nn.Module):
-    """Norms of an image and of spikes, and a linear bottleneck, before convolutions that pad."""
+    """Norms and gains of an image, norms of spikes, and a linear bottleneck, before convolutions that pad."""
 
     def __init__(self):
         super().__init__()
@@ -81,11 +81,15 @@ class Bottleneck(nn.Module):
         self.head = nn.Linear(6, 3)
         self.first = LIF(v_threshold=0.3, time_steps=3, constant_input=True)
         self.second, self.end = LIF(v_threshold=0.2, time_steps=3), TimeMean(3)
+        self.gain = nn.Parameter(torch.tensor([0.9, 1.1]).view(2, 1, 1))
         for norm in (self.norm, self.thin_norm):
             nn.init.uniform_(norm.bias, 0.3, 0.6)
 
+    def fired(self, x):
+        return self.first(self.a(self.norm(self.gain * x - 0.1)))
+
     def forward(self, x):
-        y = self.thin_norm(self.thin(self.first(self.a(self.norm(x)))))
+        y = self.thin_norm(self.thin(self.fired(x)))
         return self.end(self.head(self.second(self.b(y)).mean((2, 3))))
 
 
@@ -99,7 +103,7 @@ def test_a_bias_before_padding_runs_on_the_chip(input_mode):
     fixed = simulate_fixed(program, x.numpy(), rasters=len(x))
     with torch.no_grad():
         spikes = torch.from_numpy(fixed.rasters["first"]).transpose(0, 1).flatten(0, 1)
-        float_spikes = net.first(net.a(net.norm(x)))
+        float_spikes = net.fired(x)
     assert (spikes != float_spikes).float().mean() < 0.02
     np.testing.assert_allclose(fixed.outputs, net(x).detach(), atol=0.1)
     if input_mode == "graded":
