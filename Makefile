@@ -23,18 +23,19 @@ test: lint lava browser
 test-long: lint lava browser
 	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest $(PARALLEL) --timeout 7200
 
-# The kernels on a GPU: their tests, then every figure, as tables and as JSON in runs/gpu. torch must see the GPU. A step
+# The kernels on a GPU: their tests, then every figure, as tables and as JSON in $(GPU_OUT). torch must see the GPU. A step
 # that fails does not keep the others from running; the last word is whether all went well.
 # Without a network: make gpu GPU_PYTHON=python3, of an environment that has spikeport (pip install --no-deps
 # --no-build-isolation -e . compiles its CPU kernels), its peers, pytest and pytest-xdist.
 GPU_PYTHON ?= $(BIN)/python
+GPU_OUT ?= runs/gpu
 gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),install)
-	mkdir -p runs/gpu
+	mkdir -p $(GPU_OUT)
 	$(GPU_PYTHON) -c "from spikeport.core.kernels import cuda; assert not cuda.missing(), cuda.missing()"
 	failed=0; \
-	$(GPU_PYTHON) -m pytest tests/core/kernels -n auto || failed=1; \
-	$(GPU_PYTHON) tests/benchmarks/lif.py --device cuda --json runs/gpu/lif.json || failed=1; \
-	$(GPU_PYTHON) tests/benchmarks/train_step.py --device cuda --json runs/gpu/train_step.json || failed=1; \
+	$(GPU_PYTHON) -m pytest tests/core/kernels/test_on_gpu.py -n 8 || failed=1; \
+	$(GPU_PYTHON) tests/benchmarks/lif.py --device cuda --json $(GPU_OUT)/lif.json || failed=1; \
+	$(GPU_PYTHON) tests/benchmarks/train_step.py --device cuda --json $(GPU_OUT)/train_step.json || failed=1; \
 	exit $$failed
 
 lint: install

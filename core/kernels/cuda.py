@@ -21,11 +21,17 @@ def missing() -> str:
     absent = cuda_compile.missing()
     if absent:
         return absent
-    if not torch.cuda.is_available():
-        return "torch sees no GPU"
+    if torch.version.hip or not torch.cuda.is_available():
+        return "torch sees no GPU of NVIDIA"
     capability = torch.cuda.get_device_capability()
     if capability < OLDEST:
         return f"this GPU has compute capability {capability[0]}.{capability[1]}, the kernels need {OLDEST}"
+    from cuda.bindings import driver, nvrtc
+
+    # An older driver than the compiler's CUDA, which is enough for a torch of an older CUDA.
+    (_, known), (_, major, _) = driver.cuDriverGetVersion(), nvrtc.nvrtcVersion()
+    if known // 1000 < major:
+        return f"the driver is one of CUDA {known // 1000}, the compiler (NVRTC) of CUDA {major}; update the driver"
     return ""
 
 
@@ -55,7 +61,7 @@ def norm(
 
 
 def _queue(launches: list[Launch], device: torch.device) -> None:
-    from cuda.core import LaunchConfig, launch
+    from cuda.core import launch
 
     # The allocator orders scratch memory by stream, as the launches: it may be freed once they are queued.
     with torch.cuda.device(device):
@@ -64,7 +70,7 @@ def _queue(launches: list[Launch], device: torch.device) -> None:
         stream = _stream(torch.cuda.current_stream().cuda_stream)
         for item in launches:
             kernel = _kernel(item.source, item.expression, number)
-            launch(stream, LaunchConfig(grid=item.grid, block=item.block), kernel, *item.arguments)
+            launch(stream, _config(item.grid, item.block), kernel, *item.arguments)
 
 
 def _bind(device: int) -> None:
@@ -75,6 +81,14 @@ def _bind(device: int) -> None:
 
         Device(device).set_current()
         _thread.device = device
+
+
+@functools.lru_cache(1024)
+def _config(grid: tuple[int, int], block: int) -> Any:
+    """To make one takes most of a launch's time."""
+    from cuda.core import LaunchConfig
+
+    return LaunchConfig(grid=grid, block=block)
 
 
 @functools.cache

@@ -29,8 +29,8 @@ def missing() -> str:
     try:
         from cuda.core import LaunchConfig, ObjectCode, Stream, launch  # noqa: F401
 
-        if not hasattr(ObjectCode, "symbol_mapping"):
-            raise SpikeportError(f"cuda-core {_version('cuda-core')} is too old, 0.6 is needed")
+        if not hasattr(ObjectCode, "symbol_mapping") or _version("cuda-core").startswith("0.6."):
+            raise SpikeportError(f"cuda-core {_version('cuda-core')} is too old, 0.7 is needed")
         header_folder()
     except (ImportError, SpikeportError) as error:
         return f"{error}; {REMEDY}"
@@ -110,7 +110,9 @@ def header_folder() -> str:
 
 
 def _key(source: str, expression: str, architecture: str) -> str:
-    return hashlib.sha256("\n".join((_fingerprint(), source, expression, architecture)).encode()).hexdigest()
+    flags = [o for o in options(source, architecture).as_bytes("nvrtc") if b"include-path" not in o]
+    parts = (_fingerprint(), source, expression, architecture, repr(flags))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 @functools.cache

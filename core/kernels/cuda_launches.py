@@ -13,16 +13,19 @@ from spikeport.core.kernels.parameters import Setting, neuron_constants, state_d
 # BatchNorm and LIF takes up to 200.
 THREADS = 128
 LANES = 32  # LANES in norm_lif.cu
-FINISH = 128  # FINISH in norm_lif.cu
+FINISH = 512  # FINISH in norm_lif.cu
 CHUNK = 8  # CHUNK in lif.cu
 UNROLLED = 16  # steps at most that are known at compile time
 FORWARD_VALUES = 64  # steps times neurons of a thread at most
 # In the backward passes. In float32 80 registers (126 where spikes are pooled), three times the threads at work that 32
 # and 140 registers leave; in 16 bits at T = 16 up to 200, for a thread reads 4 bytes at least (ptxas -v).
 VALUES = 16
-# Of a sum over channels: several times as many as the largest GPUs run at once, so that the last to begin keep few
-# others waiting.
+# Of a sum over channels, at most: several times as many as the largest GPUs run at once, so that the last to begin keep
+# few others waiting. Beyond ENOUGH, four for each of their multiprocessors, a thread has SHARE items or more, for every
+# block writes sums of its own.
 BLOCKS = 4096
+ENOUGH = 528
+SHARE = 4
 NAMES = {
     torch.float64: "double",
     torch.float32: "float",
@@ -195,7 +198,8 @@ def _channel_grid(neurons: int, channels: int, width: int, last: bool) -> tuple[
     across = -(-channels // (lanes * width)) if last else channels
     items = neurons // channels if last else neurons // (channels * width)
     threads = THREADS // lanes if last else THREADS
-    return across, max(1, min(-(-items // threads), -(-BLOCKS // across)))
+    most, few = -(-items // threads), -(-items // (threads * SHARE))
+    return across, max(1, min(max(few, min(most, -(-ENOUGH // across))), -(-BLOCKS // across)))
 
 
 def _address(tensor: Tensor | None = None) -> int:

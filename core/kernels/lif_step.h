@@ -88,8 +88,9 @@ LIF_INLINE R derivative(R u, const Neuron<R>& neuron) {
         return reciprocal(R(1) + z * z) * neuron.half_alpha;
     }
     if (S == SIGMOID) {
-        const R s = reciprocal(R(1) + exponential_of(-(neuron.alpha * u)));
-        return neuron.alpha * s * (R(1) - s);
+        // s (1 - s) as a product: the difference would add to the error of s.
+        const R e = exponential_of(-neuron.alpha * magnitude(u)), s = reciprocal(R(1) + e);
+        return neuron.alpha * (e * s) * s;
     }
     if (S == FAST_SIGMOID) {
         const R w = R(1) + neuron.alpha * magnitude(u);

@@ -8,7 +8,7 @@
 constexpr int THREADS = 128;
 constexpr int AHEAD = 4;  // vectors that a thread of norm_moments has on their way
 constexpr int LANES = 32;  // threads of a block beside each other on the channels at most, where LAST
-constexpr int FINISH = 128;  // threads of a block that adds up the sums of a channel
+constexpr int FINISH = 512;  // threads of a block that adds up the sums of a channel
 
 // As many lanes of V channels as there are channels for: a power of two.
 LIF_INLINE int lanes_for(long long channels, int width) {

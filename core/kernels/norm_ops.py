@@ -91,7 +91,7 @@ def _dense(x: Tensor, constant: bool) -> tuple[Tensor, Layout]:
     """As ``with_dense_steps``; copied too where all steps are one in memory, which the GPU takes for constant."""
     x, layout = with_dense_steps(x, constant)
     repeated = not constant and x.shape[0] > 1 and x.stride(0) == 0
-    return x.contiguous() if repeated else x, layout
+    return layout.over(len(x)).arrange(x, x.dtype) if repeated else x, layout
 
 
 def _moments(x: Tensor, constant: bool) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,8 @@ three in one with the three layers, on channels-last images.
 """
 
 import argparse
+import functools
+import math
 import os
 import platform
 import random
@@ -84,6 +86,11 @@ def machine(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
 
 
+def for_json(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """JSON knows no NaN."""
+    return [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows]
+
+
 def print_table(rows: list[dict[str, Any]]) -> None:
     """Rows with the same keys, numbers to two digits."""
     text = [[f"{value:.2f}" if isinstance(value, float) else str(value) for value in row.values()] for row in rows]
@@ -118,23 +125,33 @@ def plain_loop(x: Tensor) -> Tensor:
     return torch.stack(spikes)
 
 
-def contenders(steps: int, device: torch.device) -> dict[str, Callable[[Tensor], Tensor]]:
-    """name -> LIF of tau 2, threshold 1, hard reset to 0 and arc tangent: [T, N, ...] to spikes [T, N, ...]."""
-    import snntorch
-    from snntorch import surrogate as snntorch_surrogate
+@functools.cache
+def spikingjelly_lif() -> torch.nn.Module:
     from spikingjelly.activation_based import neuron, surrogate
 
+    return neuron.LIFNode(tau=2.0, surrogate_function=surrogate.ATan(), step_mode="m")
+
+
+@functools.cache
+def snntorch_leaky(device: torch.device) -> torch.nn.Module:
+    import snntorch
+    from snntorch import surrogate
+
+    options = {"spike_grad": surrogate.atan(2.0), "reset_mechanism": "zero", "reset_delay": False}
+    return snntorch.Leaky(beta=0.5, threshold=1.0, **options).to(device)
+
+
+def contenders(steps: int, device: torch.device) -> dict[str, Callable[[Tensor], Tensor]]:
+    """name -> LIF of tau 2, threshold 1, hard reset to 0 and arc tangent: [T, N, ...] to spikes [T, N, ...]."""
     ours = LIF(time_steps=steps)
-    peer = neuron.LIFNode(tau=2.0, surrogate_function=surrogate.ATan(), step_mode="m")
-    leaky = snntorch.Leaky(
-        beta=0.5, threshold=1.0, spike_grad=snntorch_surrogate.atan(2.0), reset_mechanism="zero", reset_delay=False
-    ).to(device)
 
     def spikingjelly(x: Tensor) -> Tensor:
+        peer = spikingjelly_lif()
         peer.reset()
         return peer(x)
 
     def snntorch_loop(x: Tensor) -> Tensor:
+        leaky = snntorch_leaky(device)
         membrane = leaky.init_leaky()
         spikes = []
         for current in (x * 0.5).unbind(0):
@@ -175,12 +192,22 @@ def pool_contenders(steps: int, device: torch.device) -> dict[str, Callable[[Ten
 def disagreements(
     functions: dict[str, Callable[[Tensor], Tensor]], x: Tensor, grad: Tensor, layer: str
 ) -> dict[str, str]:
-    """name -> how its spikes or fp32 gradients differ from the first's: a faster wrong answer is no contender."""
-    results, found = {}, {}
-    for name, function in functions.items():
+    """name -> how its spikes or fp32 gradients differ from the first's: a faster wrong answer is no contender.
+
+    One that fails is taken out of ``functions``.
+    """
+    results: dict[str, tuple[Tensor, Tensor]] = {}
+    found: dict[str, str] = {}
+    for name, function in list(functions.items()):
         leaf = x.detach().requires_grad_()
-        spikes = function(leaf)
-        results[name] = (spikes.detach(), torch.autograd.grad(spikes, leaf, _as(grad, spikes))[0])
+        try:
+            spikes = function(leaf)
+            results[name] = (spikes.detach(), torch.autograd.grad(spikes, leaf, _as(grad, spikes))[0])
+        except Exception as error:  # a peer's; the others are measured
+            if not results:
+                raise
+            found[name] = f"failed: {type(error).__name__}: {error}"
+            del functions[name]
     (ours, (spikes, gradient)), *_ = results.items()
     for name, (other, other_gradient) in results.items():
         # snnTorch fires at h > v_threshold, the others at h >= v_threshold; below float32 some round the membrane.
@@ -274,7 +301,7 @@ def main() -> None:
                 ):
                     times, different = compare(functions, steps, DTYPES[name], mib, arguments.rounds, device, layer)
                     wrong += [f"{layer}, {name}, T = {steps}, {who}: {how}" for who, how in different.items()]
-                    peer, bound = times[PEERS[layer]], times[BOUND]
+                    peer, bound = times.get(PEERS[layer], [math.nan, math.nan]), times[BOUND]
                     for contender, (forward, both) in times.items():
                         row = {"threads": threads, "dtype": name, "T": steps, "layer": layer, "name": contender}
                         row |= {"fwd ms": forward, "fwd / bound": forward / bound[0]}
@@ -282,7 +309,7 @@ def main() -> None:
                         rows.append(row)
                     if arguments.json:  # at once: what is measured survives what fails later
                         about = {"device": machine(device), "torch": torch.__version__, "mib": mib}
-                        write_json(arguments.json, about | {"rows": rows, "disagreements": wrong})
+                        write_json(arguments.json, about | {"rows": for_json(rows), "disagreements": wrong})
     print_table(rows)
     if wrong:
         sys.exit("\n".join(wrong))

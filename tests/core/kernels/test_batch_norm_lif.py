@@ -158,11 +158,12 @@ def test_no_samples_and_one_channel_give_no_spikes(kernel):
     assert batch_norm_lif(x, training=False, momentum=0.1, eps=1e-5, neuron=Neuron(), **factors).shape == x.shape
 
 
-def test_steps_that_are_one_in_memory_have_gradients_of_their_own(kernel, distance):
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_steps_that_are_one_in_memory_have_gradients_of_their_own(kernel, distance, order):
     """A step of x of 0 elements stands for a constant input on a GPU: there such an x is copied first."""
     fused, _ = pair(3, 4)
-    step = torch.randn(2, 3, 4, 5)
-    results = []
+    step = torch.randn(2, 3, 4, 5).add(torch.arange(3.0).view(3, 1, 1)).to(memory_format=order)
+    results, spiking = [], []
     for x in (step.expand(4, *step.shape), step.repeat(4, 1, 1, 1, 1)):
         assert norm_ops._dense(x, False)[0].stride(0) > 0
         leaf = x.detach().requires_grad_()
@@ -170,6 +171,8 @@ def test_steps_that_are_one_in_memory_have_gradients_of_their_own(kernel, distan
             leaf, None, None, fused[0].weight, fused[0].bias, True, 0.1, 1e-5, fused[1].neuron, None
         )
         results.append(torch.autograd.grad(spikes, leaf, torch.cos(torch.arange(480.0)).view(spikes.shape))[0])
+        spiking.append(spikes)
+    assert torch.equal(*spiking)
     assert distance(*results) <= 1e-6
 
 

@@ -1,5 +1,6 @@
 """NVRTC compiles every CUDA kernel for the architectures in use, without a GPU, and the result is cached."""
 
+import dataclasses
 import io
 import itertools
 import os
@@ -109,14 +110,17 @@ def test_the_second_use_reads_the_cache(cache, monkeypatch):
     assert file.read_bytes().endswith(first.code)
 
 
-def test_another_architecture_source_or_version_is_another_entry(cache, monkeypatch):
+def test_another_architecture_source_version_or_option_is_another_entry(cache, monkeypatch):
     cuda_compile.cubin("lif.cu", LIF[0], "sm_90")
     cuda_compile.cubin("lif.cu", LIF[0], "sm_80")
     monkeypatch.setattr(cuda_compile, "_version", lambda package: "0")
     cuda_compile._fingerprint.cache_clear()
     cuda_compile.cubin("lif.cu", LIF[0], "sm_90")
     cuda_compile._fingerprint.cache_clear()
-    assert len(list(cache.iterdir())) == 3
+    given = cuda_compile.options
+    monkeypatch.setattr(cuda_compile, "options", lambda *a: dataclasses.replace(given(*a), fma=True))
+    cuda_compile.cubin("lif.cu", LIF[0], "sm_80")
+    assert len(list(cache.iterdir())) == 4
 
 
 def test_a_damaged_entry_is_compiled_again(cache):

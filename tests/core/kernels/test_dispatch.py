@@ -1,6 +1,7 @@
 """Who runs: the kernels, or the reference with one warning; and what neither takes."""
 
 import ctypes
+import re
 import sys
 import warnings
 
@@ -70,6 +71,17 @@ def test_an_old_gpu_is_not_used(monkeypatch):
     cuda.missing.cache_clear()
     assert "6.1" in cuda.missing()
     assert cuda_compile.missing() == ""
+    cuda.missing.cache_clear()
+
+
+def test_a_driver_older_than_the_compiler_is_told(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *a: (9, 0))
+    monkeypatch.setattr("cuda.bindings.nvrtc.nvrtcVersion", lambda: (0, 13, 0))
+    for version, told in ((12040, "the driver is one of CUDA 12, the compiler .NVRTC. of CUDA 13"), (13020, "^$")):
+        monkeypatch.setattr("cuda.bindings.driver.cuDriverGetVersion", lambda version=version: (0, version))
+        cuda.missing.cache_clear()
+        assert re.search(told, cuda.missing())
     cuda.missing.cache_clear()
 
 
