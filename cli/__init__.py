@@ -2,11 +2,17 @@
 
 from importlib import import_module
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spikeport.core import LIF, convert, load_run, train
+    from spikeport.export import to_nir, to_onnx
+    from spikeport.profiling import report
+    from spikeport.targets import check, compile, simulate
 
 __version__ = version("spikeport")
 
-# Imported on first use: `spikeport --help` should not wait for torch.
+#: Public name -> its module, imported on first use: `spikeport --help` should not wait for torch.
 _HOME = {
     "LIF": "spikeport.core",
     "convert": "spikeport.core",
@@ -19,8 +25,9 @@ _HOME = {
     "simulate": "spikeport.targets",
     "report": "spikeport.profiling",
 }
-
-__all__ = ["__version__", *_HOME]
+__all__ = [
+    "LIF", "__version__", "check", "compile", "convert", "load_run", "report", "simulate", "to_nir", "to_onnx", "train",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

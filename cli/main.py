@@ -11,7 +11,8 @@ import typer.core
 
 from spikeport import console
 from spikeport.commands import check, demo, export, lava, listing, report, simulate, study, train
-from spikeport.memory import keep_freed_memory
+from spikeport.core.errors import SpikeportError
+from spikeport.core.memory import keep_freed_memory
 
 #: What to do where the system refuses a file.
 REMEDIES = {
@@ -93,9 +94,6 @@ def app() -> None:
         typer.echo(f"interrupted; {interrupted}" if str(interrupted) else "interrupted", err=True)
         sys.exit(130)
     except Exception as error:
-        # Imported only now: it brings torch with it, and --help should not wait for that.
-        from spikeport.core.errors import SpikeportError
-
         # OSError: a full disk, a folder without permission, a file where a folder should be.
         if not isinstance(error, (SpikeportError, OSError)):
             raise

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spikeport.core.hooks import watched
+
 
 def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
     """The name of the first tensor that holds NaN or infinity."""
@@ -21,11 +23,8 @@ def first_output_not_finite(model: nn.Module, network: nn.Module, x: Tensor) -> 
             found.append(name)
 
     leaves = [(name, module) for name, module in model.named_modules() if not list(module.children())]
-    hooks = [m.register_forward_hook(lambda _, __, output, name=name: look(name, output)) for name, m in leaves]
-    with torch.no_grad():
+    with watched(leaves, look), torch.no_grad():
         network(x)
-    for hook in hooks:
-        hook.remove()
     return found[0] if found else None
 
 

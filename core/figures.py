@@ -1,6 +1,7 @@
 """Pictures of a training, drawn from the tables of its run folder."""
 
 import csv
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FIGURES = "figures"
-#: Colour-blind safe (Okabe and Ito, 2008).
-TRAIN, VALIDATION, GOAL = "#0072B2", "#E69F00", "#000000"
+#: Colour-blind safe: M. Okabe, K. Ito, Color Universal Design, 2008.
+BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, BLACK = PALETTE = (
+    *("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"),
+)
+GREY = "#999999"
+TRAIN, VALIDATION, GOAL = BLUE, ORANGE, BLACK
 
 Rows = list[dict[str, str]]
 
@@ -49,20 +54,29 @@ def _rows(file: Path) -> Rows:
         return list(csv.DictReader(opened))
 
 
-def _figure(width: float, columns: int = 1) -> "tuple[Figure, list[Axes]]":
+def framed(axes: "Axes") -> "Axes":
+    """With a frame on the left and below only."""
+    axes.spines[["top", "right"]].set_visible(False)
+    return axes
+
+
+def name_places(axes: "Axes", names: Iterable[str]) -> None:
+    """Writes a name, slanted, below each place 0, 1, ... of the horizontal axis."""
+    shown = list(map(literal, names))
+    axes.set_xticks(range(len(shown)), shown, rotation=60, ha="right", fontsize=7)
+
+
+def _figure(columns: int = 1) -> "tuple[Figure, list[Axes]]":
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, 3.4), layout="constrained")
-    axes = list(figure.subplots(1, columns, squeeze=False)[0])
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    return figure, [framed(axes) for axes in figure.subplots(1, columns, squeeze=False)[0]]
 
 
 def _curves(metrics: Rows) -> "Figure":
     from matplotlib.ticker import MaxNLocator
 
-    figure, axes = _figure(10, 2)
+    figure, axes = _figure(2)
     epochs = [int(row["epoch"]) for row in metrics]
     for axis, quantity in zip(axes, ("loss", "accuracy"), strict=True):
         for part, colour in (("train", TRAIN), ("validation", VALIDATION)):
@@ -79,14 +93,12 @@ def _curves(metrics: Rows) -> "Figure":
 def _gradients(layers: Rows) -> "Figure":
     shown = [row for row in layers if row["gradient_norm"] and row["layer"] != NETWORK]
     epochs = sorted({int(float(row["epoch"])) for row in shown})
-    figure, (axis,) = _figure(10)
+    figure, (axis,) = _figure()
     for place, epoch in enumerate(sorted({epochs[0], epochs[len(epochs) // 2], epochs[-1]})):
         rows = [row for row in shown if int(float(row["epoch"])) == epoch]
         norms = [float(row["gradient_norm"]) for row in rows]
-        axis.plot(
-            range(len(rows)), norms, marker=".", color=(TRAIN, VALIDATION, "#009E73")[place], label=f"epoch {epoch}"
-        )
-        axis.set_xticks(range(len(rows)), [literal(row["layer"]) for row in rows], rotation=60, ha="right", fontsize=7)
+        axis.plot(range(len(rows)), norms, marker=".", color=(TRAIN, VALIDATION, GREEN)[place], label=f"epoch {epoch}")
+        name_places(axis, [row["layer"] for row in rows])
     if any(float(row["gradient_norm"]) > 0 for row in shown):
         axis.set_yscale("log")
     axis.set_ylabel("gradient norm of the weight\n(mean over the epoch's steps)", fontsize=8)
@@ -101,11 +113,11 @@ def _rates(layers: Rows, goal: float) -> "Figure | None":
     last = [row for row in spiking if row["epoch"] == spiking[-1]["epoch"]]
     rows = [row for row in last if row["layer"] != NETWORK]
     mean = next(float(row["firing_rate"]) for row in last if row["layer"] == NETWORK)
-    figure, (axis,) = _figure(10)
+    figure, (axis,) = _figure()
     axis.bar(range(len(rows)), [float(row["firing_rate"]) for row in rows], color=TRAIN)
     axis.axhline(goal, color=GOAL, linestyle="--", linewidth=1, label=f"goal {goal:g}")
     axis.axhline(mean, color=VALIDATION, linewidth=1, label=f"mean over all outputs {mean:.3f}")
-    axis.set_xticks(range(len(rows)), [literal(row["layer"]) for row in rows], rotation=60, ha="right", fontsize=7)
+    name_places(axis, [row["layer"] for row in rows])
     axis.set_ylabel("spikes per neuron and step\n(validation images, last epoch)", fontsize=8)
     figure.legend(loc="outside upper right", ncols=2, frameon=False)
     return figure

@@ -1,9 +1,11 @@
 """Writing files so that a reader never meets half of one."""
 
+import csv
+import io
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,13 @@ def _umask() -> int:
 def write_text(path: Path | str, text: str) -> None:
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_csv(path: Path | str, rows: Iterable[Sequence[Any]]) -> None:
+    """Writes lines of values; None is an empty one."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def write_json(path: Path | str, value: Any) -> None:

@@ -24,7 +24,7 @@ from spikeport.core.models.layers import fuse
 from spikeport.core.objective import Objective, teacher_of
 from spikeport.core.optimisation import average_of, optimizer_for
 from spikeport.core.rates import NETWORK
-from spikeport.core.runs import DataInfo
+from spikeport.core.runs import DataInfo, info_of
 
 #: Of images and weights: convolutions and poolings are faster so.
 LAYOUT = torch.channels_last
@@ -37,11 +37,15 @@ class Learner:
     """What is trained, and what trains it.
 
     Attributes:
+        config, data, device: the settings, the images, and where they are computed on.
         model: the network whose weights are saved.
         network: the model, or what wraps it; it is judged.
         forward: the network as it is run in training: compiled, shared among processes.
     """
 
+    config: TrainConfig
+    data: ImageData
+    device: torch.device
     model: nn.Module
     network: nn.Module
     forward: nn.Module
@@ -57,10 +61,10 @@ class Learner:
         return {name: part for name, part in parts.items() if part is not None}
 
 
-def learner_for(
-    config: TrainConfig, model: nn.Module, info: DataInfo, device: torch.device, prepare: Prepare | None
-) -> Learner:
-    """Everything for one training of ``model``, which is on ``device``."""
+def learner_for(config: TrainConfig, data: ImageData, model: nn.Module, prepare: Prepare | None) -> Learner:
+    """Everything for one training of ``model``, on the device where it is."""
+    device = next(model.parameters()).device
+    info = info_of(data, config.data)
     teacher = teacher_of(config, info, device)
     average = average_of(config, model)
     network = prepare(model, info) if prepare is not None else model
@@ -72,7 +76,8 @@ def learner_for(
     if distributed.processes() > 1:
         forward = DistributedDataParallel(forward)
     scaler = GradScaler(device.type, enabled=config.precision == "fp16")
-    return Learner(model, network, forward, objective, optimizer_for(config, network), scaler, average)
+    optimizer = optimizer_for(config, network)
+    return Learner(config, data, device, model, network, forward, objective, optimizer, scaler, average)
 
 
 def generator_of(seed: int, epoch: int) -> torch.Generator:
@@ -94,13 +99,7 @@ class Place:
 
 
 def run_epoch(
-    learner: Learner,
-    parts: Iterable[Batch],
-    data: ImageData,
-    config: TrainConfig,
-    device: torch.device,
-    tell: Callable[[int], None],
-    at: Place,
+    learner: Learner, parts: Iterable[Batch], tell: Callable[[int], None], at: Place
 ) -> tuple[float, float, dict[str, float]]:
     """One pass through the batches.
 
@@ -110,6 +109,7 @@ def run_epoch(
     Raises:
         SpikeportError: a loss or a gradient that is not finite; the weights are still those of the step before.
     """
+    config, data, device = learner.config, learner.data, learner.device
     learner.forward.train()
     torch.manual_seed(generator_of(config.seed, at.epoch).initial_seed() * 31 + 1 + distributed.rank())
     layers = {name.removesuffix(".weight"): p for name, p in learner.model.named_parameters() if p.dim() > 1}

@@ -4,8 +4,9 @@ import ctypes
 import os
 import sys
 
-#: Parameters of mallopt (glibc, malloc.h) and the most that it takes.
-TRIM_THRESHOLD, MMAP_THRESHOLD, MOST = -1, -3, 2**31 - 1
+#: Parameters of mallopt (glibc, malloc.h), the most that it takes, and the most that glibc before 2.35 takes of a
+#: threshold for mmap (half of HEAP_MAX_SIZE).
+TRIM_THRESHOLD, MMAP_THRESHOLD, MOST, MOST_BEFORE_2_35 = -1, -3, 2**31 - 1, 2**25
 
 
 def keep_freed_memory() -> None:
@@ -21,5 +22,6 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         # Both: either alone switches off glibc's own adaptation of the other.
-        mallopt(MMAP_THRESHOLD, MOST)
+        if not mallopt(MMAP_THRESHOLD, MOST):
+            mallopt(MMAP_THRESHOLD, MOST_BEFORE_2_35)
         mallopt(TRIM_THRESHOLD, MOST)

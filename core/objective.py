@@ -11,8 +11,9 @@ from torch.nn.functional import cross_entropy
 from spikeport.core.config import TrainConfig
 from spikeport.core.distributed import processes, summed
 from spikeport.core.errors import SpikeportError
+from spikeport.core.hooks import watch
 from spikeport.core.losses import distillation, grad_cam_overlap, gradient_aware, rate_penalty, single
-from spikeport.core.rates import watch
+from spikeport.core.rates import spiking_layers
 from spikeport.core.runs import DataInfo, load_run
 from spikeport.core.second_derivatives import SecondDerivatives
 
@@ -41,7 +42,7 @@ class Objective:
         def see(name: str, spikes: Tensor) -> None:
             self.rates[name] = single(spikes).sum() / max(1, spikes.numel())
 
-        if not watch(model, see):
+        if not watch(spiking_layers(model), see):
             raise SpikeportError("rate_weight asks for firing rates, and a CNN has none; take --kind snn")
 
     def _watch_maps(self, model: nn.Module) -> None:

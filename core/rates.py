@@ -1,12 +1,9 @@
 """Firing rates: spikes per neuron, step and sample of every LIF."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from spikeport.core.distributed import summed
 from spikeport.core.neurons import LIF, Fired
@@ -15,30 +12,18 @@ from spikeport.core.neurons import LIF, Fired
 NETWORK = "network"
 
 
-def watch(model: nn.Module, see: Callable[[str, Tensor], None]) -> list[RemovableHandle]:
-    """Gives ``see`` the name and the spikes of every LIF of ``model`` whenever it runs; one hook for each."""
-    named = [
+def spiking_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Name and module of every LIF of ``model``, whose output is its spikes."""
+    return [
         (module.name if isinstance(module, Fired) else name, module)
         for name, module in model.named_modules()
         if isinstance(module, (LIF, Fired))
     ]
-    return [module.register_forward_hook(lambda _, __, spikes, name=name: see(name, spikes)) for name, module in named]
-
-
-@contextmanager
-def watched(model: nn.Module, see: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """``watch``, for a while."""
-    hooks = watch(model, see)
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @dataclass
 class Rates:
-    """Counts what ``watched`` shows, over any number of batches and all processes."""
+    """Counts the spikes of ``spiking_layers``, over any number of batches and all processes."""
 
     spikes: dict[str, Tensor | float] = field(default_factory=dict)
     places: dict[str, float] = field(default_factory=dict)
@@ -54,11 +39,7 @@ class Rates:
         """
         if not self.spikes:
             return {}
-        spikes, places = self._totals()
+        own = torch.tensor([list(map(float, self.spikes.values())), list(self.places.values())], dtype=torch.float64)
+        spikes, places = summed(own)
         rates = [*(spikes / places).tolist(), float(spikes.sum() / places.sum())]
         return dict(zip([*self.spikes, NETWORK], rates, strict=True))
-
-    def _totals(self) -> Tensor:
-        spikes, places = [float(n) for n in self.spikes.values()], list(self.places.values())
-        own = torch.tensor([spikes, places], dtype=torch.float64)
-        return summed(own)

@@ -1,13 +1,11 @@
 """What a run writes down after every epoch: two tables, and events for TensorBoard where it is installed."""
 
-import csv
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spikeport.core.files import write_text
+from spikeport.core.files import write_csv
 
 METRICS_FILE = "metrics.csv"
 LAYERS_FILE = "layers.csv"
@@ -40,8 +38,8 @@ class Told:
 
     def save(self, out: Path) -> None:
         """Writes both tables anew, and the last epoch as events for TensorBoard where that is installed."""
-        write_text(out / METRICS_FILE, _table(METRICS, self.metrics))
-        write_text(out / LAYERS_FILE, _table(LAYERS, self.layers))
+        for file, columns, rows in ((METRICS_FILE, METRICS, self.metrics), (LAYERS_FILE, LAYERS, self.layers)):
+            write_csv(out / file, [columns, *([row[name] for name in columns] for row in rows)])
         self._save_events(out / EVENTS)
 
     def _save_events(self, folder: Path) -> None:
@@ -58,11 +56,3 @@ class Told:
         with SummaryWriter(folder) as board:
             for name, value in values.items():
                 board.add_scalar(name, value, int(row["epoch"]))
-
-
-def _table(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from spikeport.core.config import TrainConfig
-from spikeport.core.data import load_dataset
+from spikeport.core.data import ImageData, load_dataset
 from spikeport.core.data.images import normalise
 from spikeport.core.diagnosis import first_not_finite
 from spikeport.core.errors import SpikeportError
@@ -73,6 +73,11 @@ class DataInfo:
         return max(max(m, 1 - m) / s for m, s in zip(self.mean, self.std, strict=True))
 
 
+def info_of(data: ImageData, folder: str | None) -> DataInfo:
+    """What a run keeps of the data set that lies in ``folder``."""
+    return DataInfo(data.name, data.image_shape, data.mean, data.std, data.class_names, folder)
+
+
 @dataclass(frozen=True)
 class Run:
     """A trained network on disk."""
@@ -118,7 +123,7 @@ class Run:
         return self.data.normalise(images[:count]).numpy(), labels[:count].numpy()
 
     def _test_images(self) -> tuple[Tensor, Tensor]:
-        data = load_dataset(self.data.name, Path(self.data.folder) if self.data.folder else None)
+        data = load_dataset(self.data.name, self.data.folder)
         for name in ("image_shape", "class_names"):
             found, wanted = getattr(data, name), getattr(self.data, name)
             if found != wanted:

@@ -11,27 +11,28 @@ from torch import Tensor, nn
 from spikeport.core import distributed
 from spikeport.core.checkpoint import restore_checkpoint, save_checkpoint
 from spikeport.core.config import TrainConfig
-from spikeport.core.data import ImageData, load_dataset, split, subset
+from spikeport.core.data import load_dataset, split, subset
 from spikeport.core.data.batches import batches, in_batches, prefetched
 from spikeport.core.diagnosis import first_not_finite
 from spikeport.core.distributed import pick_device
 from spikeport.core.errors import SpikeportError
 from spikeport.core.evaluation import Evaluation, evaluate, warn_where_slow
 from spikeport.core.files import leftovers, refuse_existing
+from spikeport.core.hooks import watched
 from spikeport.core.learner import LAYOUT, Learner, Place, Prepare, generator_of, learner_for, run_epoch
 from spikeport.core.locks import alone
 from spikeport.core.memory import keep_freed_memory
 from spikeport.core.optimisation import averaged, learning_rate
 from spikeport.core.progress import Progress, silent
-from spikeport.core.rates import Rates, watched
+from spikeport.core.rates import Rates, spiking_layers
 from spikeport.core.records import EVENTS, LAYERS_FILE, METRICS, METRICS_FILE, Row, Told
 from spikeport.core.runs import (
     CONFIG_FILE,
     MODEL_FILE,
     SAMPLES_FILE,
     WEIGHTS_FILE,
-    DataInfo,
     Run,
+    info_of,
     load_run,
     load_weights,
     save_model,
@@ -99,14 +100,13 @@ def _train(
     on_epoch: Callable[[Row], None],
     prepare: Prepare | None,
 ) -> Run:
-    data = subset(load_dataset(config.dataset, Path(config.data) if config.data else None), config.train_images)
-    info = DataInfo(data.name, data.image_shape, data.mean, data.std, data.class_names, config.data)
+    data = subset(load_dataset(config.dataset, config.data), config.train_images)
     spec = config.spec(len(data.class_names), data.image_shape)
     model = spec.build(config.seed)
     if config.start is not None and not resume:
         start_from(Path(config.start), spec, model)
     model.to(device, memory_format=LAYOUT)  # type: ignore[call-overload]
-    learner = learner_for(config, model, info, device, prepare)
+    learner = learner_for(config, data, model, prepare)
     training, validation = split(len(data.train_images), config.validation)
 
     told, first = Told(), distributed.first_process()
@@ -138,9 +138,9 @@ def _train(
         for group in learner.optimizer.param_groups:
             group["lr"] = lr
         tell = lambda k: progress(at.steps_before + k, config.epochs * count) if first else None  # noqa: B023, E731
-        loss, accuracy, gradients = _train_epoch(learner, data, training, config, device, tell, at)
+        loss, accuracy, gradients = _train_epoch(learner, training, tell, at)
         with averaged(model, learner.average):
-            judged, rates = _judged(learner, data, validation, config, at)
+            judged, rates = _judged(learner, validation, at)
             values = (epoch, lr, loss, accuracy, judged.loss, judged.accuracy)
             told.add(dict(zip(METRICS, values, strict=True)), gradients, rates)
             if first:
@@ -156,38 +156,31 @@ def _train(
     # In float32, in which the network is handed over, whatever it was trained in.
     final = evaluate(learner.network, data, data.test_images, data.test_labels, "fp32")
     if first:
-        save_model(out, spec, info, _results(final, told))
+        save_model(out, spec, info_of(data, config.data), _results(final, told))
     distributed.wait()
     return load_run(out)
 
 
 def _train_epoch(
-    learner: Learner,
-    data: ImageData,
-    training: Tensor,
-    config: TrainConfig,
-    device: torch.device,
-    tell: Callable[[int], None],
-    at: Place,
+    learner: Learner, training: Tensor, tell: Callable[[int], None], at: Place
 ) -> tuple[float, float, dict[str, float]]:
     """``run_epoch`` over the images ``training``; seed and epoch alone say in which order, and how augmented."""
+    config, data = learner.config, learner.data
     generator = generator_of(config.seed, at.epoch)
     order = training[torch.randperm(len(training), generator=generator)]
-    pinned = device.type == "cuda"
+    pinned = learner.device.type == "cuda"
     parts = batches(data, order, config.batch_size, config.augment, generator, distributed.share, pinned)
-    return run_epoch(learner, prefetched(parts), data, config, device, tell, at)
+    return run_epoch(learner, prefetched(parts), tell, at)
 
 
-def _judged(
-    learner: Learner, data: ImageData, validation: Tensor, config: TrainConfig, at: Place
-) -> tuple[Evaluation, dict[str, float]]:
+def _judged(learner: Learner, validation: Tensor, at: Place) -> tuple[Evaluation, dict[str, float]]:
     """The network on the images ``validation``, and its firing rates there.
 
     Raises:
         SpikeportError: a loss, weights or statistics that are not finite.
     """
-    rates = Rates()
-    with watched(learner.network, rates.see):
+    config, data, rates = learner.config, learner.data, Rates()
+    with watched(spiking_layers(learner.network), rates.see):
         images, labels = data.train_images[validation], data.train_labels[validation]
         judged = evaluate(learner.network, data, images, labels, config.precision)
     if not math.isfinite(judged.loss):

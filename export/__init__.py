@@ -136,7 +136,7 @@ def to_onnx(
 
 
 def _training_images(run: Run) -> np.ndarray:
-    data = load_dataset(run.data.name, Path(run.data.folder) if run.data.folder else None)
+    data = load_dataset(run.data.name, run.data.folder)
     images: np.ndarray = run.data.normalise(data.train_images[:CALIBRATION]).numpy()
     return images
 

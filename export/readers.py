@@ -2,10 +2,10 @@
 
 import contextlib
 import io
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import nir
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeport.core.errors import reason
+from spikeport.core.hooks import watched
 from spikeport.export.logs import quiet
 from spikeport.export.nir_graph import Metadata, metadata_of, read_nir
 from spikeport.export.nir_nodes import NEURONS
@@ -30,23 +31,20 @@ class CannotRead(Exception):
     """The framework is not installed, or does not take this graph; says which."""
 
 
-def _run(network: nn.Module, neurons: list[str], x: Tensor, metadata: Metadata, stateful: bool) -> Reading:
+def _run(network: nn.Module, neurons: list[str], x: Tensor, metadata: Metadata) -> Reading:
     """Steps a network built by nirtorch; its sub-modules carry the names of the NIR nodes."""
     seen: dict[str, list[Tensor]] = {name: [] for name in neurons}
 
-    def keep(name: str) -> Callable[..., None]:
-        return lambda module, args, output: seen[name].append(output[0] if isinstance(output, tuple) else output)
+    def keep(name: str, output: Any) -> None:
+        seen[name].append(output[0] if isinstance(output, tuple) else output)
 
-    hooks = [network.get_submodule(name).register_forward_hook(keep(name)) for name in neurons]
     outputs, state = [], None
-    with torch.no_grad():
+    with watched([(name, network.get_submodule(name)) for name in neurons], keep), torch.no_grad():
         for t in range(metadata.time_steps):
             current = x if metadata.input == "constant" else x[t]
-            result = network(current, state) if stateful else network(current)
+            result = network(current, state)
             value, state = result if isinstance(result, tuple) else (result, None)
             outputs.append(value)
-    for hook in hooks:
-        hook.remove()
     spikes = {name: (torch.stack(steps) > 0).numpy() for name, steps in seen.items()}
     return Reading(spikes, torch.stack(outputs).double().numpy())
 
@@ -66,7 +64,7 @@ def read_spikingjelly(path: Path, x: np.ndarray) -> Reading:
             network = nir_exchange.import_from_nir(graph, dt=metadata.dt, dtype=torch.float64, step_mode="s")
         except Exception as error:  # another framework's code may raise anything
             raise CannotRead(reason(error)) from error
-        return _run(network, _neurons(graph), torch.from_numpy(x).double(), metadata, stateful=True)
+        return _run(network, _neurons(graph), torch.from_numpy(x).double(), metadata)
 
 
 def read_snntorch(path: Path, x: np.ndarray) -> Reading:
@@ -92,7 +90,7 @@ def read_snntorch(path: Path, x: np.ndarray) -> Reading:
             network = import_from_nir(graph).float().eval()
     except Exception as error:  # as above
         raise CannotRead(reason(error)) from error
-    return _run(network, _neurons(graph), torch.from_numpy(x).float(), metadata, stateful=True)
+    return _run(network, _neurons(graph), torch.from_numpy(x).float(), metadata)
 
 
 def label(package: str, precision: str) -> str:

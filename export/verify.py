@@ -9,7 +9,6 @@ rounding.
 
 import copy
 import hashlib
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from torch import nn
 
 from spikeport.core.errors import CheckFailed, SpikeportError, reason
 from spikeport.core.files import read_json, write_json
+from spikeport.core.hooks import watched
 from spikeport.core.neurons import LIF
 from spikeport.core.runs import WEIGHTS_FILE, Run
 from spikeport.core.settings import check_types
@@ -240,19 +240,16 @@ def observe(model: nn.Module, traced: Traced, samples: np.ndarray) -> tuple[list
     seen: list[np.ndarray] = []
     wanted = {layer for layer, _ in traced.observed}
 
-    def keep(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
+    def keep(layer: str, output: torch.Tensor) -> None:
         seen.append(output.unflatten(0, (traced.time_steps, -1)).numpy().copy())  # what follows may add to it in place
 
-    hooks = [m.register_forward_hook(keep) for layer, m in model.named_modules() if layer in wanted]
+    layers = [(layer, module) for layer, module in model.named_modules() if layer in wanted]
     x = torch.from_numpy(samples)
     try:
-        with torch.no_grad():
+        with watched(layers, keep), torch.no_grad():
             prediction: np.ndarray = model(x if traced.constant_input else x.flatten(0, 1)).numpy()
     except Exception as error:  # the user's code may raise anything
         raise SpikeportError(f"{type(model).__name__} fails on the samples: {reason(error)}") from error
-    finally:
-        for hook in hooks:
-            hook.remove()
     return seen, prediction
 
 
@@ -277,13 +274,10 @@ def verify_owner(original: nn.Module, adopted: nn.Module, samples: np.ndarray, t
     double = copy.deepcopy(adopted).double().eval()
     ours: dict[str, np.ndarray] = {}
 
-    def keep(name: str) -> Callable[..., None]:
-        return lambda module, args, y: ours.__setitem__(name, y.unflatten(0, (steps, -1)).numpy().copy())
+    def keep(name: str, y: torch.Tensor) -> None:
+        ours[name] = y.unflatten(0, (steps, -1)).numpy().copy()
 
-    for name, module in double.named_modules():
-        if name in theirs:
-            module.register_forward_hook(keep(name))
-    with torch.no_grad():
+    with watched([(name, module) for name, module in double.named_modules() if name in theirs], keep), torch.no_grad():
         prediction = double(torch.from_numpy(np.asarray(samples, np.float64))).numpy()
     same_shape = {name: ours[name].shape == spikes.shape for name, spikes in theirs.items()}
     layers = {n: int((ours[n] != spikes).sum()) if same_shape[n] else spikes.size for n, spikes in theirs.items()}

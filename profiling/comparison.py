@@ -5,14 +5,16 @@ alike (once per inference where the input is held), so that any difference betwe
 the chip's synapses are others than training's (``Row.comparable``).
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 import numpy as np
 
 from spikeport.core.errors import SpikeportError
 from spikeport.profiling.counts import LayerCounts, ModelCounts
-from spikeport.profiling.energy import horowitz
 from spikeport.profiling.loihi_energy import dense_operations
 from spikeport.profiling.rows import TRAINING, Row
-from spikeport.targets.loihi.program import INPUT, LoihiProgram, Population, Synapse
+from spikeport.targets.loihi.program import INPUT, LoihiProgram, Synapse
 from spikeport.targets.record import SpikeRecord
 
 
@@ -55,7 +57,8 @@ def compare(
     place = {name: number for number, name in enumerate(counted)}
     shown: set[str] = set()
     order = sorted(sources, key=lambda s: min((place[n] for n in layers[s] if n in place), default=len(place)))
-    return [_row(s, layers[s], sources[s], shown, training, program, records, cnn, samples) for s in order]
+    case = _Case(program, records, training, cnn, samples)
+    return [_row(case, s, layers[s], sources[s], shown) for s in order]
 
 
 def _layers(sources: dict[str, list[Synapse]], counted: dict[str, LayerCounts]) -> dict[str, list[str]]:
@@ -94,92 +97,78 @@ def common_samples(training: ModelCounts | None, records: dict[str, SpikeRecord]
     return min([r.samples for r in records.values()] + ([training.samples] if training else []))
 
 
-def _mean(counts: list[np.ndarray], samples: int) -> float:
-    """Mean per image of counts [N, T], summed, over the first ``samples`` images."""
-    return sum(float(c[:samples].sum()) for c in counts) / samples
+@dataclass(frozen=True, eq=False)
+class _Case:
+    """What the rows are made of; ``samples``: how many first images every witness saw."""
+
+    program: LoihiProgram
+    records: dict[str, SpikeRecord]
+    training: ModelCounts | None
+    cnn: ModelCounts | None
+    samples: int
+
+    def mean(self, counts: Iterable[np.ndarray]) -> float:
+        """Mean per image of counts [N, T], summed."""
+        return sum(float(c[: self.samples].sum()) for c in counts) / self.samples
+
+    def counted(self, layers: list[str]) -> dict[str, LayerCounts]:
+        """Training's counts of those layers that do something; an average does nothing itself."""
+        found = self.training.layers if self.training else {}
+        return {n: found[n] for n in layers if n in found and (found[n].dense or found[n].kind == "LIF")}
 
 
-def _divergence(expected: np.ndarray, found: np.ndarray) -> float:
-    """Absolute differences of counts [N, T], summed, over the expected spikes."""
-    return float(np.abs(expected - found).sum()) / max(float(expected.sum()), 1.0)
-
-
-def _row(
-    source: str,
-    layers: list[str],
-    synapses: list[Synapse],
-    shown: set[str],
-    training: ModelCounts | None,
-    program: LoihiProgram,
-    records: dict[str, SpikeRecord],
-    cnn: ModelCounts | None,
-    samples: int,
-) -> Row:
-    populations = {s.post: program.population(s.post) for s in synapses}
-    spiking = [p for p in populations.values() if p.spiking]
-    behind = list(dict.fromkeys(p.source for p in spiking if p.source))
-    own = [name for name in behind if name not in shown]  # a second branch into the same neurons does not repeat them
-    shown.update(own)
-    if behind:  # a layer over a concatenation is several populations
-        spiking = [p for p in program.populations if p.spiking and p.source in own]
-    neurons = sum(p.neurons for p in (spiking if behind else populations.values()))
-    trained = {name: training.layers[name] for name in layers if name in training.layers} if training else {}
-    trained = {name: c for name, c in trained.items() if c.dense or c.kind == "LIF"}  # an average does nothing itself
+def _row(case: _Case, source: str, layers: list[str], synapses: list[Synapse], shown: set[str]) -> Row:
+    """The row of ``synapses``, which come of ``layers``; ``shown``: layers of neurons in the rows before, added to."""
+    program = case.program
+    trained = case.counted(layers)
     name, *composed = trained or [source]
     counts = trained.get(name)
     # What the chip has in one synapse with it, and whether its operations are counted in this row.
-    working = [n for n, c in training.layers.items() if c.dense] if training else []
+    working = [n for n, c in case.training.layers.items() if c.dense] if case.training else []
     joined = {n: n in layers for s in synapses for n in s.composed if n in working and n != name}
+    posts = [program.population(post) for post in dict.fromkeys(s.post for s in synapses)]
+    behind = list(dict.fromkeys(p.source for p in posts if p.spiking and p.source))
+    own = [n for n in behind if n not in shown]  # a second branch into the same neurons does not repeat them
+    shown.update(own)
+    if behind:  # a layer over a concatenation is several populations
+        posts = [p for p in program.populations if p.spiking and p.source in own]
+    neurons = sum(p.neurons for p in posts)
     comparable = not joined and _are_alike(synapses, counts, behind, program)
-    analog = [] if program.takes_spikes else [s for s in synapses if s.pre == INPUT]
-    only_analog = len(analog) == len(synapses)
-    alike = only_analog and comparable
-    macs, chip_macs, acs, graded = _operations(
-        synapses, analog, alike, list(trained.values()), program, records, samples
-    )
-    fired = [training.layers[n].spikes for n in own if n in training.layers] if training else []
-    spikes, divergence = _spikes([p.name for p in spiking], fired, records, samples)
-    dense = (
-        [cnn.layers[n].dense for n in layers if n in cnn.layers and cnn.layers[n].kind != "MaxPool2d"] if cnn else []
-    )
-    cnn_macs = float(sum(dense)) if dense else None
+    macs, chip_macs, acs, graded = _operations(case, synapses, comparable, list(trained.values()))
+    spikes, divergence = _spikes(case, [p.name for p in posts if p.spiking], own)
+    cnn = case.cnn.layers if case.cnn else {}
+    dense = [cnn[n].dense for n in layers if n in cnn and cnn[n].kind != "MaxPool2d"]
     return Row(
         layer=name if any(s.source for s in synapses) else "",
         composed=tuple(composed),
-        kind=_kind(counts, populations, program),
+        kind=_kind(counts, synapses, program),
         neurons_layer=", ".join(behind),
         neurons=neurons,
         macs=macs,
         chip_macs=chip_macs,
-        analog=only_analog,
+        analog=_analog(synapses, program) == synapses,
         comparable=comparable,
         acs=acs,
         spikes=spikes,
         rate={w: count / (neurons * program.time_steps) for w, count in spikes.items()},
-        energy_nj={w: horowitz(count, macs if w == TRAINING else chip_macs) for w, count in acs.items()},
         divergence=divergence,
         graded_events=graded,
-        cnn_macs=cnn_macs,
-        cnn_energy_nj=None if cnn_macs is None else horowitz(0, cnn_macs),
+        cnn_macs=float(sum(dense)) if dense else None,
         note=_note(synapses, counts, behind, program, macs, joined, graded),
     )
 
 
-def _operations(
-    synapses: list[Synapse],
-    analog: list[Synapse],
-    alike: bool,
-    trained: list[LayerCounts],
-    program: LoihiProgram,
-    records: dict[str, SpikeRecord],
-    samples: int,
-) -> tuple[float, float, dict[str, float], dict[str, float]]:
-    """``macs``, ``chip_macs``, ``acs`` and ``graded_events`` of a row.
+def _analog(synapses: list[Synapse], program: LoihiProgram) -> list[Synapse]:
+    """Those that take the network's analog input."""
+    return [] if program.takes_spikes else [s for s in synapses if s.pre == INPUT]
 
-    Args:
-        analog: the synapses that take the network's analog input.
-        alike: they are all there are, and training's: every witness has the same operations.
-    """
+
+def _operations(
+    case: _Case, synapses: list[Synapse], comparable: bool, trained: list[LayerCounts]
+) -> tuple[float, float, dict[str, float], dict[str, float]]:
+    """``macs``, ``chip_macs``, ``acs`` and ``graded_events`` of a row."""
+    program, analog = case.program, _analog(synapses, case.program)
+    alike = comparable and analog == synapses  # then every witness has the same operations
     # What is held for all steps, and meets no spikes on its way, is charged once.
     once = program.held and all(s.pre == INPUT for s in synapses)
     charged = program.time_steps if once else 1
@@ -191,34 +180,35 @@ def _operations(
         # Neurons whose spikes reach others, but not through sums alone: training has no such operations.
         found = [c.acs for c in trained if c.kind != "LIF" or c.acs.any() or not c.spikes.any()]
         if found:
-            acs[TRAINING] = _mean(found, samples)
-        macs = _mean([c.macs for c in trained], samples)
+            acs[TRAINING] = case.mean(found)
+        macs = case.mean(c.macs for c in trained)
         if alike:  # images that hold spikes are additions in every witness
             chip_macs = macs
-    for engine, record in records.items():
+    for engine, record in case.records.items():
         events = {s.name: record.events[s.name] for s in synapses if not s.host}
         if analog:
-            graded[engine] = _mean([e for name, e in events.items() if name in times], samples)
-        acs[engine] = _mean([e for name, e in events.items() if name not in times], samples) / charged
+            graded[engine] = case.mean(e for name, e in events.items() if name in times)
+        acs[engine] = case.mean(e for name, e in events.items() if name not in times) / charged
         if alike:
             acs[engine] = acs.get(TRAINING, 0.0)
     return macs, chip_macs, acs, graded
 
 
-def _spikes(
-    populations: list[str], trained: list[np.ndarray], records: dict[str, SpikeRecord], samples: int
-) -> tuple[dict[str, float], dict[str, float]]:
-    """``spikes`` and ``divergence`` of a row, from training's counts [N, T] and those of the engines."""
+def _spikes(case: _Case, populations: list[str], layers: list[str]) -> tuple[dict[str, float], dict[str, float]]:
+    """``spikes`` and ``divergence`` of the neurons in a row: the chip's populations, training's layers."""
     spikes: dict[str, float] = {}
     divergence: dict[str, float] = {}
+    trained = [case.training.layers[n].spikes for n in layers if n in case.training.layers] if case.training else []
     if trained:
-        spikes[TRAINING] = _mean(trained, samples)
-    for engine, record in records.items():
-        found = [record.spikes[name][:samples] for name in populations]
+        spikes[TRAINING] = case.mean(trained)
+    for engine, record in case.records.items():
+        found = [record.spikes[name] for name in populations]
         if found:
-            spikes[engine] = _mean(found, samples)
+            spikes[engine] = case.mean(found)
         if trained and found:
-            divergence[engine] = _divergence(sum(trained[1:], trained[0])[:samples], sum(found[1:], found[0]))
+            expected = np.sum([c[: case.samples] for c in trained], axis=0)
+            apart = np.abs(expected - np.sum([c[: case.samples] for c in found], axis=0))
+            divergence[engine] = float(apart.sum()) / max(float(expected.sum()), 1.0)
     return spikes, divergence
 
 
@@ -237,12 +227,13 @@ def _has_zero_taps(synapse: Synapse) -> bool:
     return bool((synapse.weight == 0).all((0, 1)).any())
 
 
-def _kind(counts: LayerCounts | None, populations: dict[str, Population], program: LoihiProgram) -> str:
+def _kind(counts: LayerCounts | None, synapses: list[Synapse], program: LoihiProgram) -> str:
     if counts is not None:
         return "Skip" if counts.kind == "LIF" else counts.kind
-    if any(program.pools(p) for p in populations.values()):
+    populations = [program.population(s.post) for s in synapses]
+    if any(map(program.pools, populations)):
         return "MaxPool2d"
-    return "Relay" if all(not p.source for p in populations.values()) else "Synapses"
+    return "Synapses" if any(p.source for p in populations) else "Relay"
 
 
 def _note(

@@ -13,7 +13,7 @@ from spikeport.profiling.assumptions import ASSUMPTIONS
 from spikeport.profiling.breakeven import BreakEven
 from spikeport.profiling.comparison import mean_rate
 from spikeport.profiling.counts import ModelCounts
-from spikeport.profiling.energy import RATE_GOAL, horowitz, paper_count
+from spikeport.profiling.energy import HOROWITZ, RATE_GOAL, paper_count
 from spikeport.profiling.energy_table import Entry
 from spikeport.profiling.rows import TRAINING, Row, first_marked, totals
 from spikeport.profiling.statistics import LayerStatistics
@@ -112,7 +112,7 @@ def _summary(subject: Subject) -> dict[str, Any]:
         summary["cnn"] = cnn_run.results | {
             "parameters": sum(p.numel() for p in cnn_run.model().parameters()),
             "macs": macs,
-            "energy_nj": horowitz(0, macs),
+            "energy_nj": HOROWITZ.of(0, macs),
         }
         record = (cnn_run.path / OnnxTarget.file).with_name(OnnxTarget.record)
         if record.exists():

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from spikeport.core.models import ModelSpec, Twin
+from spikeport.core.models import ModelSpec
 from spikeport.profiling.counting import count_operations
 from spikeport.profiling.counts import ModelCounts, Work
 
@@ -171,11 +171,6 @@ def total(model: EnergyModel, works: Iterable[Work]) -> float:
     return sum(sum(model.energy(work).values()) for work in works)
 
 
-def horowitz(acs: float, macs: float) -> float:
-    """Energy in nJ of ``acs`` accumulations and ``macs`` multiply-accumulates."""
-    return HOROWITZ.of(acs, macs)
-
-
 @dataclass(frozen=True)
 class PaperCount:
     """What the paper counts: one time step, padding included.
@@ -191,7 +186,7 @@ class PaperCount:
 
     @property
     def energy_nj(self) -> float:
-        return horowitz(self.acs, self.macs)
+        return HOROWITZ.of(self.acs, self.macs)
 
 
 def paper_count(counts: ModelCounts) -> PaperCount:
@@ -208,12 +203,7 @@ def paper_count(counts: ModelCounts) -> PaperCount:
     return PaperCount(macs, acs / counts.samples / counts.time_steps)
 
 
-def model_sizes(name: str, kind: str) -> dict[str, int]:
-    """Parameters and the paper's MACs of a model by name: one 32x32 image, 10 classes."""
-    return sizes(ModelSpec(name, Twin(kind=kind)))
-
-
-def sizes(spec: ModelSpec) -> dict[str, int]:
+def model_sizes(spec: ModelSpec) -> dict[str, int]:
     """Parameters and the paper's MACs of one image through a model that need not be trained."""
     model = spec.build().eval()
     # What is counted depends on which layers see spikes, so every layer must be made to fire.

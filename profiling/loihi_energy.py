@@ -12,7 +12,7 @@ import numpy as np
 
 from spikeport.core.errors import SpikeportError
 from spikeport.core.geometry import Pair, fan_out, output_size, taps
-from spikeport.profiling.energy import horowitz
+from spikeport.profiling.energy import HOROWITZ
 from spikeport.targets.loihi.check import check_program
 from spikeport.targets.loihi.chips import LOIHI_1
 from spikeport.targets.loihi.mapping import Mapping
@@ -115,7 +115,7 @@ def loihi1_energy(
         rows[population.name] = {cause: pj / 1e3 for cause, pj in found.items()}
     host = host_macs(program)
     if host:
-        rows[HOST] = {"multiply-accumulate on the host": horowitz(0, host)}
+        rows[HOST] = {"multiply-accumulate on the host": HOROWITZ.of(0, host)}
     if seconds is not None:
         rows["static"] = {"static power": STATIC_W * mapping.chips * seconds * 1e9}
     return Loihi1Energy(rows, len(mapping.cores), mapping.chips, between)

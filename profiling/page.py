@@ -1,7 +1,5 @@
 """The report as files: one HTML page, and a table of layers as CSV."""
 
-import csv
-import io
 from typing import Any
 
 import jinja2
@@ -21,18 +19,16 @@ def render(content: dict[str, Any], rows: list[Row], pictures: list[plots.Pictur
     return environment.get_template("report.html").render(shown, mark=MARK_ABOVE)
 
 
-def layers_csv(rows: list[Row]) -> str:
-    """One line per row of the comparison."""
+def layers_table(rows: list[Row]) -> list[list[Any]]:
+    """The comparison as lines of a table, the heading first."""
     shown = witnesses(rows)
     per = ("spikes", "rate", "acs", "graded_events", "energy_nj", "divergence")
     plain = ("layer", "kind", "neurons_layer", "neurons", "macs", "chip_macs", "cnn_macs", "cnn_energy_nj")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*plain, *(f"{quantity}_{w}" for quantity in per for w in shown), "note"])
+    lines: list[list[Any]] = [[*plain, *(f"{quantity}_{w}" for quantity in per for w in shown), "note"]]
     for row in rows:
         cells = [getattr(row, quantity).get(w) for quantity in per for w in shown]
-        writer.writerow([*(getattr(row, name) for name in plain), *cells, row.note])
-    return text.getvalue()
+        lines.append([*(getattr(row, name) for name in plain), *cells, row.note])
+    return lines
 
 
 def number(value: float | None) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from spikeport.core.figures import literal
+from spikeport.core.figures import BLUE, GREEN, GREY, ORANGE, PALETTE, framed, literal, name_places
 from spikeport.profiling.breakeven import BreakEven
 from spikeport.profiling.counts import ModelCounts
 from spikeport.profiling.energy import RATE_GOAL
@@ -17,11 +17,9 @@ from spikeport.profiling.energy_table import Entry
 from spikeport.profiling.rows import TRAINING, Row, witnesses
 from spikeport.profiling.statistics import EDGES, LayerStatistics
 
-#: Colour-blind safe (Okabe and Ito, 2008), the same witness in the same colour everywhere.
-COLOURS = {"cnn": "#999999", TRAINING: "#0072B2", "fixed": "#E69F00", "lava": "#009E73"}
+#: The same witness has the same colour everywhere.
+COLOURS = {"cnn": GREY, TRAINING: BLUE, "fixed": ORANGE, "lava": GREEN}
 LABELS = {"cnn": "CNN", TRAINING: "SNN, training", "fixed": "SNN, fixed engine", "lava": "SNN, Lava"}
-#: For what has no colour of its own.
-CYCLE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 COLUMNS = 400
 
 
@@ -43,10 +41,8 @@ def _picture(figure: Figure, caption: str, text: str) -> Picture:
 
 
 def _framed(axes: Axes, ylabel: str) -> Axes:
-    """With its name, and a frame on the left and below only."""
     axes.set_ylabel(ylabel)
-    axes.spines[["top", "right"]].set_visible(False)
-    return axes
+    return framed(axes)
 
 
 def _bars(rows: list[Row], values: dict[str, list[float]], ylabel: str, log: bool = False) -> Figure:
@@ -58,7 +54,7 @@ def _bars(rows: list[Row], values: dict[str, list[float]], ylabel: str, log: boo
         axes.bar(
             places + (k - (len(values) - 1) / 2) * width, heights, width, label=LABELS[witness], color=COLOURS[witness]
         )
-    axes.set_xticks(places, list(map(literal, _names(rows))), rotation=60, ha="right", fontsize=7)
+    name_places(axes, _names(rows))
     if log:
         axes.set_yscale("log")
     return figure
@@ -107,11 +103,11 @@ def cause_plot(energies: dict[str, Entry]) -> Picture | None:
         layers = {layer: causes for layer, causes in layers.items() if sum(causes.values())}
         causes = list(dict.fromkeys(cause for found in layers.values() for cause in found))
         below = np.zeros(len(layers))
-        for cause, colour in zip(causes, CYCLE, strict=False):
+        for cause, colour in zip(causes, PALETTE, strict=False):
             heights = np.array([found.get(cause, 0.0) for found in layers.values()])
             axes.bar(np.arange(len(layers)), heights, bottom=below, label=cause, color=colour)
             below += heights
-        axes.set_xticks(np.arange(len(layers)), list(map(literal, layers)), rotation=60, ha="right", fontsize=7)
+        name_places(axes, layers)
         axes.legend(fontsize=7, frameon=False)
         sums = {cause: sum(found.get(cause, 0.0) for found in layers.values()) for cause in causes}
         parts = ", ".join(f"{cause} {100 * value / sum(sums.values()):.0f} %" for cause, value in sums.items())
@@ -130,7 +126,7 @@ def break_even_plot(even: list[BreakEven], training: ModelCounts | None) -> Pict
         return None
     figure = Figure(figsize=(10, 3.4))
     axes = _framed(figure.subplots(), "spikes per neuron and step")
-    for found, colour in zip(even, CYCLE, strict=False):
+    for found, colour in zip(even, PALETTE, strict=False):
         axes.plot(list(found.rates), list(found.rates.values()), marker=".", label=found.model, color=colour)
     axes.plot(training.time_steps, training.rate, "k*", markersize=12, label="this network")
     here = [found.rates[training.time_steps] for found in even]
@@ -193,7 +189,7 @@ def steps_plot(statistics: dict[str, LayerStatistics], class_names: Sequence[str
     mean = weights @ steps / weights.sum()
     places = np.arange(1, steps.shape[1] + 1)
     for rates in steps:
-        left.plot(places, rates, color="#999999", linewidth=0.8)
+        left.plot(places, rates, color=GREY, linewidth=0.8)
     left.plot(places, mean, color=COLOURS[TRAINING], marker="o", label="all neurons")
     left.set_xticks(places)
     left.set_xlabel("time step (grey: each layer)")
@@ -204,7 +200,7 @@ def steps_plot(statistics: dict[str, LayerStatistics], class_names: Sequence[str
     ]
     names = [class_names[c] if c < len(class_names) else str(c) for c in classes]
     right.bar(np.arange(len(classes)), by_class, color=COLOURS[TRAINING])
-    right.set_xticks(np.arange(len(classes)), list(map(literal, names)), rotation=60, ha="right", fontsize=7)
+    name_places(right, names)
     figure.tight_layout()
     return _picture(
         figure,

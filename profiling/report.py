@@ -13,23 +13,24 @@ import numpy as np
 import torch
 
 from spikeport.core.errors import SpikeportError
-from spikeport.core.files import read_record, refuse_existing, write_json, write_text
+from spikeport.core.files import read_record, refuse_existing, write_csv, write_json, write_text
 from spikeport.core.functional import split_time
+from spikeport.core.hooks import watched
 from spikeport.core.progress import Progress, silent
-from spikeport.core.rates import watched
+from spikeport.core.rates import spiking_layers
 from spikeport.core.runs import MODEL_FILE, Run, load_run
 from spikeport.profiling import loihi_energy, plots
-from spikeport.profiling.breakeven import break_even
+from spikeport.profiling.breakeven import BreakEven, break_even
 from spikeport.profiling.comparison import common_samples, compare
 from spikeport.profiling.content import Subject, report_content
 from spikeport.profiling.counting import count_operations
 from spikeport.profiling.counts import ModelCounts
 from spikeport.profiling.crosscheck import cross_check
 from spikeport.profiling.energy import MODELS
-from spikeport.profiling.energy_table import energy_table
-from spikeport.profiling.page import layers_csv, render
+from spikeport.profiling.energy_table import Entry, energy_table
+from spikeport.profiling.page import layers_table, render
 from spikeport.profiling.rows import Row
-from spikeport.profiling.statistics import firing_statistics
+from spikeport.profiling.statistics import LayerStatistics, firing_statistics
 from spikeport.targets import COMPATIBILITY_FILE, require_own
 from spikeport.targets.loihi import LoihiProgram, LoihiTarget
 from spikeport.targets.record import SpikeRecord, may_be_of
@@ -100,38 +101,54 @@ def report(
         raise SpikeportError(f"sample {sample} is not there; the report is on samples 0 to {samples - 1}")
     energies = energy_table(models, rows, training, cnn, program, records, seconds)
     if seconds is not None:
-        loihi1 = energies.get(loihi_energy.NAME)
-        why = loihi1.refused if loihi1 else f"energy model {loihi_energy.NAME} is not shown"
-        if why:
-            raise SpikeportError(f"the time of an inference has no use: {why}; leave it out")
-    even = []
-    if training is not None and cnn is not None and training.rate:
-        found_even = (break_even(MODELS[name], training, cnn) for name in energies if name in MODELS)
-        even = [found for found in found_even if found]
-    labels = run.samples(samples)[1] if run else None
-    statistics = firing_statistics(training, labels) if training else {}
+        _require_use_of_time(energies)
+    evens = _break_evens(energies, training, cnn)
+    statistics = firing_statistics(training, run.samples(samples)[1]) if run and training else {}
     subject = Subject(run, cnn_run, program, records, training, cnn, rows, samples, sample)
     checks = _cross_check(run, cnn_run) if check else None
-    fit = _fit(program_file.with_name(COMPATIBILITY_FILE))
-    found = report_content(subject, energies, even, statistics, checks, fit)
-    names = run.data.class_names if run else ()
-    pictures = [
+    found = report_content(subject, energies, evens, statistics, checks, _fit(program_file))
+    page = render(found, rows, _pictures(subject, energies, evens, statistics))
+    target.mkdir(parents=True, exist_ok=True)
+    write_json(target / CONTENT_FILE, found)
+    write_csv(target / LAYERS_FILE, layers_table(rows))
+    write_text(target / PAGE_FILE, page)
+    return Report(target / PAGE_FILE, found, rows)
+
+
+def _require_use_of_time(energies: dict[str, Entry]) -> None:
+    """Raises SpikeportError where no energy model that is shown takes the duration of an inference."""
+    loihi1 = energies.get(loihi_energy.NAME)
+    why = loihi1.refused if loihi1 else f"energy model {loihi_energy.NAME} is not shown"
+    if why:
+        raise SpikeportError(f"the time of an inference has no use: {why}; leave it out")
+
+
+def _break_evens(energies: dict[str, Entry], snn: ModelCounts | None, cnn: ModelCounts | None) -> list[BreakEven]:
+    """Of every model that compares twins, where both were counted and the SNN fires."""
+    if snn is None or cnn is None or not snn.rate:
+        return []
+    found = (break_even(MODELS[name], snn, cnn) for name in energies if name in MODELS)
+    return [even for even in found if even]
+
+
+def _pictures(
+    subject: Subject, energies: dict[str, Entry], evens: list[BreakEven], statistics: dict[str, LayerStatistics]
+) -> list[plots.Picture]:
+    """Those that there is something to draw of."""
+    rows, steps = subject.rows, subject.program.time_steps
+    names = subject.run.data.class_names if subject.run else ()
+    pictures = (
         plots.energy_plot(rows),
         plots.cause_plot(energies),
-        plots.break_even_plot(even, training),
+        plots.break_even_plot(evens, subject.training),
         plots.rate_plot(rows),
         plots.histogram_plot(statistics),
         plots.steps_plot(statistics, names),
         plots.difference_plot(rows),
         plots.divergence_plot(rows),
-        plots.raster_plot(_rasters(run, program, records, sample), program.time_steps),
-    ]
-    page = render(found, rows, [picture for picture in pictures if picture])
-    target.mkdir(parents=True, exist_ok=True)
-    write_json(target / CONTENT_FILE, found)
-    write_text(target / LAYERS_FILE, layers_csv(rows))
-    write_text(target / PAGE_FILE, page)
-    return Report(target / PAGE_FILE, found, rows)
+        plots.raster_plot(_rasters(subject.run, subject.program, subject.records, subject.sample), steps),
+    )
+    return [picture for picture in pictures if picture]
 
 
 def _records(program: Path, single: Path | None) -> tuple[LoihiProgram, dict[str, SpikeRecord]]:
@@ -211,10 +228,12 @@ def _rasters(
 
     if run is not None:
         model = run.model()
-        with watched(model, keep), torch.no_grad():
+        with watched(spiking_layers(model), keep), torch.no_grad():
             model(torch.from_numpy(run.samples(sample + 1)[0][sample:]))
     return spikes
 
 
-def _fit(path: Path) -> Any:
+def _fit(program: Path) -> Any:
+    """What compatibility.json beside a program says; None where there is none."""
+    path = program.with_name(COMPATIBILITY_FILE)
     return read_record(path, ("chip", "fits", "errors")) if path.exists() else None

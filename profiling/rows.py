@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from spikeport.profiling.energy import HOROWITZ
+
 TRAINING = "training"
 #: A relative difference of synaptic operations above this is marked in the report.
 MARK_ABOVE = 0.1
@@ -23,11 +25,10 @@ class Row:
         acs: witness -> synaptic operations.
         spikes: witness -> spikes of the neurons.
         rate: witness -> spikes per neuron and step.
-        energy_nj: witness -> energy of ``acs`` and ``macs`` under Horowitz's constants, nJ.
         divergence: engine -> how far its spikes are from training's: the absolute differences of the counts of every
             image and step, summed, over training's spikes.
         graded_events: engine -> synaptic events of graded input as the target executed them, at every step.
-        cnn_macs, cnn_energy_nj: the same layer of the CNN twin, dense.
+        cnn_macs: of the same layer of the CNN twin, dense.
         note: why target and training may differ here.
         comparable: the chip's synapses are training's, so that another number of operations comes of other spikes.
     """
@@ -41,11 +42,9 @@ class Row:
     acs: dict[str, float]
     spikes: dict[str, float]
     rate: dict[str, float]
-    energy_nj: dict[str, float]
     divergence: dict[str, float] = field(default_factory=dict)
     graded_events: dict[str, float] = field(default_factory=dict)
     cnn_macs: float | None = None
-    cnn_energy_nj: float | None = None
     note: str = ""
     composed: tuple[str, ...] = ()
     chip_macs: float = 0.0
@@ -71,8 +70,19 @@ class Row:
         silent = self.acs.get(TRAINING) == 0 and not self.macs
         return silent and self.comparable and self.acs.get(witness, 0.0) > 0
 
+    @property
+    def energy_nj(self) -> dict[str, float]:
+        """Witness -> energy of its operations under Horowitz's constants, nJ."""
+        return {w: HOROWITZ.of(acs, self.macs_of(w)) for w, acs in self.acs.items()}
+
+    @property
+    def cnn_energy_nj(self) -> float | None:
+        """The same of ``cnn_macs``."""
+        return None if self.cnn_macs is None else HOROWITZ.of(0, self.cnn_macs)
+
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """JSON values."""
+        return asdict(self) | {"energy_nj": self.energy_nj, "cnn_energy_nj": self.cnn_energy_nj}
 
 
 def witnesses(rows: list[Row]) -> list[str]:

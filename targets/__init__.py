@@ -22,6 +22,7 @@ from spikeport.targets.base import Target, find_target, pick_engine, target_name
 from spikeport.targets.loihi import LoihiTarget
 from spikeport.targets.loihi.against_float import require_own
 from spikeport.targets.loihi.check import check_program
+from spikeport.targets.loihi.program import LoihiProgram
 from spikeport.targets.record import SpikeRecord, differences
 
 __all__ = [
@@ -100,7 +101,7 @@ def compile(
     dt: float | None = None,
     input_mode: str = "graded",
     net: bool = False,
-) -> Any:
+) -> LoihiProgram:
     """Compiles a run or a NIR file for Loihi: writes program.npz, and compatibility.json beside it.
 
     Args:

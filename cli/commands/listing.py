@@ -16,10 +16,12 @@ def register(cli: typer.Typer) -> None:
 
 def models(json: console.Json = False) -> None:
     """List the models with their parameters and MACs (one image, 32x32, 10 classes, the paper's counting)."""
-    from spikeport.core.models import KINDS, MODELS
+    from spikeport.core.models import KINDS, MODELS, ModelSpec, Twin
     from spikeport.profiling.energy import model_sizes
 
-    rows = [{"name": name, "kind": kind} | model_sizes(name, kind) for name in MODELS for kind in KINDS]
+    rows = [
+        {"name": name, "kind": kind} | model_sizes(ModelSpec(name, Twin(kind))) for name in MODELS for kind in KINDS
+    ]
     if json:
         console.print_json(rows)
         return

@@ -139,6 +139,11 @@ def train(
         idle = [f"--{name.replace('_', '-')}" for name in names if name in given]
         if idle and not is_there(resolved):
             raise SpikeportError(f"{idle[0]} has no effect without {flag}; give both or neither")
+    prepare: Prepare | None = None
+    if resolved.target:  # imported only where one is asked for: it brings the exporter
+        from spikeport.targets.loihi.qat import ChipNetwork
+
+        prepare = ChipNetwork
     rows: list[dict[str, float]] = []
 
     def told(row: dict[str, float]) -> None:
@@ -156,7 +161,7 @@ def train(
                 overwrite=overwrite,
                 progress=progress,
                 on_epoch=told,
-                prepare=prepare_for(resolved),
+                prepare=prepare,
             )
     except KeyboardInterrupt:
         kept = rows or resume
@@ -190,15 +195,6 @@ def taken_over(start: Path, out: Path, resume: bool) -> dict[str, Any]:
         load_run(start)  # what is no run is named as such
     taken = {"model", "kind", "keep", "width", *NEURONS, "dataset", "data", "train_images", "validation"}
     return {name: value for name, value in TrainConfig.read(path / CONFIG_FILE).items() if name in taken}
-
-
-def prepare_for(config: "TrainConfig") -> "Prepare | None":
-    """What ``train`` wraps a model in; a target is imported only where one is asked for, for it brings the exporter."""
-    if config.target is None:
-        return None
-    from spikeport.targets.loihi.qat import prepare
-
-    return prepare
 
 
 def show(row: dict[str, float]) -> None:

@@ -39,9 +39,13 @@ DATASETS: dict[str, Entry] = {
 }
 
 
-def load_dataset(name: str, folder: Path | None = None) -> ImageData:
-    """Raises SpikeportError for an unknown name, a missing folder or a damaged file."""
-    return _entry(name).load(folder)
+def load_dataset(name: str, folder: Path | str | None = None) -> ImageData:
+    """The data set ``name``, from its ``folder`` where it is not embedded.
+
+    Raises:
+        SpikeportError: an unknown name, a missing folder or a damaged file.
+    """
+    return _entry(name).load(Path(folder) if folder else None)
 
 
 def download_dataset(name: str, folder: Path | None, progress: Progress = silent) -> Path:

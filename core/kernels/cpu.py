@@ -11,7 +11,7 @@ from ctypes import c_double, c_int32, c_int64, c_void_p
 import torch
 from torch import Tensor
 
-from spikeport.core.kernels.parameters import DTYPE_CODES, Setting
+from spikeport.core.kernels.parameters import DTYPE_CODES, Norm, Setting
 from spikeport.core.native import native_library
 
 MISSING = "the C++ extension was not built (no C++ compiler at installation); install g++ and reinstall spikeport"
@@ -82,27 +82,17 @@ def lif(code: int, x: Tensor, setting: Setting, **tensors: Tensor | None) -> Non
     _loaded().spikeport_lif(ctypes.byref(call), c_int32(code))
 
 
-def norm_moments(x: Tensor, setting: Setting, channels: int, inner: int, mean: Tensor, variance: Tensor) -> None:
+def norm_moments(x: Tensor, setting: Setting, norm: Norm, mean: Tensor, variance: Tensor) -> None:
     """Writes mean and biased variance of every channel of x."""
     pointers = _pointers({"batch_mean": mean, "batch_variance": variance})
-    call = NormCall(shape_of(x, setting), channels, inner, x=x.data_ptr(), **pointers)
+    call = NormCall(shape_of(x, setting), norm.channels, norm.inner, x=x.data_ptr(), **pointers)
     _loaded().spikeport_norm_moments(ctypes.byref(call))
 
 
-def norm(
-    code: int,
-    x: Tensor,
-    setting: Setting,
-    channels: int,
-    inner: int,
-    eps: float,
-    batch_statistics: bool,
-    pair: int,
-    **tensors: Tensor | None,
-) -> None:
-    """Runs pass ``code`` (0 forward, 1 backward) of BatchNorm and LIF; pair: as in calls.h."""
+def norm(code: int, x: Tensor, setting: Setting, norm: Norm, **tensors: Tensor | None) -> None:
+    """Runs pass ``code`` (0 forward, 1 backward) of BatchNorm and LIF."""
     shape = shape_of(x, setting)
-    numbers = (channels, inner, shape.neurons, pair, eps, batch_statistics)
+    numbers = (norm.channels, norm.inner, shape.neurons, norm.pair, norm.eps, norm.batch_statistics)
     call = NormCall(shape, *numbers, x.data_ptr(), **_pointers(tensors))
     _loaded().spikeport_norm(ctypes.byref(call), c_int32(code))
 

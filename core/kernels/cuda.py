@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spikeport.core.kernels import cuda_compile
 from spikeport.core.kernels.cuda_launches import Launch, lif_launches, moments_launches, norm_launches
-from spikeport.core.kernels.parameters import Setting
+from spikeport.core.kernels.parameters import Norm, Setting
 
 OLDEST = (7, 5)  # compute capability the compiler still knows
 _thread = threading.local()
@@ -40,24 +40,14 @@ def lif(code: int, x: Tensor, setting: Setting, **tensors: Tensor | None) -> Non
     _queue(lif_launches(code, x, setting, tensors), x.device)
 
 
-def norm_moments(x: Tensor, setting: Setting, channels: int, inner: int, mean: Tensor, variance: Tensor) -> None:
+def norm_moments(x: Tensor, setting: Setting, norm: Norm, mean: Tensor, variance: Tensor) -> None:
     """Writes mean and biased variance of every channel of x."""
-    _queue(moments_launches(x, setting, channels, inner, mean, variance), x.device)
+    _queue(moments_launches(x, setting, norm, mean, variance), x.device)
 
 
-def norm(
-    code: int,
-    x: Tensor,
-    setting: Setting,
-    channels: int,
-    inner: int,
-    eps: float,
-    batch_statistics: bool,
-    pair: int,
-    **tensors: Tensor | None,
-) -> None:
-    """Runs pass ``code`` (0 forward, 1 backward) of BatchNorm and LIF; pair: as in calls.h."""
-    _queue(norm_launches(code, x, setting, channels, inner, eps, batch_statistics, pair, tensors), x.device)
+def norm(code: int, x: Tensor, setting: Setting, norm: Norm, **tensors: Tensor | None) -> None:
+    """Runs pass ``code`` (0 forward, 1 backward) of BatchNorm and LIF."""
+    _queue(norm_launches(code, x, setting, norm, tensors), x.device)
 
 
 def _queue(launches: list[Launch], device: torch.device) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from spikeport.core.errors import SpikeportError
-from spikeport.core.kernels.parameters import Setting, neuron_constants, state_dtype
+from spikeport.core.kernels.parameters import Norm, Setting, neuron_constants, state_dtype
 
 # Of a block; THREADS in norm_lif.cu. Small blocks fill a multiprocessor's registers better: a thread of the passes over
 # BatchNorm and LIF takes up to 200.
@@ -81,10 +81,9 @@ def lif_launches(code: int, x: Tensor, setting: Setting, tensors: dict[str, Tens
     return [Launch("lif.cu", expression, grid, THREADS, (*pointers, *size, detach, *constants), scratch)]
 
 
-def moments_launches(
-    x: Tensor, setting: Setting, channels: int, inner: int, mean: Tensor, variance: Tensor
-) -> list[Launch]:
+def moments_launches(x: Tensor, setting: Setting, norm: Norm, mean: Tensor, variance: Tensor) -> list[Launch]:
     """Mean and biased variance of every channel."""
+    channels, inner = norm.channels, norm.inner
     steps, neurons, x_step = _extent(x, setting)
     steps = 1 if setting.constant else steps
     last = inner == 1
@@ -101,22 +100,15 @@ def moments_launches(
 
 
 def norm_launches(
-    code: int,
-    x: Tensor,
-    setting: Setting,
-    channels: int,
-    inner: int,
-    eps: float,
-    batch_statistics: bool,
-    pair: int,
-    tensors: dict[str, Tensor | None],
+    code: int, x: Tensor, setting: Setting, norm: Norm, tensors: dict[str, Tensor | None]
 ) -> list[Launch]:
-    """For pass ``code`` (0 forward, 1 backward) of BatchNorm and LIF; pair: as in calls.h.
+    """For pass ``code`` (0 forward, 1 backward) of BatchNorm and LIF.
 
     Raises:
         SpikeportError: more than ``UNROLLED`` steps.
     """
     steps, neurons, x_step = _extent(x, setting)
+    channels, inner, eps, batch_statistics, pair = norm
     if steps > UNROLLED:
         raise SpikeportError(f"BatchNorm and LIF in one take at most {UNROLLED} steps on a GPU, not {steps}")
     last = inner == 1

@@ -15,7 +15,7 @@ from torch.nn.functional import max_pool2d
 from spikeport.core.errors import SpikeportError
 from spikeport.core.kernels import cpu, cuda, ops
 from spikeport.core.kernels.layout import Layout, with_dense_steps
-from spikeport.core.kernels.parameters import SCHEMA, Setting, state_dtype
+from spikeport.core.kernels.parameters import SCHEMA, Norm, Setting, state_dtype
 
 _LIBRARY = torch.library.Library("spikeport", "FRAGMENT")
 _FACTORS = "Tensor? weight, Tensor? bias, Tensor mean, Tensor variance"
@@ -101,7 +101,7 @@ def _moments(x: Tensor, constant: bool) -> tuple[Tensor, Tensor]:
         return mean.fill_(torch.nan), variance.fill_(torch.nan)
     steps = 1 if constant else x.shape[0]
     setting = Setting(steps, constant, [0.0] * 5, 0)
-    (cuda if x.is_cuda else cpu).norm_moments(x, setting, *_channels(layout), mean, variance)
+    (cuda if x.is_cuda else cpu).norm_moments(x, setting, Norm(*_channels(layout)), mean, variance)
     return mean, variance
 
 
@@ -146,10 +146,9 @@ def _run(
         )
     channels, inner = _channels(layout)
     if x.numel():
-        device = cuda if x.is_cuda else cpu
         inner = 1 if pair else inner  # a single channel is channels-last as well
-        numbers = (channels, inner, options.eps, options.batch_statistics, pair)
-        device.norm(code, x, setting, *numbers, **tensors)
+        norm = Norm(channels, inner, options.eps, options.batch_statistics, pair)
+        (cuda if x.is_cuda else cpu).norm(code, x, setting, norm, **tensors)
 
 
 def _fake_norm_lif(x: Tensor, *arguments: Any) -> Tensor:

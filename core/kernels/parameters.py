@@ -35,6 +35,23 @@ class Setting(NamedTuple):
     smooth: bool = False
 
 
+class Norm(NamedTuple):
+    """The BatchNorm before a layer of neurons.
+
+    Attributes:
+        channels, inner: neuron i is of channel (i // inner) % channels.
+        eps: as of ``torch.nn.functional.batch_norm``.
+        batch_statistics: the gradient passes through mean and variance.
+        pair: neurons of two pixel rows whose spikes are max-pooled, see calls.h; 0 where they are not.
+    """
+
+    channels: int
+    inner: int
+    eps: float = 0.0
+    batch_statistics: bool = False
+    pair: int = 0
+
+
 #: Setting in the schema language of torch operators
 SCHEMA = "int steps, bool constant, float[] neuron, int surrogate, bool detach_reset, bool smooth"
 

@@ -18,7 +18,7 @@ from spikeport.core.runs import CONFIG_FILE, SAMPLES_FILE, WEIGHTS_FILE, save_mo
 
 def pack(source: Path, out: Path, samples: int) -> None:
     run = load_run(source)
-    data = load_dataset(run.data.name, Path(run.data.folder) if run.data.folder else None)
+    data = load_dataset(run.data.name, run.data.folder)
     out.mkdir(parents=True)
     results = run.results | {"accuracy": run.results["test_accuracy"]}
     save_model(out, run.spec, replace(run.data, folder=None), results)

@@ -7,7 +7,7 @@ import torch
 from spikeport.core.files import write_json
 from spikeport.core.runs import Run
 from spikeport.profiling.counting import count_operations
-from spikeport.profiling.energy import horowitz, paper_count
+from spikeport.profiling.energy import HOROWITZ, paper_count
 from spikeport.profiling.studies.study import MEASURED_FILE
 
 #: Test images on which operations are counted.
@@ -31,7 +31,7 @@ def measure(run: Run) -> None:
         "rate": counts.rate,
         "macs": macs,
         "acs": acs,
-        "energy_nj": horowitz(acs, macs),
+        "energy_nj": HOROWITZ.of(acs, macs),
         "paper_macs": paper.macs,
         "paper_acs": paper.acs,
         "paper_energy_nj": paper.energy_nj,

@@ -14,7 +14,7 @@ from typing import Any
 from spikeport.core.config import TrainConfig
 from spikeport.core.errors import SpikeportError
 from spikeport.core.models import MODELS, ModelSpec, Twin
-from spikeport.profiling.energy import horowitz, sizes
+from spikeport.profiling.energy import HOROWITZ, model_sizes
 from spikeport.profiling.studies import paper_figures as figures
 from spikeport.profiling.studies.ablation import SCHEDULES, ablation_study
 from spikeport.profiling.studies.compare import compare_study
@@ -174,7 +174,7 @@ def _table_4_3(find: Find) -> Iterator[Line]:
         cnn, snn = (find("cifar10", *_network(model), kind) for kind in ("cnn", "snn"))
         yield _trained(model, "CNN accuracy (%)", cnn_accuracy, cnn, "test_accuracy", 0.01)
         yield _trained(model, "SNN accuracy (%)", snn_accuracy, snn, "test_accuracy", 0.01)
-        paid = horowitz(0, _sizes(model, "cnn", 10, 32)["macs"])
+        paid = HOROWITZ.of(0, _sizes(model, "cnn", 10, 32)["macs"])
         yield _explained(
             Line(model, "CNN energy (mJ)", cnn_energy, paid / 1e6), figures.CNN_ENERGY_REASONS.get(model, "")
         )
@@ -191,7 +191,7 @@ def _table_4_3(find: Find) -> Iterator[Line]:
 @cache
 def _sizes(model: str, kind: str, classes: int, size: int, keep: tuple[int, ...] | None = None) -> dict[str, int]:
     twin = Twin(kind, time_steps=1)  # what the paper counts
-    return sizes(ModelSpec(model, twin, classes, 3, size, keep=keep))
+    return model_sizes(ModelSpec(model, twin, classes, 3, size, keep=keep))
 
 
 def _explained(line: Line, reason: str) -> Line:

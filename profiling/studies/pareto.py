@@ -6,12 +6,10 @@ from statistics import mean
 
 from matplotlib.figure import Figure
 
-from spikeport.core.figures import literal, save_figure
+from spikeport.core.figures import BLUE, GREY, RED, framed, literal, save_figure
 from spikeport.profiling.studies.table import Row
 
-#: Colour-blind safe (Okabe and Ito, 2008).
-COLOURS = {"cnn": "#999999", "snn": "#0072B2"}
-FRONTIER = "#D55E00"
+COLOURS = {"cnn": GREY, "snn": BLUE}
 
 
 def pareto_plot(rows: Sequence[Row], path: Path) -> None:
@@ -22,8 +20,8 @@ def pareto_plot(rows: Sequence[Row], path: Path) -> None:
     points = {row.name: (mean(row.values["energy_nj"]), mean(row.values["test_accuracy"])) for row in shown}
     best = frontier(points)
     figure = Figure(figsize=(7, 4.5))
-    axes = figure.subplots()
-    axes.plot(*zip(*(points[name] for name in best), strict=True), color=FRONTIER, linewidth=1, label="frontier")
+    axes = framed(figure.subplots())
+    axes.plot(*zip(*(points[name] for name in best), strict=True), color=RED, linewidth=1, label="frontier")
     for kind, marker in (("cnn", "s"), ("snn", "o")):
         of_kind = [row for row in shown if row.config.kind == kind]
         if of_kind:
@@ -43,7 +41,6 @@ def pareto_plot(rows: Sequence[Row], path: Path) -> None:
     axes.set_xlabel("energy per image, all time steps (nJ: 0.9 pJ per AC, 4.6 pJ per MAC)")
     axes.set_ylabel("test accuracy")
     axes.legend(fontsize=8, frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
     save_figure(figure, path, bbox_inches="tight")
 
 

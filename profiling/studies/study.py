@@ -82,7 +82,7 @@ def seeds_from(first: int, count: int) -> tuple[int, ...]:
 def check_trainable(configs: list[TrainConfig]) -> None:
     """Raises SpikeportError where one of them names a missing data set or cannot be built, before anything starts."""
     for dataset, folder in {(c.dataset, c.data) for c in configs}:
-        data = load_dataset(dataset, Path(folder) if folder else None)
+        data = load_dataset(dataset, folder)
         for config in configs:
             if (config.dataset, config.data) == (dataset, folder):
                 config.spec(len(data.class_names), data.image_shape).build()

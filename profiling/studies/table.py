@@ -1,7 +1,5 @@
 """The table of a study, derived from the run folders of its finished trials."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,7 +7,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from spikeport.core.config import TrainConfig
-from spikeport.core.files import read_json, write_text
+from spikeport.core.files import read_json, write_csv, write_text
 from spikeport.core.runs import CONFIG_FILE, load_run
 from spikeport.profiling.page import number
 from spikeport.profiling.studies.study import MEASURED_FILE, PLACE, TRIALS, finished
@@ -122,15 +120,13 @@ def _cell(row: Row, quantity: str) -> str:
 def write_table(folder: Path, rows: Sequence[Row]) -> None:
     """table.csv (every mean and deviation in full) and table.md."""
     names = varied(rows) if rows else []
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     statistics = [f"{quantity}_{part}" for quantity in QUANTITIES for part in ("mean", "deviation")]
-    writer.writerow(["row", *names, "trials", "finished", *statistics])
+    lines: list[list[Any]] = [["row", *names, "trials", "finished", *statistics]]
     for row in rows:
         numbers = [part for q in QUANTITIES for part in (row.mean(q), row.deviation(q))]
         settings = [_setting(getattr(row.config, name)) for name in names]
-        writer.writerow([row.name, *settings, row.trials, row.finished, *numbers])
-    write_text(folder / "table.csv", text.getvalue())
+        lines.append([row.name, *settings, row.trials, row.finished, *numbers])
+    write_csv(folder / "table.csv", lines)
     write_text(folder / "table.md", markdown(*cells(rows)))
 
 

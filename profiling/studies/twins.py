@@ -12,7 +12,7 @@ from spikeport.core.data import ImageData, load_dataset
 from spikeport.core.errors import SpikeportError
 from spikeport.core.evaluation import evaluate
 from spikeport.core.figures import literal, save_figure
-from spikeport.core.files import write_text
+from spikeport.core.files import write_csv, write_text
 from spikeport.core.runs import Run
 from spikeport.profiling.studies.table import markdown
 
@@ -55,8 +55,7 @@ def side_by_side(cnn: Run, snn: Run, folder: Path, data_folder: str | None = Non
         )
     if cnn.data.name != snn.data.name:
         raise SpikeportError(f"{cnn.path} saw {cnn.data.name}, {snn.path} {snn.data.name}; give twins of one data set")
-    found = data_folder or cnn.data.folder
-    data = load_dataset(cnn.data.name, Path(found) if found else None)
+    data = load_dataset(cnn.data.name, data_folder or cnn.data.folder)
     cnn_says, snn_says = (
         evaluate(run.model(), data, data.test_images, data.test_labels).predictions for run in (cnn, snn)
     )
@@ -64,7 +63,7 @@ def side_by_side(cnn: Run, snn: Run, folder: Path, data_folder: str | None = Non
     heading = ["class", "images", "CNN errs", "SNN errs", "both", "CNN takes it for", "SNN takes it for"]
     body = [[str(cell) for cell in vars(row).values()] for row in rows]
     write_text(folder / "errors.md", markdown(heading, body))
-    write_text(folder / "errors.csv", "".join(",".join(line) + "\n" for line in [heading, *body]))
+    write_csv(folder / "errors.csv", [heading, *body])
     save_figure(_picture(data, cnn_says, snn_says), folder / PICTURE, bbox_inches="tight")
     return rows
 

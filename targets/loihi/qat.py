@@ -144,11 +144,6 @@ def _slope(layer: Layer, neuron: LIF | None) -> Slope:
     return Slope(neuron.surrogate, unit, threshold, neuron.neuron.steepness, detach_reset=neuron.detach_reset)
 
 
-def prepare(model: nn.Module, info: DataInfo) -> nn.Module:
-    """``model`` in Loihi's arithmetic, for ``spikeport.core.train``. Raises as ``ChipNetwork``."""
-    return ChipNetwork(model, info)
-
-
 def preparation(config: TrainConfig) -> Prepare | None:
-    """The ``prepare`` that ``spikeport.core.train`` needs: ``prepare`` where the settings name a target, else None."""
-    return prepare if config.target else None
+    """The ``prepare`` of ``spikeport.core.train``: ``ChipNetwork`` where the settings name a target, else None."""
+    return ChipNetwork if config.target else None

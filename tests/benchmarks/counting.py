@@ -15,8 +15,8 @@ from statistics import median
 import torch
 
 from spikeport.core.files import write_json
+from spikeport.core.memory import keep_freed_memory
 from spikeport.core.runs import load_run
-from spikeport.memory import keep_freed_memory
 from spikeport.profiling import count_operations
 from spikeport.profiling.counting import batch_size
 

@@ -18,9 +18,9 @@ from spikeport.core import TrainConfig
 from spikeport.core.evaluation import autocast
 from spikeport.core.files import write_json
 from spikeport.core.learner import LAYOUT
+from spikeport.core.memory import keep_freed_memory
 from spikeport.core.objective import Objective
 from spikeport.core.optimisation import optimizer_for
-from spikeport.memory import keep_freed_memory
 
 LOSSES = {
     "cross-entropy": {},

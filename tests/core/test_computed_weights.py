@@ -11,7 +11,7 @@ from spikeport.core.computed_weights import make_plain
 from spikeport.core.runs import DataInfo
 from spikeport.core.tracing import copied
 from spikeport.profiling import count_operations
-from spikeport.targets.loihi.qat import prepare
+from spikeport.targets.loihi.qat import ChipNetwork
 
 INFO = DataInfo("rgb", (3, 8, 8), (0.5,) * 3, (0.1,) * 3, ("a", "b", "c", "d"))
 PARAMETRIZED = {
@@ -76,12 +76,12 @@ def test_an_export_has_what_is_computed_now_and_leaves_the_model_as_it_is(tmp_pa
 def test_training_in_integers_trains_what_weights_are_computed_from(kind):
     x = torch.randn(4, 3, 8, 8)
     model = changed(spiking(kind))
-    given = prepare(model, INFO)(x)
-    assert torch.equal(given, prepare(plain(model), INFO)(x))
+    given = ChipNetwork(model, INFO)(x)
+    assert torch.equal(given, ChipNetwork(plain(model), INFO)(x))
     given.square().sum().backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
-    before = prepare(model, INFO)(x)
-    assert not torch.equal(prepare(changed(model), INFO)(x), before)
+    before = ChipNetwork(model, INFO)(x)
+    assert not torch.equal(ChipNetwork(changed(model), INFO)(x), before)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -4,15 +4,17 @@ import copy
 import math
 
 import pytest
+import small_digits
 import torch
 from torch import Tensor, nn
 
 from spikeport.core import LIF, SpikeportError, TrainConfig
 from spikeport.core.functional import lif
+from spikeport.core.hooks import watched
 from spikeport.core.learner import learner_for
 from spikeport.core.losses import distillation, grad_cam, grad_cam_overlap, gradient_aware, rate_penalty
 from spikeport.core.objective import Objective
-from spikeport.core.rates import Rates, watched
+from spikeport.core.rates import Rates, spiking_layers
 
 DOUBLE = torch.float64
 
@@ -115,7 +117,7 @@ def test_rates_are_spikes_per_neuron_step_and_sample():
     """Currents of 2 and 0 with tau = 2: the first neuron reaches 1 in every step, the second never; then all fire."""
     model = nn.Sequential(LIF(time_steps=2), LIF(time_steps=2, tau=1.0, v_threshold=0.1))
     rates = Rates()
-    with watched(model, rates.see):
+    with watched(spiking_layers(model), rates.see):
         model(torch.tensor([[2.0, 0.0], [2.0, 0.0]]))
         model(torch.tensor([[2.0, 2.0], [2.0, 2.0]]))
     model(torch.zeros(2, 2))  # no longer watched
@@ -178,9 +180,9 @@ def test_firing_rates_off_the_goal_are_charged():
 def test_rates_are_those_before_a_pooling():
     config = TrainConfig(rate_weight=1.0, width=0.25, tau=1.25, v_threshold=0.25)
     model, rates = config.spec(10, (3, 32, 32)).build(seed=0), Rates()
-    learner = learner_for(config, copy.deepcopy(model), None, torch.device("cpu"), None)
+    learner = learner_for(config, small_digits.load(), copy.deepcopy(model), None)
     images = torch.randn(4, 3, 32, 32).contiguous(memory_format=torch.channels_last)
-    with watched(model, rates.see):
+    with watched(spiking_layers(model), rates.see):
         model(images)
     learner.objective.forward(learner.forward, images)
     expected = rates.per_layer()

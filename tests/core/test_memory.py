@@ -8,15 +8,16 @@ import pytest
 
 # Page faults of ten large tensors, one after the other, after five others.
 SCRIPT = """
-import resource, torch
+import resource
+import numpy as np
 from spikeport.core.memory import keep_freed_memory
 if {keep}:
     keep_freed_memory()
 for _ in range(5):
-    torch.ones({size})
+    np.ones({size}, np.float32)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
-    torch.ones({size})
+    np.ones({size}, np.float32)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 

@@ -11,10 +11,11 @@ from torch import nn
 from torch.nn.functional import max_pool2d
 
 from spikeport.core import LIF, ModelSpec, SpikeportError, Twin
+from spikeport.core.hooks import watched
 from spikeport.core.models import FORMS, KINDS, MODELS
 from spikeport.core.models.layers import ConvNorm, fuse
 from spikeport.core.models.squeezenet import FIRES
-from spikeport.core.rates import watched
+from spikeport.core.rates import spiking_layers
 from spikeport.core.surrogates import SURROGATES
 
 CNN, SNN = Twin("cnn"), Twin("snn")
@@ -205,7 +206,7 @@ def _training_step(model):
     """Logits, the spikes of every LIF, gradients and statistics of one step."""
     seen = {}
     images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    with watched(model, lambda name, spikes: seen.update({name: spikes.detach()})):
+    with watched(spiking_layers(model), lambda name, spikes: seen.update({name: spikes.detach()})):
         logits = model(images)
     logits.square().sum().backward()
     return logits.detach(), seen, {n: p.grad for n, p in model.named_parameters()}, dict(model.named_buffers())

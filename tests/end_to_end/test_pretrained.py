@@ -9,8 +9,9 @@ import torch
 
 from spikeport.commands.demo import CARRIED_SAMPLES, PRETRAINED, find_pretrained, take
 from spikeport.core import SpikeportError, load_run, train
+from spikeport.export import to_nir
 from spikeport.targets import compile, simulate
-from spikeport.targets.loihi.qat import prepare
+from spikeport.targets.loihi.qat import ChipNetwork
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,7 +28,7 @@ def test_they_read_the_images_they_carry(taken, kind):
     assert run.kind == kind
     assert run.data.folder is None
     x, labels = run.samples(CARRIED_SAMPLES)
-    model = run.model() if kind == "cnn" else prepare(run.model(), run.data).eval()
+    model = run.model() if kind == "cnn" else ChipNetwork(run.model(), run.data).eval()
     with torch.no_grad():
         accuracy = float((model(torch.from_numpy(x)).argmax(1).numpy() == labels).mean())
     # Of 64 images, three standard deviations are 0.17 at an accuracy of 0.7.
@@ -36,10 +37,11 @@ def test_they_read_the_images_they_carry(taken, kind):
 
 def test_the_snn_runs_on_the_chip_as_it_was_trained(taken):
     run = load_run(taken / "snn")
+    to_nir(run, samples=run.samples(4)[0])  # few: to verify all that it carries would take a minute
     compile(taken / "snn")
     record = simulate(taken / "snn", samples=16)
     with torch.no_grad():
-        trained = prepare(run.model(), run.data).eval()(torch.from_numpy(run.samples(16)[0]))
+        trained = ChipNetwork(run.model(), run.data).eval()(torch.from_numpy(run.samples(16)[0]))
     np.testing.assert_array_equal(trained.numpy(), record.outputs.astype(np.float32))
 
 

@@ -44,7 +44,7 @@ def test_every_snn_is_exported_exactly_and_compiles(name, form, tmp_path):
     assert sum(record.wraps.values()) == sum(record.saturations.values()) == 0
 
 
-@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "squeezenet-p"])  # a part of squeezenet
 def test_every_cnn_is_exported_to_onnx(name, tmp_path):
     certificate = to_onnx(network(name, "cnn"), tmp_path / "model.onnx", images(4))
     assert certificate.witnesses[0].status == "agrees"
@@ -62,8 +62,8 @@ def test_every_cnn_is_exported_to_onnx(name, tmp_path):
     ],
 )
 def test_sizes_are_the_papers_as_far_as_they_can_be_reproduced(name, parameters, cnn_macs, snn_macs):
-    assert model_sizes(name, "cnn") == {"parameters": parameters, "macs": cnn_macs}
-    assert model_sizes(name, "snn") == {"parameters": parameters, "macs": snn_macs}
+    assert model_sizes(ModelSpec(name, Twin("cnn"))) == {"parameters": parameters, "macs": cnn_macs}
+    assert model_sizes(ModelSpec(name, Twin("snn"))) == {"parameters": parameters, "macs": snn_macs}
 
 
 @pytest.mark.parametrize("classes", [10, 100, 200])

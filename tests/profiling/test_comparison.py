@@ -15,7 +15,7 @@ from spikeport.export.nir_graph import Metadata, build_nir
 from spikeport.export.trace import trace
 from spikeport.profiling.comparison import compare, mean_rate
 from spikeport.profiling.counting import count_operations
-from spikeport.profiling.energy import HOROWITZ, horowitz, total
+from spikeport.profiling.energy import HOROWITZ, total
 from spikeport.profiling.report import _rasters
 from spikeport.profiling.rows import TRAINING, totals
 from spikeport.targets.loihi.compile import compile
@@ -62,7 +62,7 @@ def test_energy_uses_the_same_constants_everywhere(case):
     training, program, record = case
     for row in compare(training, program, {"fixed": record}):
         for witness, acs in row.acs.items():
-            assert row.energy_nj[witness] == horowitz(acs, row.macs)
+            assert row.energy_nj[witness] == HOROWITZ.of(acs, row.macs)
             assert row.macs == row.macs_of(witness)
 
 

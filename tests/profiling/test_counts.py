@@ -16,7 +16,7 @@ from spikeport.core import LIF, SpikeportError, TimeMean
 from spikeport.core.models import ModelSpec, Twin
 from spikeport.export.foreign import owner_forward
 from spikeport.profiling.counting import count_operations
-from spikeport.profiling.energy import AC_PJ, MAC_PJ, horowitz, model_sizes, paper_count
+from spikeport.profiling.energy import AC_PJ, HOROWITZ, MAC_PJ, model_sizes, paper_count
 
 
 def direct_events(x, conv):
@@ -140,14 +140,14 @@ def test_the_papers_mac_columns(name, classes, size, macs):
 
 
 def test_the_papers_cnn_energy():
-    sizes = model_sizes("squeezenet", "cnn")
+    sizes = model_sizes(ModelSpec("squeezenet", Twin("cnn")))
     assert sizes["macs"] / 1e6 == pytest.approx(54.755, abs=5e-4)
-    assert horowitz(0, sizes["macs"]) / 1e6 == pytest.approx(0.2519, abs=5e-5)  # mJ
+    assert HOROWITZ.of(0, sizes["macs"]) / 1e6 == pytest.approx(0.2519, abs=5e-5)  # mJ
 
 
 def test_energy_is_the_sum_of_its_operations():
-    assert horowitz(1000, 0) == AC_PJ
-    assert horowitz(0, 1000) == MAC_PJ
+    assert HOROWITZ.of(1000, 0) == AC_PJ
+    assert HOROWITZ.of(0, 1000) == MAC_PJ
 
 
 def test_an_input_that_changes_is_counted_step_by_step():

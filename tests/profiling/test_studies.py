@@ -4,7 +4,6 @@ import csv
 import json
 from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import optuna
@@ -171,7 +170,7 @@ def test_twins_are_judged_on_the_data_where_it_lies_now(compared, tmp_path, monk
     asked = []
     monkeypatch.setattr(twins, "load_dataset", lambda *given: asked.append(given) or load_dataset(cnn.data.name, None))
     side_by_side(cnn, snn, tmp_path, "elsewhere")
-    assert asked == [(cnn.data.name, Path("elsewhere"))]
+    assert asked == [(cnn.data.name, "elsewhere")]
 
 
 def test_every_surrogate_of_a_search_has_its_own_steepness():

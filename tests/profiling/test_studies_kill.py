@@ -12,16 +12,16 @@ from spikeport.core import TrainConfig
 from spikeport.profiling.studies import ablation_study, run_study, write_results
 from spikeport.profiling.studies.study import TRIALS, finished
 
-SCHEDULES = ("alt-1", "9")
+SCHEDULES = ("alt-1", "9", "8")
 SETTINGS = {"dataset": "digits", "width": 0.0625, "epochs": 12, "train_images": 100, "lr": 0.01}
-STUDY = ablation_study(TrainConfig(**SETTINGS), SCHEDULES, seeds=2)
+STUDY = ablation_study(TrainConfig(**SETTINGS), SCHEDULES, seeds=1)
 
 
 def start(folder: Path) -> subprocess.Popen:
     """The study on the command line, in two processes of one thread each, as the tests have."""
     settings = [part for name, value in SETTINGS.items() for part in ("--set", f"{name}={value}")]
     schedules = [part for name in SCHEDULES for part in ("--schedule", name)]
-    command = ["study", "ablation", *schedules, *settings, "--seeds", "2", "--processes", "2", "--out", str(folder)]
+    command = ["study", "ablation", *schedules, *settings, "--seeds", "1", "--processes", "2", "--out", str(folder)]
     return subprocess.Popen(
         [sys.executable, "-m", "spikeport", *command],
         env=os.environ | {"OMP_NUM_THREADS": "1"},

@@ -6,7 +6,7 @@ from collections import defaultdict
 import pytest
 
 from spikeport.core import ModelSpec, SpikeportError, TrainConfig, Twin
-from spikeport.profiling.energy import sizes
+from spikeport.profiling.energy import model_sizes
 from spikeport.profiling.studies import SCHEDULES, ablation_study, compare_study, paper_table, run_quick, run_study
 from spikeport.profiling.studies.paper import QUICK, TABLES, Line, quick_study
 from spikeport.profiling.studies.study import STUDY_FILE, TRIALS
@@ -75,7 +75,7 @@ def test_every_computed_figure_is_equal_or_explained_and_the_rest_is_not_run(unt
 
 
 def kept(*modules: int) -> int:
-    return sizes(ModelSpec("squeezenet", Twin(), keep=modules))["parameters"]
+    return model_sizes(ModelSpec("squeezenet", Twin(), keep=modules))["parameters"]
 
 
 def test_the_reasons_given_for_schedules_are_true(untrained):

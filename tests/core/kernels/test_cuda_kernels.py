@@ -17,6 +17,7 @@ import torch
 from spikeport.core import kernels
 from spikeport.core.kernels import cpu, cuda_compile, norm_ops, ops
 from spikeport.core.kernels.cuda_launches import lif_launches, moments_launches, norm_launches
+from spikeport.core.kernels.parameters import Norm
 
 EMULATION = Path(__file__).with_name("emulation")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -141,9 +142,9 @@ def emulator(tmp_path_factory):
         emulator.need(lif_launches(code, x, setting, tensors))
     for x, setting, batch, pooled in norm_cases():
         x, channels, inner, pair, tensors = norm_tensors(x, setting, pooled)
-        emulator.need(moments_launches(x, setting, channels, inner, tensors["mean"], tensors["variance"]))
+        emulator.need(moments_launches(x, setting, Norm(channels, inner), tensors["mean"], tensors["variance"]))
         for code in (0, 1):
-            emulator.need(norm_launches(code, x, setting, channels, inner, 1e-5, batch, pair, tensors))
+            emulator.need(norm_launches(code, x, setting, Norm(channels, inner, 1e-5, batch, pair), tensors))
     emulator.build()
     return emulator
 
@@ -169,13 +170,13 @@ def test_norm_lif_is_the_cpu_kernels(emulator, kernel, distance):
             for moment in ("mean", "variance"):
                 own[moment] = own[moment].clone()
             if kind == "cpu":
-                cpu.norm_moments(x, setting, channels, inner, own["mean"], own["variance"])
+                cpu.norm_moments(x, setting, Norm(channels, inner), own["mean"], own["variance"])
                 for code in (ops.FORWARD, ops.BACKWARD):
-                    cpu.norm(code, x, setting, channels, inner, 1e-5, batch, pair, **own)
+                    cpu.norm(code, x, setting, Norm(channels, inner, 1e-5, batch, pair), **own)
             else:
-                emulator.execute(moments_launches(x, setting, channels, inner, own["mean"], own["variance"]))
+                emulator.execute(moments_launches(x, setting, Norm(channels, inner), own["mean"], own["variance"]))
                 for code in (ops.FORWARD, ops.BACKWARD):
-                    emulator.execute(norm_launches(code, x, setting, channels, inner, 1e-5, batch, pair, own))
+                    emulator.execute(norm_launches(code, x, setting, Norm(channels, inner, 1e-5, batch, pair), own))
         for name in ("mean", "variance", "spikes", "grad_x", "grad_weight", "grad_bias"):
             limit = 1e-2 if x.dtype == torch.bfloat16 and name == "grad_x" else 1e-5
             assert distance(tensors[name].double(), expected[name].double()) <= limit, (name, setting, x.shape)
