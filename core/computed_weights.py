@@ -29,27 +29,48 @@ def parameters(module: nn.Module) -> list[Tensor]:
     """A module's own parameters, with the weights it computes in the place of what it computes them from."""
     computed = [*hooks(module), *getattr(module, "parametrizations", ())]
     parts = {f"{name}_{part}" for name in computed for part in ("g", "v", "orig")}
-    own = [value for name, value in module.named_parameters(recurse=False) if name not in parts]
-    return own + [getattr(module, name) for name in computed]
+    own = [value for name, value in module.named_parameters(recurse=False) if name not in {*parts, *_masked(module)}]
+    return own + [getattr(module, name) for name in computed if name not in parts]
+
+
+def _masked(module: nn.Module) -> list[str]:
+    """What pruning keeps of the parameters it masks."""
+    return [f"{name}_orig" for name, hook in hooks(module).items() if isinstance(hook, BasePruningMethod)]
 
 
 def make_plain(model: nn.Module) -> nn.Module:
     """Gives every weight that is computed the value it has, in place."""
     for module in list(model.modules()):
+        _untie(module)
         if parametrize.is_parametrized(module):
             kind = type(module)  # which copies of the module share, and from which the weight is about to be removed
             module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
             for name in list(module.parametrizations):  # type: ignore[arg-type]
                 parametrize.remove_parametrizations(module, name)
-        for name, hook in hooks(module).items():
+        compute(module)
+        found = hooks(module).items()
+        for name, hook in found:  # first: what is masked may be a part of another weight
+            if isinstance(hook, BasePruningMethod):
+                nn.utils.prune.remove(module, name)
+        for name, hook in found:
             if isinstance(hook, WeightNorm):
                 remove_weight_norm(module, name)
             elif isinstance(hook, SpectralNorm):
                 remove_spectral_norm(module, name)
-            else:
-                compute(module)
-                nn.utils.prune.remove(module, name)
     return model
+
+
+def _untie(module: nn.Module) -> None:
+    """Gives a module copies of what its weights are computed from: torch writes to it, and others may share it."""
+    stores = [(module._parameters, name) for name in _masked(module)]
+    for parametrizations in getattr(module, "parametrizations", {}).values():
+        for store in (parametrizations._parameters, parametrizations._buffers):
+            stores += [(store, name) for name in store if name.startswith("original")]
+    for store, name in stores:
+        value = store[name]
+        if value is not None:
+            copy = value.detach().clone()
+            store[name] = nn.Parameter(copy, value.requires_grad) if isinstance(value, nn.Parameter) else copy
 
 
 def draw_anew(module: nn.Module, where: str) -> None:

@@ -2,6 +2,7 @@
 
 import operator
 import warnings
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -20,15 +21,21 @@ _SYNAPTIC = (nn.modules.conv._ConvNd, nn.Linear, *_NORMS)
 _SYNAPSES = (F.conv1d, F.conv2d, F.conv3d, F.linear)
 #: As functions and methods; as modules they are those of torch.nn.modules.activation.
 _OTHER_ACTIVATIONS = {
-    *("celu", "clamp", "clamp_max", "clamp_min", "clip", "elu", "gelu", "hardsigmoid", "hardswish", "hardtanh"),
-    *("leaky_relu", "log_softmax", "logsigmoid", "mish", "prelu", "rrelu", "selu", "sigmoid", "silu", "softmax"),
-    *("softplus", "softsign", "tanh", "tanhshrink", "threshold"),
+    *("celu", "clamp", "clamp_max", "clamp_min", "clip", "elu", "gelu", "glu", "gumbel_softmax", "hardshrink"),
+    *("hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "log_softmax", "logsigmoid", "mish", "prelu", "rrelu"),
+    *("selu", "sigmoid", "silu", "softmax", "softmin", "softplus", "softshrink", "softsign", "tanh", "tanhshrink"),
+    "threshold",
 }
 
 #: Functions that cut or join along a dimension -> where in their arguments it stands.
 _ALONG = {
     **dict.fromkeys(("cat", "concat", "concatenate", "flip", "index_select", "narrow", "select", "unbind"), 1),
     **dict.fromkeys(("chunk", "roll", "split", "tensor_split"), 2),
+}
+#: Functions that reckon along dimensions -> where those stand; without any, along all.
+_REDUCES = {
+    **dict.fromkeys(("amax", "amin", "argmax", "argmin", "cumprod", "cumsum", "logsumexp", "max", "mean", "median"), 1),
+    **dict.fromkeys(("min", "prod", "std", "std_mean", "sum", "var", "var_mean"), 1),
 }
 
 #: What a node of a traced network is: signals that change from step to step, a current [N, ...] that is held, numbers
@@ -70,7 +77,8 @@ def convert(
     if not activations:
         raise SpikeportError(f"{type(model).__name__} has no ReLU to turn into a neuron; there is nothing to convert")
     for node in activations:
-        replace_call(graph, node, names.add(_name(node), twin.activation(), replaces=True))
+        name = names.add(_name(node), twin.activation(), replaces=node.op == "call_module")
+        replace_call(graph, node, name)
     if spiking == "every-layer":
         for node in list(graph.graph.nodes):
             if _ends_linear(node, graph):
@@ -197,22 +205,32 @@ def fold_time(graph: fx.GraphModule, time_steps: int, names: Names | None = None
 
 
 def _require_samples_apart(node: fx.Node) -> None:
-    """Raises SpikeportError where signals [T*N, ...] are cut or joined along the axis that holds samples and steps."""
+    """Raises SpikeportError where a call works along the axis of signals [T*N, ...] that holds samples and steps."""
     name = called(node)
     if node.target is operator.getitem and called(node.args[0]) not in _ALONG:  # whose parts are no maps
         key = node.args[1][0] if isinstance(node.args[1], tuple) and node.args[1] else node.args[1]
         along = isinstance(key, (slice, list, fx.Node)) and key != slice(None)
     elif name in _ALONG:
-        named = next((node.kwargs[key] for key in ("dim", "dims", "axis") if key in node.kwargs), 0)
-        given = node.args[_ALONG[name] :] or (named,)
-        along = 0 in (given[0] if isinstance(given[0], (tuple, list)) else given if name == "flip" else given[:1])
+        dims = _listed(node, _ALONG[name], "dim", "dims", "axis") or [0]
+        along = any(dim in (0, -4) for dim in (dims if name == "flip" else dims[:1]))
+    elif name in _REDUCES and called(node.all_input_nodes[0]) != "stack":  # which has an axis of its own
+        dims = [dim for dim in _listed(node, _REDUCES[name], "dim", "axis") if not isinstance(dim, bool)]
+        along = not dims or any(dim in (0, -4) for dim in dims)
+    elif name in ("repeat", "tile"):
+        along = _listed(node, 1, "repeats", "dims")[:1] != [1]
     else:
         return
     if along:
         raise SpikeportError(
-            f"{node.name}: {name}() cuts or joins along dimension 0, where the samples lie, each at every time step "
-            "behind a neuron; do it before the first neurons"
+            f"{node.name}: {name}() works along dimension 0, where the samples lie, each at every time step behind a "
+            "neuron; do it before the first neurons"
         )
+
+
+def _listed(node: fx.Node, place: int, *names: str) -> list[Any]:
+    """The numbers that a call is given in this place and behind it, or by one of these names, alone or in a list."""
+    given = node.args[place:] or [node.kwargs[name] for name in names if name in node.kwargs]
+    return [number for value in given for number in (value if isinstance(value, (list, tuple)) else [value])]
 
 
 def _kind(node: fx.Node, kinds: dict[fx.Node, str]) -> str:

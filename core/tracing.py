@@ -8,13 +8,21 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from spikeport.core.computed_weights import hooks
 from spikeport.core.errors import SpikeportError, reason
 from spikeport.core.in_place import Proxy, out_of_place
 from spikeport.core.neurons import LIF, HoldTime, TimeMean
 
-_DROPOUTS: dict[Any, type[nn.Module]] = {F.dropout: nn.Dropout, F.dropout1d: nn.Dropout1d, F.dropout2d: nn.Dropout2d}
+_DROPOUTS: dict[Any, type[nn.Module]] = {
+    F.alpha_dropout: nn.AlphaDropout,
+    F.dropout: nn.Dropout,
+    F.dropout1d: nn.Dropout1d,
+    F.dropout2d: nn.Dropout2d,
+    F.dropout3d: nn.Dropout3d,
+    F.feature_alpha_dropout: nn.FeatureAlphaDropout,
+}
 
 
 def trace_module(model: nn.Module, leaves: tuple[type[nn.Module], ...] = ()) -> fx.GraphModule:
@@ -22,7 +30,9 @@ def trace_module(model: nn.Module, leaves: tuple[type[nn.Module], ...] = ()) -> 
 
     class Tracer(fx.Tracer):
         def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-            return isinstance(m, (LIF, TimeMean, HoldTime, *leaves)) or super().is_leaf_module(m, module_qualified_name)
+            kind = type_before_parametrizations(m)  # torch makes one of its own of each that it parametrizes
+            torchs = kind.__module__.startswith(("torch.nn", "torch.ao.nn")) and not isinstance(m, nn.Sequential)
+            return torchs or isinstance(m, (LIF, TimeMean, HoldTime, *leaves))
 
         def proxy(self, node: fx.Node) -> fx.Proxy:
             return Proxy(node, self)

@@ -1,9 +1,12 @@
 """From a trained model to files other programs run, each verified on real samples as it is written."""
 
+import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from spikeport.core.arrays import as_array
@@ -30,6 +33,8 @@ NIR_FILE, ONNX_FILE = "nir/model.nir", "onnx/model.onnx"
 SAMPLES = 64
 #: Training images that the ranges of an 8-bit form are taken from.
 CALIBRATION = 128
+#: Share of them to which an 8-bit form should give the class that float32 gives.
+INT8_AGREEMENT = 0.9
 
 
 def to_nir(
@@ -99,7 +104,7 @@ def to_nir(
         weights_sha256=weights_digest(run) if run else None,
     )
     nodes, names = build_nir(traced, metadata)
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, torch.random.fork_rng(devices=[]):  # readers draw weights that they replace
         write_nir(nodes, temporary)
         certificate = verify_nir(temporary, path.name, model, traced, names, samples)
         if original is not model:
@@ -131,7 +136,16 @@ def to_onnx(
     certificate = export_onnx(model.float(), path, samples, weights_digest(run) if run else None)
     int8_path(path).unlink(missing_ok=True)  # of an earlier export
     if int8:
-        quantise(path, samples if run is None or run.travels else _training_images(run))
+        share = quantise(path, samples if run is None or run.travels else _training_images(run))
+        certificate = replace(certificate, int8_agreement=share)
+        certificate.save(path.with_name(CERTIFICATE_FILE))
+        if share < INT8_AGREEMENT:
+            warnings.warn(
+                f"{int8_path(path)}: gives another class than float32 to {1 - share:.0%} of the images it was "
+                "calibrated on; train the network for 8 bits, or keep float32",
+                RuntimeWarning,
+                stacklevel=2,
+            )
     return certificate
 
 

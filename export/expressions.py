@@ -135,7 +135,7 @@ def multiply(x: Signal, weight: Tensor, bias: Tensor, source: str) -> Signal:
 
 def scale_shift(x: Signal, scale: Tensor, shift: Tensor, source: str) -> Signal:
     """Per-channel ``scale * x + shift``: a BatchNorm, taken into the synapses that feed it, its own where none do."""
-    if (scale == 1).all() and not shift.any():
+    if (scale == 1).all() and not shift.any() and not (scale.requires_grad or shift.requires_grad):
         return x
     if len(scale) != x.shape[0]:
         raise SpikeportError(

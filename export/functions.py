@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from torch.nn import functional as F
 
 from spikeport.core.errors import SpikeportError
-from spikeport.core.geometry import Pair, ceil_reach, pair
+from spikeport.core.geometry import Pair, ceil_reach, conv_padding, pair
 from spikeport.export import expressions as ex
 from spikeport.export.signals import Signal
 
@@ -134,8 +134,28 @@ def _scaled(where: str, x: Any, factor: Any, shift: Any) -> Signal:
 
 
 def _constant(value: Any) -> Tensor:
-    """In float64; a number as what float32 makes of it."""
-    return ex.exact(value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float32))
+    """In float64."""
+    return ex.exact(torch.as_tensor(value, dtype=None if isinstance(value, Tensor) else torch.float64))
+
+
+def _conv2d(
+    where: str, x: Signal, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,
+    dilation: Any = 1, groups: int = 1,
+) -> Signal:  # fmt: skip
+    kernel, strides, dilations = pair(weight.shape[2:]), pair(stride), pair(dilation)
+    before, behind = conv_padding(padding, kernel, dilations)
+    if behind != before:
+        x, before = ex.padded(x, before, behind, where), (0, 0)
+    weight = ex.exact(weight)
+    offset = weight.new_zeros(len(weight)) if bias is None else ex.exact(bias)
+    return ex.convolve(x, weight, offset, strides, before, dilations, groups, where)
+
+
+def _linear(where: str, x: Signal, weight: Tensor, bias: Tensor | None = None) -> Signal:
+    if not x.flat:
+        raise SpikeportError(f"{where}: a linear layer on maps; flatten them first")
+    weight = ex.exact(weight)
+    return ex.multiply(x, weight, weight.new_zeros(len(weight)) if bias is None else ex.exact(bias), where)
 
 
 def _of_each_channel(where: str, value: Any, x: Signal) -> Tensor:
@@ -413,6 +433,8 @@ RULES: dict[Any, Callable[..., Any]] = {
     "size": _size,
     getattr: _attribute,
     "pad": _pad,
+    F.conv2d: _conv2d,
+    F.linear: _linear,
     F.max_pool2d: _max_pool,
     F.avg_pool2d: _avg_pool,
     F.adaptive_avg_pool2d: _adaptive_pool,

@@ -13,11 +13,11 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import ParametrizationList
 
 from spikeport.core.computed_weights import compute
 from spikeport.core.diagnosis import first_not_finite
 from spikeport.core.errors import SpikeportError
-from spikeport.core.geometry import conv_padding, pair
 from spikeport.core.neurons import LIF, HoldTime, TimeMean
 from spikeport.core.tracing import trace_module
 from spikeport.export import expressions as ex
@@ -126,9 +126,10 @@ class _Rewriter:
     def constant(self, name: str, graph: fx.Graph) -> Any:
         """A parameter or buffer that is used outside of a layer, or what the trace made of another constant."""
         try:
-            return attrgetter(name)(self.model)
+            value = attrgetter(name)(self.model)
         except AttributeError:
-            return attrgetter(name)(graph.owning_module)
+            value = attrgetter(name)(graph.owning_module)
+        return ex.exact(value) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
     def finish(self, output: Any, averaged: bool) -> Traced:
         if not isinstance(output, Signal):
@@ -147,10 +148,17 @@ class _Rewriter:
         constant = any(map(_holds, (*self.neurons, *self.holds)))
         return Traced(self.input, output, steps.pop(), constant, tuple(self.observed))
 
-    def call_module(self, node: fx.Node, given: list[Any]) -> Signal:
+    def call_module(self, node: fx.Node, given: list[Any]) -> Any:
         name = str(node.target)
         # A dropout that was a function is a module of the trace alone.
         module = self.modules.get(name, nn.Identity())
+        if isinstance(module, ParametrizationList):  # a weight, of a layer with a forward of its own
+            return module()
+        for ours in (LIF, HoldTime, TimeMean):
+            if isinstance(module, ours) and type(module).forward is not ours.forward:
+                raise SpikeportError(
+                    f"{name} ({type(module).__name__}): a {ours.__name__} with a forward of its own has no exact form"
+                )
         if len(given) == 1 and isinstance(given[0], functions.Line):
             if not isinstance(module, OF_LINES):
                 raise SpikeportError(
@@ -242,21 +250,12 @@ def lif_maker(module: LIF, name: str) -> Callable[[tuple[Node, ...], Shape], Neu
 def _conv(module: nn.Conv2d, x: Signal, name: str) -> Signal:
     if module.padding_mode != "zeros":
         raise SpikeportError(f"{name}: padding_mode {module.padding_mode!r} has no exact form; use zeros")
-    stride, dilation = pair(module.stride), pair(module.dilation)
-    padding, behind = conv_padding(module.padding, pair(module.kernel_size), dilation)
-    if behind != padding:
-        x, padding = ex.padded(x, padding, behind, name), (0, 0)
-    weight = ex.exact(module.weight)
-    bias = weight.new_zeros(len(weight)) if module.bias is None else ex.exact(module.bias)
-    return ex.convolve(x, weight, bias, stride, padding, dilation, module.groups, name)
+    options = (module.stride, module.padding, module.dilation, module.groups)
+    return functions.RULES[F.conv2d](name, x, module.weight, module.bias, *options)
 
 
 def _linear(module: nn.Linear, x: Signal, name: str) -> Signal:
-    if not x.flat:
-        raise SpikeportError(f"{name}: a linear layer on maps; flatten them first")
-    weight = ex.exact(module.weight)
-    bias = weight.new_zeros(len(weight)) if module.bias is None else ex.exact(module.bias)
-    return ex.multiply(x, weight, bias, name)
+    return functions.RULES[F.linear](name, x, module.weight, module.bias)
 
 
 def _batch_norm(module: nn.BatchNorm2d | nn.BatchNorm1d, x: Signal, name: str) -> Signal:

@@ -78,6 +78,7 @@ class Certificate:
     Attributes:
         file, sha256: which file.
         silent: layers of the model that fired on none of the samples, about which equal spikes say nothing.
+        int8_agreement: of the 8-bit form beside it: the share of the images it was calibrated on of the same class.
         weights_sha256: of the run's weights file it was made of; None where it is of no run, or says so itself (NIR).
     """
 
@@ -89,6 +90,7 @@ class Certificate:
     time_steps: int | None = None
     weights_sha256: str | None = None
     silent: tuple[str, ...] = ()
+    int8_agreement: float | None = None
 
     @property
     def passed(self) -> bool:

@@ -68,8 +68,8 @@ def demo(
     records = {}
     for engine, count in (("fixed", samples), ("lava", LAVA_SAMPLES)):
         with console.bar(f"engine {engine}") as progress:
-            kept = {"rasters": 1} if engine == "fixed" else {}
-            records[engine] = simulate(snn, "loihi", engine, count, progress=progress, **kept)
+            rasters = 1 if engine == "fixed" else 0
+            records[engine] = simulate(snn, "loihi", engine, count, progress=progress, rasters=rasters)
         console.say(f"{engine}: accuracy {records[engine].accuracy:.4f} on {count} images, no wrap, no saturation")
     layers = len(records["lava"].spikes)
     console.say(f"Lava equals the fixed engine, integer for integer, in {layers} layers on {LAVA_SAMPLES} images")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from spikeport.core.computed_weights import hooks
 from spikeport.core.config import TrainConfig
 from spikeport.core.errors import SpikeportError
 from spikeport.core.learner import Prepare
@@ -37,12 +38,14 @@ class ChipNetwork(nn.Module):
     It has the parameters of ``model``, which stays in evaluation mode.
 
     Raises:
-        SpikeportError: a CNN, an input that changes over time, or a network that does not compile to Loihi.
+        SpikeportError: a CNN, an input that changes over time, a layer with hooks (which would not run), or a network
+            that does not compile to Loihi.
     """
 
     def __init__(self, model: nn.Module, info: DataInfo) -> None:
         super().__init__()
         lifs = {name: module for name, module in model.named_modules() if isinstance(module, LIF)}
+        _require_no_hooks(model)
         self._graph = trace_module(model).graph
         if not takes_held(model, self._graph):
             raise SpikeportError(
@@ -90,6 +93,16 @@ class ChipNetwork(nn.Module):
             return v.double() / (layer.scale * (1 << SHIFT) * steps)
         spikes, key = spikes.flatten(0, 1), _key(layer.source)
         return self._fired[key](spikes) if key in self._fired else spikes
+
+
+def _require_no_hooks(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        computing = list(hooks(module).values())
+        if any(
+            hook not in computing for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+        ):
+            where = f"{name or 'the model'} ({type(module).__name__})"
+            raise SpikeportError(f"{where}: has a forward hook, which would not run in integers; remove it")
 
 
 def _key(name: str) -> str:

@@ -10,6 +10,7 @@ from spikeport.core import LIF, SpikeportError, TimeMean
 from spikeport.core.computed_weights import make_plain
 from spikeport.core.runs import DataInfo
 from spikeport.core.tracing import copied
+from spikeport.export.onnx_model import run_onnx
 from spikeport.profiling import count_operations
 from spikeport.targets.loihi.qat import ChipNetwork
 
@@ -70,6 +71,33 @@ def test_an_export_has_what_is_computed_now_and_leaves_the_model_as_it_is(tmp_pa
     expected = cnn(x)
     assert to_onnx(cnn, tmp_path / "c" / "c.onnx", x.numpy()).witnesses[0].status == "agrees"
     assert torch.equal(cnn(x), expected)
+
+
+@pytest.mark.parametrize("second", [None, *KINDS])
+@pytest.mark.parametrize("first", ["weight_norm", "old spectral_norm", "pruned"])
+def test_a_weight_that_two_layers_share_is_exported_as_each_computes_it(tmp_path, first, second):
+    torch.manual_seed(0)
+    a, b = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+    b.weight = a.weight
+    KINDS[first](a)
+    if second:
+        KINDS[second](b)
+    model = nn.Sequential(a, nn.ReLU(), b, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4)).eval()
+    x = torch.randn(4, 3, 8, 8)
+    expected = model(x).detach()
+    to_onnx(model, tmp_path / "model.onnx", x.numpy())
+    assert (torch.from_numpy(run_onnx(tmp_path / "model.onnx", x.numpy())) - expected).abs().max() < 1e-6
+    assert torch.equal(model(x), expected)
+
+
+def test_a_part_of_a_computed_weight_may_be_pruned():
+    layer = prune.l1_unstructured(weight_norm(nn.Conv2d(3, 8, 3)), "weight_v", 0.3)
+    x = torch.randn(2, 3, 8, 8)
+    layer(x), layer(x)  # torch computes the weight from what the call before had masked
+    copy = make_plain(copied(nn.Sequential(layer)))
+    assert torch.equal(copy(x), layer(x))
+    assert set(dict(copy.named_parameters())) == {"0.weight", "0.bias"}
+    assert count_operations(nn.Sequential(layer), x).layers["0"].parameters == 3 * 8 * 9 + 8
 
 
 @pytest.mark.parametrize("kind", KINDS)

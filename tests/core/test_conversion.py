@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
 
 from spikeport.core import LIF, SpikeportError, convert
 from spikeport.core.models import FORMS, MODELS, ModelSpec, Twin
@@ -189,10 +190,17 @@ class Functional(nn.Module):
         lambda y: y[1:],
         lambda y: y[::2, :4],
         lambda y: y[[1, 0]],
+        lambda y: torch.cat([y, y], -4),
+        lambda y: y - y.mean(0),
+        lambda y: y / y.std(),
+        lambda y: y - y.amax((0, 2, 3), keepdim=True),
+        lambda y: y.cumsum(dim=0),
+        lambda y: y.repeat(2, 1, 1, 1),
+        lambda y: y.tile((2, 1, 1, 1)),
     ],
 )
 def test_samples_are_not_cut_or_joined_where_time_steps_lie_beside_them(rest):
-    with pytest.raises(SpikeportError, match=r"\(\) cuts or joins along dimension 0, where the samples lie"):
+    with pytest.raises(SpikeportError, match=r"\(\) works along dimension 0, where the samples lie"):
         convert(Functional(rest))
 
 
@@ -203,6 +211,8 @@ def test_samples_are_not_cut_or_joined_where_time_steps_lie_beside_them(rest):
         lambda y: torch.stack([y, y]).sum(0),
         lambda y: y[:, [1, 0, 2, 3, 4, 5, 6, 7]],
         lambda y: y[..., 1:].flip(2, 3),
+        lambda y: (y - y.mean(1, keepdim=True)).repeat(1, 1, 2, 1),
+        lambda y: torch.max(y, y.amax((2, 3), keepdim=True)),
         lambda y: torch.cat(tensors=[y[:, :4], y.narrow(1, 4, 4)], dim=1).roll(1, (2,)),
     ],
 )
@@ -213,6 +223,36 @@ def test_channels_and_places_are_cut_and_joined(rest):
     (lif,) = (module for module in twin.modules() if isinstance(module, LIF))
     wanted = network.b(rest(lif(network.a(x))).mean((2, 3))).unflatten(0, (3, 2)).mean(0)
     assert torch.equal(twin(x), wanted)
+
+
+def test_a_relu_that_is_called_as_a_function_takes_no_modules_name():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.relu, self.c = (
+                nn.Conv2d(2, 4, 3),
+                nn.Conv2d(4, 4, 3),
+                nn.Conv2d(4, 4, 1),
+                nn.Linear(16, 3),
+            )
+
+        def forward(self, x):
+            return self.c(self.relu(self.b(F.relu(self.a(x)))).flatten(1))
+
+    twin = convert(Both())
+    assert isinstance(twin.relu, nn.Conv2d)
+    assert [name for name, module in twin.named_modules() if isinstance(module, LIF)] == ["relu_2"]
+
+
+def test_layers_of_ones_own_are_looked_into_where_they_are_parametrized():
+    class Own(nn.Conv2d):
+        def forward(self, x):
+            return F.relu(super().forward(x))
+
+    twin = convert(
+        nn.Sequential(weight_norm(Own(2, 4, 3)), nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+    )
+    assert sum(isinstance(module, LIF) for module in twin.modules()) == 2
 
 
 def test_the_input_may_be_cut_along_the_samples():

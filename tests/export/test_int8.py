@@ -3,10 +3,13 @@
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
+from torch import nn
 
 from spikeport import simulate, to_onnx, train
 from spikeport.core import SpikeportError, load_run
+from spikeport.export import Certificate
 from spikeport.export.onnx_model import int8_path, quantise, run_onnx
 
 
@@ -37,6 +40,29 @@ def test_both_forms_read_the_same_images_alike(run):
     exact, rounded = (run_onnx(path, x) for path in both(run))
     assert 0 < np.abs(exact - rounded).max() < 0.5 * np.abs(exact).max()
     assert (exact.argmax(1) == rounded.argmax(1)).mean() >= 0.8
+
+
+def test_the_certificate_says_how_many_classes_are_the_same(run, tmp_path):
+    assert 0.9 <= Certificate.load(run.path / "onnx/model.onnx").int8_agreement <= 1
+
+    class Scaled(nn.Module):
+        """Of one channel alone, whose values are lost beside those of the other."""
+
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(2, 2, 1, bias=False), nn.Conv2d(2, 3, 3, bias=False)
+            with torch.no_grad():
+                self.first.weight.copy_(torch.tensor([[1000.0, 0.0], [0.0, 1.0]]).view(2, 2, 1, 1))
+                self.second.weight[:, 0] = 0
+
+        def forward(self, x):
+            return self.second(self.first(x).relu()).mean((2, 3))
+
+    x = torch.randn(64, 2, 6, 6)
+    with pytest.warns(RuntimeWarning, match="gives another class than float32 to .*% of the images it was calibrated"):
+        written = to_onnx(Scaled(), tmp_path / "model.onnx", x, int8=True)
+    assert written.int8_agreement < 0.9
+    assert Certificate.load(tmp_path / "model.onnx") == written
 
 
 def both(run):

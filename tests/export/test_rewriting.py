@@ -106,6 +106,12 @@ class Copies(nn.Module):
         return x[:, [0, 1, 1, 0]]
 
 
+class Standardised(nn.Conv2d):
+    def forward(self, x):
+        weight = (self.weight - self.weight.mean((1, 2, 3), keepdim=True)) / self.weight.std()
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
+
+
 class FlatNorm(nn.Module):
     def __init__(self):
         super().__init__()
@@ -238,6 +244,8 @@ def test_what_has_no_exact_form_is_refused_by_name(middle, message):
         does(lambda x: 2 - x * torch.tensor([1.0, 0.5, 0.25, 2]).view(1, 4, 1, 1) / 0.5),
         does(lambda x: torch.sub(x, x.neg() + 1, alpha=0.25).add_(1.5).mul_(2)),
         does(lambda x: F.pad(x, (0, 0, 0, 0, 1, 0))[:, :4] * 2),
+        does(lambda x: x * 0.3 + 0.1),
+        Standardised(4, 4, 3, padding=1),
         does(lambda x: x + 0.0),
         does(lambda x: 0 + (x + 0)),
         does(lambda x: sum([x, x], 0.0)),

@@ -83,6 +83,7 @@ class Bottleneck(nn.Module):
         self.first = LIF(v_threshold=0.3, time_steps=3, constant_input=True)
         self.second, self.end = LIF(v_threshold=0.2, time_steps=3), TimeMean(3)
         self.gain = nn.Parameter(torch.tensor([0.9, 1.1]).view(2, 1, 1))
+        self.ones, self.zeros = nn.Parameter(torch.ones(3, 1, 1)), nn.Parameter(torch.zeros(3, 1, 1))
         for norm in (self.norm, self.thin_norm):
             nn.init.uniform_(norm.bias, 0.3, 0.6)
 
@@ -90,7 +91,7 @@ class Bottleneck(nn.Module):
         return self.first(self.a(self.norm(self.gain * x - 0.1)))
 
     def forward(self, x):
-        y = self.thin_norm(self.thin(self.fired(x)))
+        y = self.thin_norm(self.thin(self.fired(x))) * self.ones + self.zeros
         return self.end(self.head(self.second(self.b(y)).mean((2, 3))))
 
 
@@ -301,6 +302,23 @@ def test_a_cnn_and_a_changing_input_are_refused():
     for net in (nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU()), nn.Sequential(LIF(), TimeMean(4))):
         with pytest.raises(SpikeportError, match="takes a spiking network .* held for T steps"):
             ChipNetwork(net.eval(), info_of(x + 1))
+
+
+def test_what_would_not_run_in_integers_is_refused():
+    class Own(LIF):
+        def forward(self, x, *args):
+            return super().forward(3 * x, *args)
+
+    x = torch.rand(4, 1, 6, 6)
+    hooked = Named().eval()
+    next(hooked.children()).register_forward_hook(lambda m, a, y: 3 * y)
+    with pytest.raises(SpikeportError, match="has a forward hook, which would not run in integers; remove it"):
+        ChipNetwork(hooked, info_of(x))
+    own = nn.Sequential(
+        nn.Conv2d(1, 2, 1), Own(constant_input=True), nn.Flatten(), nn.Linear(72, 3), TimeMean(4)
+    ).eval()
+    with pytest.raises(SpikeportError, match="1 .Own.: a LIF with a forward of its own has no exact form"):
+        ChipNetwork(own, info_of(x))(x)
 
 
 def test_training_in_integers_goes_on_from_a_trained_network(tiny, tmp_path):
