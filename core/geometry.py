@@ -3,6 +3,8 @@
 import numpy as np
 
 Pair = tuple[int, int]
+#: Channels, height, width.
+Shape = tuple[int, int, int]
 
 
 def pair(value: object) -> Pair:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from spikeport.core.errors import SpikeportError
-from spikeport.core.geometry import Pair, output_size
-from spikeport.export.signals import Conv, Input, Linear, Neuron, Node, Pool, Shape, Signal, Term, gives_spikes, whole
+from spikeport.core.geometry import Pair, Shape, output_size
+from spikeport.export.signals import Conv, Input, Linear, Neuron, Node, Pool, Signal, Term, gives_spikes, whole
 
 
 def select(x: Signal, channels: np.ndarray) -> Signal:

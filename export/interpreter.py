@@ -10,7 +10,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from spikeport.core.errors import SpikeportError
 from spikeport.core.geometry import Pair, pair
-from spikeport.export.nir_graph import metadata_of
+from spikeport.export.nir_graph import metadata_of, model_threshold
 from spikeport.export.nir_nodes import NEURONS, check_neurons, check_synapses, loops, ordered
 
 
@@ -77,9 +77,8 @@ def interpret(graph: nir.NIRGraph, x: np.ndarray, margins: bool = False, as_mode
             chains = [[(link, graph.nodes[link]) for link in chain] for chain in recurrent.get(name, [])]
             threshold = node.v_threshold
             if as_model and metadata.spike_condition == ">=":
-                # v >= t is v > the next smaller float64, and t the next larger float32 of the file's.
-                wanted = np.nextafter(np.float32(threshold), np.float32(np.inf)).astype(np.float64)
-                threshold = np.nextafter(wanted, -np.inf)
+                # v >= t is v > the next smaller float64.
+                threshold = np.nextafter(model_threshold(threshold), -np.inf)
             spikes[name], margin = _neuron(node, threshold, total, steps, metadata.dt, chains)
             values[name] = spikes[name].astype(np.float64)
             if margins:

@@ -74,6 +74,11 @@ def nir_threshold(v_threshold: float) -> float:
     return float(np.nextafter(np.float32(v_threshold), np.float32(-np.inf)))
 
 
+def model_threshold(v_threshold: Any) -> np.ndarray:
+    """The threshold (fires at >=), float64, whose ``nir_threshold`` is this one."""
+    return np.nextafter(np.asarray(v_threshold, np.float32), np.float32(np.inf)).astype(np.float64)
+
+
 def build_nir(traced: Traced, metadata: Metadata) -> tuple[nir.NIRGraph, dict[Node, str]]:
     """The canonical NIR graph of a traced model, and the name of every node in it.
 

@@ -12,9 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spikeport.core.geometry import Pair
+from spikeport.core.errors import SpikeportError
+from spikeport.core.geometry import Pair, Shape
 
-Shape = tuple[int, int, int]
+
+def map_shape(shape: tuple[int, ...]) -> Shape:
+    """(C, H, W) as it is, (F,) as (F, 1, 1). Raises SpikeportError for another."""
+    if len(shape) not in (1, 3) or min(shape) < 1:
+        raise SpikeportError(f"input shape {shape}; expected (C, H, W) or (F,)")
+    channels, height, width = shape if len(shape) == 3 else (shape[0], 1, 1)
+    return channels, height, width
 
 
 @dataclass(frozen=True, eq=False)

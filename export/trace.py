@@ -18,11 +18,12 @@ from torch.nn.utils.parametrize import ParametrizationList
 from spikeport.core.computed_weights import compute
 from spikeport.core.diagnosis import first_not_finite
 from spikeport.core.errors import SpikeportError
+from spikeport.core.geometry import Shape
 from spikeport.core.neurons import LIF, HoldTime, TimeMean
 from spikeport.core.tracing import trace_module
 from spikeport.export import expressions as ex
 from spikeport.export import functions
-from spikeport.export.signals import Input, Neuron, Node, Shape, Signal, whole
+from spikeport.export.signals import Input, Neuron, Node, Signal, map_shape, whole
 
 
 @dataclass(frozen=True)
@@ -80,12 +81,9 @@ def rewrite(model: nn.Module, graph: fx.Graph, input_shape: tuple[int, ...]) -> 
 class _Rewriter:
     def __init__(self, model: nn.Module, input_shape: tuple[int, ...]) -> None:
         flat = len(input_shape) == 1
-        if len(input_shape) not in (1, 3) or min(input_shape) < 1:
-            raise SpikeportError(f"input shape {input_shape}; expected (C, H, W) or (F,)")
-        shape: Shape = (input_shape[0], 1, 1) if flat else (input_shape[0], input_shape[1], input_shape[2])
         self.model = model
         self.modules = dict(model.named_modules())
-        self.input = Input("input", (), shape, flat=flat)
+        self.input = Input("input", (), map_shape(input_shape), flat=flat)
         self.flat = flat
         self.neurons: list[LIF] = []
         self.holds: list[HoldTime] = []

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from spikeport.core.geometry import Pair
+from spikeport.core.geometry import Pair, Shape
 from spikeport.targets.loihi.arithmetic import BIAS_EXP_MAX, BIAS_MANT_MAX, DECAY_ONE, VTH_NEVER, WEIGHT_MAX
-from spikeport.targets.loihi.program import INPUT, LoihiProgram, Population, Shape, Synapse
+from spikeport.targets.loihi.program import INPUT, LoihiProgram, Population, Synapse
 
 INPUT_SCALE = 0.5
 MAX_CHANNELS = 6

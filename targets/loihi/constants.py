@@ -7,9 +7,10 @@ import nir
 import numpy as np
 
 from spikeport.core.errors import SpikeportError
+from spikeport.core.geometry import Shape
+from spikeport.export.nir_graph import model_threshold
 from spikeport.export.nir_nodes import check_neurons
 from spikeport.targets.loihi import arithmetic as loihi
-from spikeport.targets.loihi.program import Shape
 
 #: One number for a map of neurons, or float64 [C] where its channels differ.
 Values = float | np.ndarray
@@ -100,8 +101,8 @@ def constants_of(name: str, node: Any, shape: Shape, dt: float, at_least: bool) 
     threshold = read("v_threshold") - reset
     if at_least:
         # That difference may vanish beside a reset that is not 0, and with it the tie: it is taken afterwards.
-        own = np.nextafter(np.asarray(read("v_threshold"), np.float32), np.float32(np.inf)).astype(np.float64)
-        threshold = np.minimum(threshold, (own - reset) * (1 - 2.0**-25))
+        own = model_threshold(read("v_threshold")) - reset
+        threshold = np.minimum(threshold, own * (1 - 2.0**-25))
     if np.any(threshold <= 0):
         raise SpikeportError(f"{name}: its threshold is not above its reset")
     if isinstance(node, nir.IF):

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from spikeport.core.errors import SpikeportError
+from spikeport.core.geometry import Shape
 from spikeport.export.nir_graph import Metadata, metadata_of
 from spikeport.export.nir_nodes import NEURONS, loops, ordered
+from spikeport.export.signals import map_shape
 from spikeport.targets.loihi.constants import Constants, constants_of
-from spikeport.targets.loihi.program import INPUT, INPUT_MAX, INPUT_MODES, Shape, batch
+from spikeport.targets.loihi.program import INPUT, INPUT_MAX, INPUT_MODES, batch
 from spikeport.targets.loihi.scales import CoarseInput, largest_scale, require_steps
 from spikeport.targets.loihi.synapses import Path, follow, start
 
@@ -96,7 +98,7 @@ def layers(graph: nir.NIRGraph, calibration: np.ndarray | None = None, input_mod
 
 def _layers(graph: nir.NIRGraph, metadata: Metadata, input_scale: float, input_max: int, input_mode: str) -> Network:
     host = input_mode == "host-current"
-    input_shape = _map_shape(metadata.input_shape)
+    input_shape = map_shape(metadata.input_shape)
     values: dict[str, list[Path]] = {}
     found: list[Layer] = []
     output = ""
@@ -128,14 +130,6 @@ def _layers(graph: nir.NIRGraph, metadata: Metadata, input_scale: float, input_m
     return Network(metadata, input_shape, input_scale, input_max, tuple(found), output)
 
 
-def _map_shape(shape: tuple[int, ...]) -> Shape:
-    if len(shape) not in (1, 3) or min(shape) < 1:
-        raise SpikeportError(f"input shape {shape}; expected (C, H, W) or (F,)")
-    if len(shape) == 1:
-        return (shape[0], 1, 1)
-    return (shape[0], shape[1], shape[2])
-
-
 def input_range(metadata: Metadata, calibration: np.ndarray | None) -> tuple[float, int]:
     """What a graded input of 1 stands for, and the largest one. Spikes and small whole numbers enter as they are.
 
@@ -147,7 +141,7 @@ def input_range(metadata: Metadata, calibration: np.ndarray | None) -> tuple[flo
     if calibration is None or calibration.size == 0:
         raise SpikeportError("the range of the input is unknown; give real samples with --calibration X.npy")
     steps = None if metadata.input == "constant" else metadata.time_steps
-    values = batch(calibration, _map_shape(metadata.input_shape), steps, "calibration", "network").astype(np.float64)
+    values = batch(calibration, map_shape(metadata.input_shape), steps, "calibration", "network").astype(np.float64)
     if not np.isfinite(values).all():
         raise SpikeportError("the calibration samples hold NaN or infinity")
     top = float(np.abs(values).max())

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spikeport.core.geometry import output_size, taps
+from spikeport.core.geometry import Shape, output_size, taps
 from spikeport.targets.loihi.chips import INDEX_BITS, WEIGHT_BITS, Chip
-from spikeport.targets.loihi.program import INPUT, Shape, Synapse
+from spikeport.targets.loihi.program import INPUT, Synapse
 
 #: Entries of the output axon table that a population axon takes.
 POPULATION_SLOTS = 2

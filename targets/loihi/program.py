@@ -10,10 +10,9 @@ import numpy as np
 
 from spikeport.core.errors import SpikeportError
 from spikeport.core.files import reading_archive, tuples, write_archive
-from spikeport.core.geometry import Pair
+from spikeport.core.geometry import Pair, Shape
 
 FORMAT = 1
-Shape = tuple[int, int, int]
 
 #: What a population may hold as an array, one integer per channel.
 PER_CHANNEL = ("du", "dv", "vth")

@@ -13,10 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spikeport.core.errors import SpikeportError
-from spikeport.core.geometry import Pair, output_size, pair
+from spikeport.core.geometry import Pair, Shape, output_size, pair
 from spikeport.export.expressions import ungrouped
 from spikeport.export.nir_nodes import check_synapses
-from spikeport.targets.loihi.program import Shape
 
 #: NIR's nodes that have a place on the chip.
 COMPILED = ("LIF", "CubaLIF", "IF", "Conv2d", "Linear", "Affine", "Scale", "AvgPool2d", "SumPool2d", "Flatten")

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spikeport.core.geometry import output_size
+from spikeport.core.geometry import Shape, output_size
 from spikeport.targets.loihi.chips import CHIPS, LOIHI_1, LOIHI_2, NO_FIGURE, Chip, Usage
 from spikeport.targets.loihi.mapping import Mapping, map_program
 from spikeport.targets.loihi.packing import Slice, first_fit
-from spikeport.targets.loihi.program import INPUT, LoihiProgram, Population, Shape, Synapse
+from spikeport.targets.loihi.program import INPUT, LoihiProgram, Population, Synapse
 
 #: A core with only as many limits as a test sets.
 BOUNDLESS = replace(
