@@ -8,8 +8,7 @@ from nbclient import NotebookClient
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "api.ipynb"
 
 
-def test_the_notebook_runs(tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+def test_the_notebook_runs(tmp_path):
     book = nbformat.read(NOTEBOOK, as_version=4)
     nbformat.validate(book)
     assert not any(cell.get("outputs") for cell in book.cells), "it is stored without outputs"

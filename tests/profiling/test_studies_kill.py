@@ -1,6 +1,5 @@
 """A study that is killed at a random moment, processes and all, ends with the table it would have had."""
 
-import os
 import random
 import signal
 import subprocess
@@ -24,7 +23,6 @@ def start(folder: Path) -> subprocess.Popen:
     command = ["study", "ablation", *schedules, *settings, "--seeds", "1", "--processes", "2", "--out", str(folder)]
     return subprocess.Popen(
         [sys.executable, "-m", "spikeport", *command],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
