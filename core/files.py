@@ -1,9 +1,11 @@
 """Writing files so that a reader never meets half of one."""
 
 import csv
+import errno
 import io
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -41,12 +43,24 @@ def replacing(path: Path | str) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
+        full = isinstance(error, Exception) and _is_full(path.parent, error)
         temporary.unlink(missing_ok=True)
         for folder in missing:
             with suppress(OSError):  # not empty: another file went there meanwhile
                 folder.rmdir()
+        if full:  # of which each library has its own word
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise
+
+
+def _is_full(folder: Path, error: BaseException | None) -> bool:
+    """Whether an error comes of a full disk, or the disk is full."""
+    while error is not None:
+        if getattr(error, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return shutil.disk_usage(folder).free == 0
 
 
 def leftovers(path: Path) -> list[Path]:

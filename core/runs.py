@@ -122,6 +122,12 @@ class Run:
         images, labels = self._carried(count) if self.travels else self._test_images()
         return self.data.normalise(images[:count]).numpy(), labels[:count].numpy()
 
+    @property
+    def trained_for(self) -> str | None:
+        """The target in whose arithmetic it was trained; None for float, or where its settings are not there."""
+        file = self.path / CONFIG_FILE
+        return TrainConfig.read(file).get("target") if file.exists() else None
+
     def _test_images(self) -> tuple[Tensor, Tensor]:
         data = load_dataset(self.data.name, self.data.folder)
         for name in ("image_shape", "class_names"):
@@ -145,6 +151,8 @@ def load_run(path: Path | str) -> Run:
     """Opens a run folder. Raises SpikeportError where it is missing or not one."""
     path = Path(path)
     if not path.is_dir():
+        if path.is_file():
+            raise SpikeportError(f"{path}: a file, and no run folder as `spikeport train` makes them")
         raise SpikeportError(f"{path}: no such run folder; `spikeport train --out {path}` makes one")
     if not (path / MODEL_FILE).exists():
         if (path / CONFIG_FILE).exists():

@@ -110,6 +110,8 @@ def _train(
     training, validation = split(len(data.train_images), config.validation)
 
     told, first = Told(), distributed.first_process()
+    if resume and _ended_before_its_first_checkpoint(out):
+        resume, overwrite = False, True
     if resume:
         told = restore_checkpoint(out / CHECKPOINT_FILE, config, spec, data, learner.parts)
         if config.epochs < len(told.metrics):
@@ -159,6 +161,10 @@ def _train(
         save_model(out, spec, info_of(data, config.data), _results(final, told))
     distributed.wait()
     return load_run(out)
+
+
+def _ended_before_its_first_checkpoint(out: Path) -> bool:
+    return (out / CONFIG_FILE).exists() and not any((out / name).exists() for name in (CHECKPOINT_FILE, MODEL_FILE))
 
 
 def _train_epoch(

@@ -4,6 +4,7 @@ NIR says neither T nor dt, nor how spikes are read out, so these travel as one J
 metadata under ``spikeport``.
 """
 
+import io
 import json
 import math
 from collections.abc import Collection
@@ -195,8 +196,10 @@ def _array(tensor: Tensor) -> Any:
 
 def write_nir(graph: nir.NIRGraph, path: Path | str) -> None:
     """Writes a NIR file (HDF5)."""
+    file = io.BytesIO()  # in memory: the library for HDF5 ends the process where it meets a full disk
+    nir.write(file, graph)
     with replacing(path) as temporary:
-        nir.write(str(temporary), graph)
+        temporary.write_bytes(file.getvalue())
 
 
 def read_nir(path: Path | str) -> nir.NIRGraph:

@@ -93,7 +93,7 @@ def _network(subject: Subject) -> dict[str, Any]:
     names["samples_compared"] = subject.samples
     if run is not None:
         names |= {"run": run.path.name, "model": run.spec.to_dict(), "dataset": run.data.name}
-    return names | {"sample": subject.sample}
+    return names | {"sample": subject.sample, "trained_for": run.trained_for if run else None}
 
 
 def _summary(subject: Subject) -> dict[str, Any]:

@@ -239,8 +239,8 @@ def divergence_plot(rows: list[Row]) -> Picture | None:
     )
 
 
-def raster_plot(rasters: dict[str, np.ndarray], time_steps: int) -> Picture | None:
-    """Spikes of one sample: layer -> [T, neurons], a strip each; None where there are none."""
+def raster_plot(rasters: dict[str, np.ndarray], time_steps: int, sample: int) -> Picture | None:
+    """Spikes of sample number ``sample``: layer -> [T, neurons], a strip each; None where there are none."""
     if not rasters:
         return None
     figure = Figure(figsize=(10, 0.32 * len(rasters) + 0.8))
@@ -255,4 +255,4 @@ def raster_plot(rasters: dict[str, np.ndarray], time_steps: int) -> Picture | No
         axis.set_ylabel(literal(name), rotation=0, ha="right", va="center", fontsize=7)
     axes[-1].set_xlabel(f"neurons (darker: more of them spike); {time_steps} steps from top to bottom in each strip")
     means = [float(spikes.mean()) for spikes in rasters.values()]
-    return _picture(figure, "Spikes of the chosen image, layer by layer.", "Rates: " + _range(list(rasters), means, ""))
+    return _picture(figure, f"Spikes of image {sample}, layer by layer.", "Rates: " + _range(list(rasters), means, ""))

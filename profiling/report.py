@@ -5,6 +5,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 
 from spikeport.core.errors import SpikeportError
-from spikeport.core.files import read_record, refuse_existing, write_csv, write_json, write_text
+from spikeport.core.files import read_record, refuse_existing, replacing, write_csv, write_json, write_text
 from spikeport.core.functional import split_time
 from spikeport.core.hooks import watched
 from spikeport.core.progress import Progress, silent
@@ -108,10 +109,10 @@ def report(
     checks = _cross_check(run, cnn_run) if check else None
     found = report_content(subject, energies, evens, statistics, checks, _fit(program_file))
     page = render(found, rows, _pictures(subject, energies, evens, statistics))
-    target.mkdir(parents=True, exist_ok=True)
-    write_json(target / CONTENT_FILE, found)
-    write_csv(target / LAYERS_FILE, layers_table(rows))
-    write_text(target / PAGE_FILE, page)
+    with ExitStack() as together:  # all three or none
+        write_text(together.enter_context(replacing(target / PAGE_FILE)), page)
+        write_json(together.enter_context(replacing(target / CONTENT_FILE)), found)
+        write_csv(together.enter_context(replacing(target / LAYERS_FILE)), layers_table(rows))
     return Report(target / PAGE_FILE, found, rows)
 
 
@@ -146,7 +147,9 @@ def _pictures(
         plots.steps_plot(statistics, names),
         plots.difference_plot(rows),
         plots.divergence_plot(rows),
-        plots.raster_plot(_rasters(subject.run, subject.program, subject.records, subject.sample), steps),
+        plots.raster_plot(
+            _rasters(subject.run, subject.program, subject.records, subject.sample), steps, subject.sample
+        ),
     )
     return [picture for picture in pictures if picture]
 

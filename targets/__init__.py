@@ -51,7 +51,10 @@ def nir_file(source: Path | str, overwrite: bool = False) -> Iterator[Path]:
     source = Path(source)
     if not source.is_dir():
         if source.suffix != ".nir" or not source.is_file():
-            raise SpikeportError(f"{source}: neither a run folder nor a NIR file (*.nir)")
+            there = (
+                "neither a run folder nor a NIR file (*.nir)" if source.exists() else "no such run folder or NIR file"
+            )
+            raise SpikeportError(f"{source}: {there}")
         yield source
         return
     run = load_run(source)

@@ -78,7 +78,12 @@ def show(written: "Report") -> None:
             f"{check['tool']}, {check['network']} {check['quantity']}: {number(check['theirs'])} beside "
             f"{number(check['ours'])} here, {number(check['unexplained'])} unexplained"
         )
-    summary = written.content["summary"]
+    summary, network = written.content["summary"], written.content["network"]
+    if network["trained_for"]:
+        console.say(
+            f"trained in the integers of {network['trained_for']}: the fixed engine does what this training did; "
+            '"training" counts the same weights in float32'
+        )
     if summary["mean_rate"] is not None:
         below = "below" if summary["mean_rate"] < summary["rate_goal"] else "NOT below"
         console.say(f"average firing rate {summary['mean_rate']:.3f}: {below} the goal of {summary['rate_goal']}")

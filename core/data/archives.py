@@ -35,7 +35,8 @@ def root_of(archive: Archive, data_set: str, folder: Path | None) -> Path:
     """The unpacked folder: ``folder``, or what it holds. Raises SpikeportError where no folder is named."""
     if folder is None:
         raise SpikeportError(
-            f"{data_set} is not embedded; --data DIR names the folder that holds {archive.folder}, and "
+            f"{data_set} is not embedded; --data DIR (in a study --dataset {data_set}=DIR) names the folder that holds "
+            f"{archive.folder}, and "
             f"`spikeport datasets --download {data_set} --data DIR` puts it there"
         )
     return folder / archive.folder if (folder / archive.folder).is_dir() else folder

@@ -110,6 +110,8 @@ def require_steps(
     else:
         limit = f"bias and currents of {steps} steps must stay <= {loihi.CURRENT_MAX}, whatever the input"
         remedy = "use fewer time steps or fewer inputs"
+        if entering[worst] > 1:
+            remedy += ", or a network's first layer with --input host-current (input_mode)"
     which = "largest weight" if len(weights) == 1 else "largest weight on one of its inputs"
     raise kind(
         f"{name}: its {which} becomes {tops[worst]:.0f} of {loihi.WEIGHT_MAX}, at least {FEWEST_STEPS} are needed: "

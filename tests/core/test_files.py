@@ -1,5 +1,6 @@
 """A file is replaced whole or not at all."""
 
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -102,3 +103,17 @@ def test_output_below_a_file_is_refused(tmp_path, name):
     (tmp_path / "file").write_text("")
     with pytest.raises(SpikeportError, match="cannot be made: .*/file is a file; name another folder"):
         refuse_existing(tmp_path / name, overwrite=True)
+
+
+def fails() -> None:
+    try:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    except OSError as error:
+        raise RuntimeError("file write failed") from error
+
+
+def test_a_full_disk_is_told_whatever_a_library_says_of_it(tmp_path):
+    with pytest.raises(OSError, match="No space left") as found, replacing(tmp_path / "new" / "a.bin"):
+        fails()
+    assert (found.value.errno, found.value.filename) == (errno.ENOSPC, str(tmp_path / "new" / "a.bin"))
+    assert not list(tmp_path.iterdir())

@@ -192,6 +192,15 @@ def test_resuming_without_a_checkpoint_is_refused(tiny, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_training_that_ended_before_its_first_checkpoint_is_resumed_from_the_beginning(tiny, tmp_path):
+    whole = train(tiny(kind="cnn"), tmp_path / "whole")
+    cut = train(tiny(kind="cnn"), tmp_path / "cut")
+    for name in (CHECKPOINT_FILE, "model.json"):
+        (cut.path / name).unlink()
+    again = train(tiny(kind="cnn"), cut.path, resume=True)
+    assert (again.path / "weights.safetensors").read_bytes() == (whole.path / "weights.safetensors").read_bytes()
+
+
 class Touch:
     def __init__(self, path: Path) -> None:
         self.path = path

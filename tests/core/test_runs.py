@@ -81,7 +81,7 @@ def test_a_missing_folder_names_the_command_that_makes_one(tmp_path):
 
 
 def test_a_file_is_no_run_folder(folder):
-    with pytest.raises(SpikeportError, match="no such run folder"):
+    with pytest.raises(SpikeportError, match="model.json: a file, and no run folder"):
         load_run(folder / MODEL_FILE)
 
 

@@ -123,7 +123,7 @@ def test_the_page_shows_what_was_asked_for(visit):
         assert page.locator("#energy-table tbody th").get_by_text(name, exact=True).count() == 1
     assert "Loihi 1 cannot run this program" in page.locator("#energy-table").inner_text()
     assert "int8: accuracy" in page.locator("main").inner_text()
-    assert "The raster is of image 3" in page.locator("main").inner_text()
+    assert "Spikes of image 3, layer by layer" in page.locator("main").inner_text()
     unexplained = page.locator("#check-table tbody tr > :nth-child(6)").all_inner_texts()
     assert len(unexplained) == 15
     assert set(unexplained) == {"0"}

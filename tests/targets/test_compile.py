@@ -598,3 +598,29 @@ def test_weights_that_a_bias_would_round_away_are_refused():
     message = "stem_lif: its largest weight becomes 0 of 127, .* its bias must stay <= 8190; train with smaller biases"
     with pytest.raises(SpikeportError, match=message):
         compile(graph_of(net, torch.zeros(2, 2, 6, 6)))
+
+
+def test_a_first_layer_of_many_inputs_is_led_to_the_hosts_current():
+    torch.manual_seed(0)
+    lif = LIF(tau=10.0, decay_input=False, constant_input=True)
+    net = nn.Sequential(nn.Linear(784, 100), lif, nn.Linear(100, 10), TimeMean(4)).eval()
+    graph = graph_of(net, torch.rand(8, 784))
+    with pytest.raises(
+        SpikeportError, match="becomes [0-7] of 127, .*or a network's first layer with --input host-current"
+    ):
+        compile(graph)
+    assert compile(graph, input_mode="host-current").input_mode == "host-current"
+
+
+def test_a_neuron_without_memory_may_have_the_time_constant_that_float32_makes_of_a_step():
+    one = np.ones(2, np.float32)
+    tau = np.nextafter(1e-3 * one, np.float32(0))
+    nodes = {
+        "in": nir.Input({"input": np.array([2])}),
+        "fc": nir.Affine(np.eye(2), np.zeros(2)),
+        "lif": nir.LIF(tau=tau, r=one, v_leak=0 * one, v_threshold=0.5 * one),
+        "last": nir.Affine(np.eye(2), np.zeros(2)),
+        "out": nir.Output({"output": np.array([2])}),
+    }
+    assert (1e-3 / tau.astype(float) > 1 + 1e-9).all()
+    assert compile(flat(nodes), np.ones((1, 2))).population("lif").dv == 4095
