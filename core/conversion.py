@@ -213,7 +213,9 @@ def _require_samples_apart(node: fx.Node) -> None:
     elif name in _ALONG:
         dims = _listed(node, _ALONG[name], "dim", "dims", "axis") or [0]
         along = any(dim in (0, -4) for dim in (dims if name == "flip" else dims[:1]))
-    elif name in _REDUCES and called(node.all_input_nodes[0]) != "stack":  # which has an axis of its own
+    elif called(node.all_input_nodes[0]) in ("stack", "unsqueeze"):  # which have an axis of their own
+        return
+    elif name in _REDUCES:
         dims = [dim for dim in _listed(node, _REDUCES[name], "dim", "axis") if not isinstance(dim, bool)]
         along = not dims or any(dim in (0, -4) for dim in dims)
     elif name in ("repeat", "tile"):

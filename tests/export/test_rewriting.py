@@ -532,6 +532,7 @@ def test_a_layer_that_is_given_more_than_a_tensor_is_refused():
     [
         Does(lambda module, x: F.dropout(x, 0.5, module.training)),
         Does(lambda module, x: F.dropout2d(x, training=module.training)),
+        Does(lambda module, x: F.alpha_dropout(x, 0.5, module.training)),
         nn.Dropout3d(),
         nn.AlphaDropout(),
         nn.FeatureAlphaDropout(),
