@@ -35,6 +35,7 @@ class Link:
         self.index_bits = 0 if self.pixels == 1 and synapse.groups == 1 else INDEX_BITS
         self.slots = POPULATION_SLOTS if shared else 1
         self._reached: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        self._incoming: dict[Grid, tuple[np.ndarray, np.ndarray]] = {}
 
     def reached(self, pixels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """For ranges of so many pixels, each pair once: range, source pixel, pixels of the range it leads to."""
@@ -51,7 +52,12 @@ class Link:
         return np.maximum(common, 0)
 
     def incoming(self, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-        """Input axons and bits of memory, each [channel ranges, pixel ranges]."""
+        """Input axons and bits of memory, each [channel ranges, pixel ranges]; asked for again and again."""
+        if grid not in self._incoming:
+            self._incoming[grid] = self._count_incoming(grid)
+        return self._incoming[grid]
+
+    def _count_incoming(self, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
         ranges, _, counts = self.reached(grid.pixels)
         n = -(-self.pixels // grid.pixels)
         sources = np.bincount(ranges, minlength=n)

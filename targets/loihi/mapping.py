@@ -20,6 +20,7 @@ The lower bound counts, whatever the split, every neuron, synapse and axon once,
 
 from collections import deque
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -89,6 +90,12 @@ class _Plan:
     share: tuple[float, ...]
     constants: dict[tuple[str, Pair], Profiles] = field(default_factory=dict)
 
+    @cached_property
+    def touching(self) -> dict[str, list[Link]]:
+        """Population -> the synapses into it and out of it."""
+        ends = {link: {link.synapse.pre, link.synapse.post} for link in self.links}
+        return {name: [link for link in self.links if name in ends[link]] for name in self.populations}
+
     def slices(self) -> list[Slice]:
         """Every population in slices, in the program's order."""
         grids: dict[str, Grid] = {}
@@ -99,7 +106,7 @@ class _Plan:
             if grid != grids.get(name):
                 grids[name] = grid
                 # Only behind a recurrent synapse was a source split before its target. Slices only ever shrink.
-                before = {link.synapse.pre for link in self.links if link.synapse.post == name}
+                before = {link.synapse.pre for link in self.touching[name] if link.synapse.post == name}
                 waiting.extend(sorted(before & grids.keys() - set(waiting) - {name}))
         return [piece for name in self.populations for piece in self._cut(name, grids)]
 
@@ -118,7 +125,7 @@ class _Plan:
         used = np.zeros((len(first), len(starts), 4), np.int64)
         used[..., 0] = np.outer(size, widths)
         used[..., 3] = used[..., 0] * self.chip.state_bits
-        for link in self.links:
+        for link in self.touching[name]:
             if link.synapse.post == name:
                 axons, memory = link.incoming(grid)
                 used[..., 1] += axons
@@ -137,10 +144,11 @@ class _Plan:
         smallest = self.usage(name, Grid(1, 1), grids).max((0, 1))
         allowed = np.maximum(self.limits * self.share, np.where(smallest > self.limits, np.inf, smallest))
         best, least = Grid(1, 1), np.inf
+        all_fit = profiles_of(self.chip, population, (0, population.shape[0])).fit  # then those of a part do
         for channels in (n for n in _candidates(population.shape[0]) if n <= min(most.channels, allowed[0])):
             starts, sizes = spans(population.shape[0], channels)
             ranges = zip(starts.tolist(), (starts + sizes).tolist(), strict=True)
-            if not all(profiles_of(self.chip, population, piece).fit for piece in ranges):
+            if not all_fit and not all(profiles_of(self.chip, population, piece).fit for piece in ranges):
                 continue
             low, high = 0, int(min(most.pixels, allowed[0] // channels))
             while low < high:
