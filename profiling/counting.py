@@ -177,6 +177,11 @@ class _Uncounted(TorchDispatchMode):
         super().__init__()
         self.seen = seen
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """That would import the compiler first: a second at the start of every count."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         where, counted = self.seen.running[-1] if self.seen.running else ("", False)
         if not counted:

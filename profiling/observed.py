@@ -140,6 +140,11 @@ class _Additions(TorchDispatchMode):
         self.found: list[int] = []
         self.in_neurons = False
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """As of ``counting``."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         name = "" if self.in_neurons else str(func)
