@@ -13,8 +13,9 @@ import numpy as np
 from spikeport.core.errors import SpikeportError
 from spikeport.core.geometry import Pair, fan_out, output_size, taps
 from spikeport.profiling.energy import HOROWITZ
-from spikeport.targets.loihi.check import check_program
+from spikeport.targets.loihi.check import check_program, input_rows
 from spikeport.targets.loihi.chips import LOIHI_1
+from spikeport.targets.loihi.compatibility import Compatibility
 from spikeport.targets.loihi.mapping import Mapping
 from spikeport.targets.loihi.program import INPUT, LoihiProgram, Synapse
 from spikeport.targets.record import SpikeRecord
@@ -123,8 +124,10 @@ def loihi1_energy(
 
 def loihi1_mapping(program: LoihiProgram) -> Mapping:
     """The program on Loihi 1's cores. Raises SpikeportError where Loihi 1 cannot run it."""
-    spikes = "spikes" if program.takes_spikes else "graded"
-    checked = check_program(program, LOIHI_1.name, spikes)
+    enters = "spikes" if program.takes_spikes else program.input_mode
+    checked = Compatibility(LOIHI_1, enters, tuple(input_rows(program, LOIHI_1, enters)), None)
+    if checked.fits:
+        checked = check_program(program, LOIHI_1.name, enters)
     if checked.mapping is None or not checked.fits:
         reason = checked.errors[0].partition(" or `--chip")[0]  # the model is of this chip: no other is a remedy
         raise SpikeportError(f"energy model loihi1: Loihi 1 cannot run this program: {reason}")

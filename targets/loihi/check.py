@@ -43,7 +43,7 @@ def check_program(
     if input_mode not in INPUTS:
         raise SpikeportError(f"unknown input {input_mode!r}; available: {', '.join(INPUTS)}")
     mapping = map_program(program, found, host_input=input_mode == "host-current")
-    rows = list(_input_rows(program, found, input_mode))
+    rows = list(input_rows(program, found, input_mode))
     for population in program.populations:
         rows += _register_rows(program, population, found, input_mode)
         rows += _state_rows(program, population, found, input_mode)
@@ -75,7 +75,8 @@ def check_graph(
     return check_program(program, chip, input_mode, graph=graph)
 
 
-def _input_rows(program: LoihiProgram, chip: Chip, input_mode: str) -> Iterator[Row]:
+def input_rows(program: LoihiProgram, chip: Chip, input_mode: str) -> Iterator[Row]:
+    """Whether the chip takes samples as they enter: quickly told, without a mapping."""
     if input_mode == "graded" and program.out_of(INPUT):
         others = [f"`--chip {other.name}`" for other in CHIPS.values() if other.graded_bits >= 8]
         remedy = " or ".join(["`--input host-current`", *others])
