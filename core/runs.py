@@ -13,6 +13,7 @@ samples.npz          in a run that travels without its data set: a few test imag
 
 import warnings
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ class Run:
         """
         if count < 1:
             raise SpikeportError(f"{count} samples asked for; at least 1 is needed")
-        images, labels = self._carried(count) if self.travels else self._test_images()
+        images, labels = self._carried(count) if self.travels else self._test_images
         return self.data.normalise(images[:count]).numpy(), labels[:count].numpy()
 
     @property
@@ -128,6 +129,7 @@ class Run:
         file = self.path / CONFIG_FILE
         return TrainConfig.read(file).get("target") if file.exists() else None
 
+    @cached_property  # a report asks for them again and again
     def _test_images(self) -> tuple[Tensor, Tensor]:
         data = load_dataset(self.data.name, self.data.folder)
         for name in ("image_shape", "class_names"):
