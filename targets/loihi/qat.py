@@ -88,7 +88,8 @@ class ChipNetwork(nn.Module):
         bias = (layer.bias * layer.scale * (1 << SHIFT)).float().to(arriving[0].device)
         neuron = self._neurons.get(layer.source) if chip.spiking else None  # the class currents may share a name
         slope = _slope(layer, neuron)
-        spikes, v = _Neurons.apply(sum(arriving), bias, chip, steps, slope)
+        current = sum(arriving[1:], arriving[0])  # 0 + the first would copy it
+        spikes, v = _Neurons.apply(current, bias, chip, steps, slope)
         if not chip.spiking:
             return v.double() / (layer.scale * (1 << SHIFT) * steps)
         spikes, key = spikes.flatten(0, 1), _key(layer.source)
@@ -138,7 +139,7 @@ class _Neurons(torch.autograd.Function):
         ctx.save_for_backward(current, found.spikes)
         ctx.chip, ctx.slope = chip, slope
         ctx.set_materialize_grads(False)
-        return found.spikes, found.v.float()
+        return found.spikes, found.v.new_empty(0).float() if chip.spiking else found.v.float()
 
     @staticmethod
     @once_differentiable
