@@ -10,8 +10,11 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from spikeport.core.errors import SpikeportError
 from spikeport.core.geometry import Pair, pair
-from spikeport.export.nir_graph import metadata_of, model_threshold
+from spikeport.export.nir_graph import Metadata, metadata_of, model_threshold
 from spikeport.export.nir_nodes import NEURONS, check_neurons, check_synapses, loops, ordered
+
+#: Samples that run at once: float64 maps of more of them leave the cache, and fill gigabytes.
+BATCH = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +59,23 @@ def interpret(graph: nir.NIRGraph, x: np.ndarray, margins: bool = False, as_mode
     if not held and len(x) != steps:
         raise SpikeportError(f"the input has {len(x)} steps, the graph runs {steps}")
 
+    axis = 0 if held else 1
+    spikes: dict[str, np.ndarray] = {}
+    kept: dict[str, np.ndarray] = {}
+    outputs = []
+    for start in range(0, max(x.shape[axis], 1), BATCH):
+        part = _interpret(graph, metadata, np.split(x, [start, start + BATCH], axis)[1], margins, as_model)
+        outputs.append(part.outputs)
+        for maps, whole in ((part.spikes, spikes), (part.margins, kept)):
+            for name, found in maps.items():
+                if not start:
+                    whole[name] = np.empty((steps, x.shape[axis], *found.shape[2:]), found.dtype)
+                whole[name][:, start : start + BATCH] = found
+    return Trajectory(spikes, kept, np.concatenate(outputs, 1))
+
+
+def _interpret(graph: nir.NIRGraph, metadata: Metadata, x: np.ndarray, margins: bool, as_model: bool) -> Trajectory:
+    steps, held = metadata.time_steps, metadata.input == "constant"
     # A held value has a time axis of length 1: what depends on the input alone is computed once.
     values: dict[str, np.ndarray] = {}
     spikes: dict[str, np.ndarray] = {}

@@ -36,7 +36,7 @@ def _run(network: nn.Module, neurons: list[str], x: Tensor, metadata: Metadata) 
     seen: dict[str, list[Tensor]] = {name: [] for name in neurons}
 
     def keep(name: str, output: Any) -> None:
-        seen[name].append(output[0] if isinstance(output, tuple) else output)
+        seen[name].append((output[0] if isinstance(output, tuple) else output) > 0)
 
     outputs, state = [], None
     with watched([(name, network.get_submodule(name)) for name in neurons], keep), torch.no_grad():
@@ -45,7 +45,7 @@ def _run(network: nn.Module, neurons: list[str], x: Tensor, metadata: Metadata) 
             result = network(current, state)
             value, state = result if isinstance(result, tuple) else (result, None)
             outputs.append(value)
-    spikes = {name: (torch.stack(steps) > 0).numpy() for name, steps in seen.items()}
+    spikes = {name: torch.stack(steps).numpy() for name, steps in seen.items()}
     return Reading(spikes, torch.stack(outputs).double().numpy())
 
 
