@@ -1,5 +1,7 @@
 """The fixed-point engine: a Loihi program on the CPU, integer for integer, many samples at a time."""
 
+import math
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -22,13 +24,16 @@ from spikeport.targets.loihi.convolution import (
 )
 from spikeport.targets.loihi.host import bias_mantissas
 from spikeport.targets.loihi.neurons import run
+from spikeport.targets.loihi.processes import in_parts
 from spikeport.targets.loihi.program import INPUT, LoihiProgram, Population
 from spikeport.targets.record import BY_NAME, SpikeRecord, joined
 
-#: Values of the largest map over all steps of a batch: 16 MiB of float32, which stay in a large cache, and which the
-#: allocator hands out again without asking the system for fresh pages.
-MAP_VALUES = 1 << 22
+#: Values of the largest map over all steps of a batch, 64 MiB of float32: fewer cost time, for a layer begins anew for
+#: every batch, more cost memory.
+MAP_VALUES = 1 << 24
 MAX_BATCH = 256
+#: Parts per process: enough to show progress, and for a process that is done early to take another.
+PARTS = 4
 
 
 def simulate_fixed(
@@ -55,11 +60,12 @@ def simulate_fixed(
     """
     check_processes(processes)
     q = program.quantise(x)
-    if min(processes, len(q)) > 1:
-        from spikeport.targets.loihi.processes import simulate_slices
-
-        record = simulate_slices(program, x, rasters, progress, min(processes, len(q)))
-        return replace(record, labels=labels)
+    processes = min(processes, len(q))
+    if processes > 1:
+        size = math.ceil(len(q) / (PARTS * processes))
+        axis = 0 if program.held else 1
+        records = in_parts(partial(_simulate, program), x, axis, size, rasters, processes, progress)
+        return replace(joined(records), labels=labels)
     size = _batch_size(program)
     parts = []
     with torch.inference_mode(), exactly():
@@ -71,6 +77,10 @@ def simulate_fixed(
             parts.append(_run(program, ready, torch.from_numpy(batch), max(0, min(rasters - start, len(batch)))))
             progress(start + len(batch), len(q))
     return replace(joined(parts), program=program.digest(), labels=labels)
+
+
+def _simulate(program: LoihiProgram, x: np.ndarray, rasters: int) -> SpikeRecord:
+    return simulate_fixed(program, x, rasters=rasters)
 
 
 def class_currents(sums: np.ndarray, output: Population, time_steps: int) -> np.ndarray:
@@ -118,6 +128,7 @@ def _run(program: LoihiProgram, layers: list[_Layer], q: Tensor, keep: int) -> S
     """
     steps, n = program.time_steps, len(q)
     sent = {INPUT: Activity(channels_last(q.transpose(0, 1).flatten(0, 1).float()), spikes=False)}
+    ahead = Counter(link.synapse.pre for layer in layers for link in layer.forward + layer.recurrent)
     out: dict[str, Any] = {k: {} for k in (*BY_NAME, "wraps", "saturations")}
 
     def by_sample(rows: np.ndarray) -> np.ndarray:
@@ -133,7 +144,11 @@ def _run(program: LoihiProgram, layers: list[_Layer], q: Tensor, keep: int) -> S
         out["wraps"][name], out["saturations"][name] = found.wraps, found.saturations
         sent[name] = Activity(found.spikes.flatten(0, 1))
         for link in layer.forward + layer.recurrent:
-            out["events"][link.synapse.name] = by_sample(sent[link.synapse.pre].events(link.synapse))
+            pre = link.synapse.pre
+            out["events"][link.synapse.name] = by_sample(sent[pre].events(link.synapse))
+            ahead[pre] -= 1
+            if not ahead[pre] and pre != name:  # maps of all layers would fill the memory
+                del sent[pre]
         for synapse in program.into(name):
             if synapse.host:
                 out["events"][synapse.name] = np.zeros((n, steps), np.int64)
@@ -141,7 +156,7 @@ def _run(program: LoihiProgram, layers: list[_Layer], q: Tensor, keep: int) -> S
             out["spikes"][name] = by_sample(sent[name].counts())
             out["digests"][name] = by_sample(sent[name].checksums())
             if keep:
-                out["rasters"][name] = (found.spikes[:, :keep] != 0).transpose(0, 1).contiguous().numpy()
+                out["rasters"][name] = (found.spikes[:, :keep].numpy() != 0).swapaxes(0, 1)
         if name == program.output:
             sums = found.v.flatten(1).long().numpy()
     outputs = class_currents(sums, program.population(program.output), steps)

@@ -1,46 +1,50 @@
-"""The fixed engine in several processes, each with a share of the samples and of the threads."""
+"""Samples shared out to processes, each with its share of the threads."""
 
-import math
+from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
 from spikeport.core.processes import in_processes
 from spikeport.core.progress import Progress
-from spikeport.targets.loihi.fixed import simulate_fixed
-from spikeport.targets.loihi.program import LoihiProgram
-from spikeport.targets.record import SpikeRecord, joined
 
-#: Slices per process: enough to show progress, and for a process that is done early to take another.
-SLICES = 4
+R = TypeVar("R")
 
 
-def simulate_slices(
-    program: LoihiProgram, x: np.ndarray, rasters: int, progress: Progress, processes: int
-) -> SpikeRecord:
-    """``simulate_fixed`` in that many new processes; they are gone when it returns or raises.
+def in_parts(
+    work: Callable[[np.ndarray, int], R],
+    x: np.ndarray,
+    axis: int,
+    size: int,
+    rasters: int,
+    processes: int,
+    progress: Progress,
+) -> list[R]:
+    """What ``work`` makes of every ``size`` samples, in their order; new processes are gone when it returns or raises.
+
+    Args:
+        work: takes samples, and of how many of them the spike maps are kept; see ``core.processes.in_processes``.
+        axis: that of the samples in x.
+        rasters: of so many first samples the spike maps are kept.
 
     Raises:
-        SpikeportError: one of them died.
+        SpikeportError: a process died.
     """
-    axis = 0 if program.held else 1
     count = x.shape[axis]
-    size = math.ceil(count / (SLICES * processes))
-    slices = (
-        (start, x.take(range(start, min(start + size, count)), axis), max(rasters - start, 0))
-        for start in range(0, count, size)
-    )
+    starts = range(0, count, size)
+    parts = ((start, x.take(range(start, min(start + size, count)), axis), max(rasters - start, 0)) for start in starts)
     died = (
         f"one of the {processes} processes ended before its samples were simulated (out of memory? a script that "
         'calls this without `if __name__ == "__main__"`?); take fewer processes'
     )
-    parts: dict[int, SpikeRecord] = {}
-    for start, part in in_processes(partial(_simulate, program), slices, processes, died):
-        parts[start] = part
-        progress(sum(part.samples for part in parts.values()), count)
-    return joined([parts[start] for start in sorted(parts)])
+    found: dict[int, R] = {}
+    for start, result in in_processes(partial(_numbered, work), parts, processes, died):
+        found[start] = result
+        progress(sum(min(size, count - start) for start in found), count)
+    return [found[start] for start in starts]
 
 
-def _simulate(program: LoihiProgram, part: tuple[int, np.ndarray, int]) -> tuple[int, SpikeRecord]:
+def _numbered(work: Callable[[np.ndarray, int], R], part: tuple[int, np.ndarray, int]) -> tuple[int, R]:
     start, x, rasters = part
-    return start, simulate_fixed(program, x, rasters=rasters)
+    return start, work(x, rasters)

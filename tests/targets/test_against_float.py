@@ -13,6 +13,7 @@ from spikeport.core.runs import save_weights
 from spikeport.targets import SpikeRecord, check, compile, require_own, simulate
 from spikeport.targets.loihi.against_float import against_float
 from spikeport.targets.loihi.program import LoihiProgram
+from spikeport.targets.record import differences
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,16 @@ def test_every_layer_is_compared_spike_for_spike(run):
     assert compared["same_class"] == (classes == record.outputs.argmax(1)).mean()
     saved = SpikeRecord.load(run / "loihi/fixed.npz").details["against_float"]
     assert json.dumps(saved) == json.dumps(compared)
+
+
+def test_in_several_processes_it_is_the_same(run):
+    one, two = (simulate(run, samples=40, rasters=36, processes=n, overwrite=True) for n in (1, 2))
+    assert differences(one, two) == []
+    assert one.details == two.details
+    assert (one.accuracy, one.program) == (two.accuracy, two.program)
+    for name, maps in one.rasters.items():
+        assert len(maps) == 36
+        np.testing.assert_array_equal(maps, two.rasters[name])
 
 
 def test_samples_of_the_users_need_no_classes(run):
