@@ -13,7 +13,7 @@ import torch
 from spikingjelly.activation_based import functional, layer, neuron, surrogate
 from torch import Tensor, nn
 
-from spikeport import compile, simulate, to_nir
+from spikeport import compile, report, simulate, to_nir
 from spikeport.core.data import load_dataset
 
 TIME_STEPS = 4
@@ -90,6 +90,9 @@ def main() -> None:
         labels = data.test_labels[:count].numpy()
         record = simulate(program, engine=engine, x=x_test[:count].numpy(), labels=labels, overwrite=True)
         print(f"Loihi, engine {engine}: accuracy {record.accuracy:.4f} on {count} images")
+
+    written = report(args.out, network=model, x=x_test, overwrite=True)
+    print(f"report: {written.page}")
 
 
 if __name__ == "__main__":

@@ -18,11 +18,18 @@ from spikeport.core.functional import whole_steps
 from spikeport.core.neurons import LIF
 from spikeport.core.runs import Run, load_run
 from spikeport.core.tracing import copied, trace_module
-from spikeport.export.foreign import adopt, is_foreign, require_held
+from spikeport.export.foreign import adopted
 from spikeport.export.nir_graph import Metadata, build_nir, read_nir, write_nir
 from spikeport.export.onnx_model import export_onnx, int8_path, quantise
 from spikeport.export.trace import require_finite, takes_held, trace
-from spikeport.export.verify import CERTIFICATE_FILE, Certificate, verify_nir, verify_owner, weights_digest
+from spikeport.export.verify import (
+    CERTIFICATE_FILE,
+    Certificate,
+    model_digest,
+    verify_nir,
+    verify_owner,
+    weights_digest,
+)
 
 __all__ = ["CERTIFICATE_FILE", "NIR_FILE", "ONNX_FILE", "Certificate", "is_factory", "read_nir", "to_nir", "to_onnx"]
 
@@ -67,13 +74,7 @@ def to_nir(
     refuse_existing(path, overwrite)
     refuse_beside(path.with_name(CERTIFICATE_FILE), overwrite)
     original = model
-    if is_foreign(model):
-        if time_steps is None:
-            raise SpikeportError(
-                f"{type(model).__name__} is a model of another framework; say over how many time steps (--time-steps T)"
-            )
-        require_held(samples.shape)
-        model = adopt(model, time_steps)
+    model = adopted(model, samples.shape, time_steps)
     if not any(isinstance(m, LIF) for m in model.modules()):
         raise SpikeportError(
             f"{type(model).__name__} has no spiking neurons among its layers. A CNN goes to --target onnx, or trains "
@@ -102,6 +103,7 @@ def to_nir(
         std=run.data.std if run else (),
         class_names=run.data.class_names if run else (),
         weights_sha256=weights_digest(run) if run else None,
+        model_sha256=None if run else model_digest(model),
     )
     nodes, names = build_nir(traced, metadata)
     with replacing(path) as temporary, torch.random.fork_rng(devices=[]):  # readers draw weights that they replace

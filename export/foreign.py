@@ -51,6 +51,27 @@ def _is_neuron(module: nn.Module) -> bool:
     return any("neuron" in kind.__module__ for kind in type(module).__mro__)
 
 
+def adopted(model: nn.Module, shape: Sequence[int], time_steps: int | None) -> nn.Module:
+    """A model of ours itself; one of another framework in our layers, for samples of ``shape``.
+
+    Raises:
+        SpikeportError: see ``adopt``; the number of steps is not said, or samples that are sequences.
+    """
+    if not is_foreign(model):
+        return model
+    if time_steps is None:
+        raise SpikeportError(
+            f"{type(model).__name__} is a model of another framework; say over how many time steps (time_steps=T, or "
+            "--time-steps T)"
+        )
+    if len(shape) in (3, 5):
+        raise SpikeportError(
+            f"samples of shape {list(shape)}: a model of another framework takes an input that is held, [N, ...]; for "
+            "one that changes, build the network of spikeport's LIF"
+        )
+    return adopt(model, time_steps)
+
+
 def adopt(model: nn.Module, time_steps: int) -> nn.Module:
     """The same network in our layers, over ``time_steps`` steps of a constant input.
 
@@ -73,15 +94,6 @@ def adopt(model: nn.Module, time_steps: int) -> nn.Module:
     replace_modules(graph, lambda name, module: _ours(name, module, time_steps))
     _drop_membranes(graph, pairs)
     return fold_time(graph, time_steps).eval()
-
-
-def require_held(shape: Sequence[int]) -> None:
-    """Raises SpikeportError where samples of this shape are sequences, [T, N, ...]."""
-    if len(shape) in (3, 5):
-        raise SpikeportError(
-            f"samples of shape {list(shape)}: a model of another framework takes an input that is held, [N, ...]; for "
-            "one that changes, build the network of spikeport's LIF"
-        )
 
 
 def _one_step(model: nn.Module) -> nn.Module:

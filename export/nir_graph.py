@@ -46,6 +46,7 @@ class Metadata:
         layers: node -> the layer of the PyTorch model it comes from.
         dataset, mean, std, class_names: how samples were normalised and what the classes are called.
         weights_sha256: of the run's weights file it was exported from, None for what is no run.
+        model_sha256: of the weights of a model that is no run (``export.verify.model_digest``).
         readout: how outputs become a prediction.
         spike_condition: the model fires at h >= v_threshold. NIR fires at >, so the file holds the next
             smaller float32.
@@ -62,6 +63,7 @@ class Metadata:
     std: tuple[float, ...] = ()
     class_names: tuple[str, ...] = ()
     weights_sha256: str | None = None
+    model_sha256: str | None = None
     readout: str = "mean of the class currents over T steps"
     spike_condition: str = ">="
     format: int = FORMAT

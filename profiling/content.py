@@ -3,6 +3,7 @@
 import platform
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from spikeport.core.errors import SpikeportError
@@ -15,6 +16,7 @@ from spikeport.profiling.comparison import mean_rate
 from spikeport.profiling.counts import ModelCounts
 from spikeport.profiling.energy import HOROWITZ, RATE_GOAL, paper_count
 from spikeport.profiling.energy_table import Entry
+from spikeport.profiling.networks import Network
 from spikeport.profiling.rows import TRAINING, Row, first_marked, totals
 from spikeport.profiling.statistics import LayerStatistics
 from spikeport.targets.loihi import LoihiProgram, LoihiTarget
@@ -34,20 +36,22 @@ class Subject:
     """What a report is about.
 
     Attributes:
-        run, cnn_run: of the SNN and of its CNN twin, where there are such.
+        snn, cnn: the SNN and its CNN twin in PyTorch, where they were given.
+        folder: of the run, or of the export.
         program, records: what was simulated; engine -> record.
-        training, cnn: counts of both PyTorch models, where there are such.
+        training, beside: counts of both PyTorch models, where there are such.
         rows: the comparison, layer by layer.
         samples: how many first images every witness saw.
         sample: the image whose spikes are drawn.
     """
 
-    run: Run | None
-    cnn_run: Run | None
+    snn: Network | None
+    cnn: Network | None
+    folder: Path
     program: LoihiProgram
     records: dict[str, SpikeRecord]
     training: ModelCounts | None
-    cnn: ModelCounts | None
+    beside: ModelCounts | None
     rows: list[Row]
     samples: int
     sample: int
@@ -70,7 +74,7 @@ def report_content(
     return {
         "schema": SCHEMA,
         "network": _network(subject),
-        "summary": _summary(subject),
+        "summary": _summary(subject, statistics),
         "energy": {name: entry.to_dict() for name, entry in energies.items()},
         "break_even": {e.model: asdict(e) for e in even},
         "engines": _engines(subject.records),
@@ -81,52 +85,45 @@ def report_content(
         "paper": _paper(subject),
         "cross_check": checks,
         "fit": fit,
-        "certificates": _certificates(subject.run, subject.cnn_run),
+        "certificates": _certificates(subject),
         "assumptions": list(ASSUMPTIONS),
         "versions": _versions(),
     }
 
 
 def _network(subject: Subject) -> dict[str, Any]:
-    program, run = subject.program, subject.run
+    program, snn = subject.program, subject.snn
+    run = snn.run if snn else None
     names: dict[str, Any] = {"time_steps": program.time_steps, "input_shape": list(program.input_shape)}
     names["samples_compared"] = subject.samples
     if run is not None:
         names |= {"run": run.path.name, "model": run.spec.to_dict(), "dataset": run.data.name}
+    elif snn is not None:
+        names |= {"model": {"name": snn.title}}
     return names | {"sample": subject.sample, "trained_for": run.trained_for if run else None}
 
 
-def _summary(subject: Subject) -> dict[str, Any]:
+def _summary(subject: Subject, statistics: dict[str, LayerStatistics]) -> dict[str, Any]:
     summary: dict[str, Any] = {}
-    run, cnn_run, training, cnn = subject.run, subject.cnn_run, subject.training, subject.cnn
+    snn, cnn, training, beside = subject.snn, subject.cnn, subject.training, subject.beside
     sums = totals(subject.rows)
-    if run is not None and training is not None:
-        summary["snn"] = run.results | {
-            "parameters": sum(p.numel() for p in run.model().parameters()),
+    if snn is not None and training is not None:
+        summary["snn"] = _results(snn) | {
+            "parameters": snn.parameters,
             "energy_nj": sums[TRAINING]["energy_nj"],
             "macs": training.total("macs"),
             "acs": sums[TRAINING]["acs"],
         }
-    if cnn_run is not None and cnn is not None:
-        macs = sum(c.dense for c in cnn.layers.values() if c.kind != "MaxPool2d")
-        summary["cnn"] = cnn_run.results | {
-            "parameters": sum(p.numel() for p in cnn_run.model().parameters()),
+    if cnn is not None and beside is not None:
+        macs = sum(c.dense for c in beside.layers.values() if c.kind != "MaxPool2d")
+        summary["cnn"] = _results(cnn) | {
+            "parameters": cnn.parameters,
             "macs": macs,
             "energy_nj": HOROWITZ.of(0, macs),
         }
-        record = (cnn_run.path / OnnxTarget.file).with_name(OnnxTarget.record)
-        if record.exists():
-            onnx = OnnxRecord.load(record)
-            if not may_be_of(onnx.samples_digest, cnn_run.samples(onnx.samples)[0]):
-                raise SpikeportError(
-                    f"{record} is of other samples than the first {onnx.samples} test images of {cnn_run.data.name}; "
-                    "simulate the CNN again"
-                )
-            if of_other_weights(onnx.weights_sha256, cnn_run):
-                raise SpikeportError(f"{record} is of other weights than the run has now; export and simulate again")
-            summary["onnx"] = asdict(onnx)
-            for name in ("predictions", "samples_digest", "weights_sha256"):
-                summary["onnx"].pop(name)
+        onnx = _onnx(cnn.run) if cnn.run else None
+        if onnx:
+            summary["onnx"] = onnx
     for engine, found in subject.records.items():
         summary[engine] = {
             "accuracy": found.accuracy,
@@ -137,7 +134,30 @@ def _summary(subject: Subject) -> dict[str, Any]:
         }
     summary["mean_rate"] = None if training is None else training.rate
     summary["rate_goal"] = RATE_GOAL
+    summary["silent_layers"] = [name for name, layer in statistics.items() if not layer.rate]
     return summary
+
+
+def _results(network: Network) -> dict[str, Any]:
+    """What its run knows of the test set; nobody told it of a network of the user's own."""
+    return network.run.results if network.run else {"test_accuracy": None, "test_macro_f1": None}
+
+
+def _onnx(run: Run) -> dict[str, Any] | None:
+    """What ONNX Runtime said of a CNN's run, where it ran. Raises SpikeportError where it is of another network."""
+    record = (run.path / OnnxTarget.file).with_name(OnnxTarget.record)
+    if not record.exists():
+        return None
+    onnx = OnnxRecord.load(record)
+    if not may_be_of(onnx.samples_digest, run.samples(onnx.samples)[0]):
+        raise SpikeportError(
+            f"{record} is of other samples than the first {onnx.samples} test images of {run.data.name}; "
+            "simulate the CNN again"
+        )
+    if of_other_weights(onnx.weights_sha256, run):
+        raise SpikeportError(f"{record} is of other weights than the run has now; export and simulate again")
+    hidden = ("predictions", "samples_digest", "weights_sha256")
+    return {name: value for name, value in asdict(onnx).items() if name not in hidden}
 
 
 def _engines(records: dict[str, SpikeRecord]) -> dict[str, Any]:
@@ -162,7 +182,7 @@ def _engines(records: dict[str, SpikeRecord]) -> dict[str, Any]:
 
 
 def _paper(subject: Subject) -> dict[str, Any]:
-    counted = {"snn": subject.training, "cnn": subject.cnn}
+    counted = {"snn": subject.training, "cnn": subject.beside}
     return {
         kind: {"macs": count.macs, "acs": count.acs, "energy_nj": count.energy_nj}
         for kind, count in ((kind, paper_count(c)) for kind, c in counted.items() if c is not None)
@@ -183,12 +203,13 @@ def _layers(counts: ModelCounts | None) -> dict[str, Any]:
     }
 
 
-def _certificates(*runs: Run | None) -> dict[str, Any]:
+def _certificates(subject: Subject) -> dict[str, Any]:
+    folders = [subject.folder, *([subject.cnn.run.path] if subject.cnn and subject.cnn.run else [])]
     found = {}
-    for run in runs:
+    for folder in folders:
         for kind, exported in (("nir", NIR_FILE), ("onnx", ONNX_FILE)):
-            if run is not None and (run.path / exported).with_name(CERTIFICATE_FILE).exists():
-                found[kind] = Certificate.load(run.path / exported).to_dict()
+            if (folder / exported).with_name(CERTIFICATE_FILE).exists():
+                found[kind] = Certificate.load(folder / exported).to_dict()
     return found
 
 

@@ -17,7 +17,7 @@ from spikeport.core.errors import SpikeportError
 from spikeport.core.geometry import conv_padding, fan_out, pair
 from spikeport.core.neurons import LIF
 from spikeport.core.progress import Progress, silent
-from spikeport.export.foreign import adopt, is_foreign, require_held
+from spikeport.export.foreign import adopted
 from spikeport.profiling.counts import SERIES, LayerCounts, ModelCounts
 from spikeport.profiling.seen import Seen, over_channels
 
@@ -52,14 +52,7 @@ def count_operations(
         raise SpikeportError("zero samples to count on; give at least one")
     if not x.isfinite().all():
         raise SpikeportError("the samples to count on hold NaN or infinity; leave those out")
-    if is_foreign(model):
-        if time_steps is None:
-            raise SpikeportError(
-                f"{type(model).__name__} is a model of another framework; say over how many time steps "
-                "(count_operations(model, x, time_steps=T))"
-            )
-        require_held(x.shape)
-        model = adopt(model, time_steps)
+    model = adopted(model, x.shape, time_steps)
     neurons = [m for m in model.modules() if isinstance(m, LIF)]
     steps = {m.time_steps for m in neurons} or {1}
     if len(steps) != 1:

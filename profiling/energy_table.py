@@ -24,7 +24,9 @@ from spikeport.targets.record import SpikeRecord
 
 CNN = "cnn"
 NAMES = (*MODELS, PAPER, loihi_energy.NAME)
-NEEDS_TRAINING = "counts the model's operations, which a record alone does not tell; report on its run"
+NEEDS_TRAINING = (
+    "counts the model's operations, which a record alone does not tell; report on its run, or give its network"
+)
 
 
 @dataclass(frozen=True)

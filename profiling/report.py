@@ -6,12 +6,13 @@
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from spikeport.core.errors import SpikeportError
 from spikeport.core.files import read_record, refuse_existing, replacing, write_csv, write_json, write_text
@@ -29,12 +30,14 @@ from spikeport.profiling.counts import ModelCounts
 from spikeport.profiling.crosscheck import cross_check
 from spikeport.profiling.energy import MODELS
 from spikeport.profiling.energy_table import Entry, energy_table
+from spikeport.profiling.networks import Network, cnn_of_run, own_cnn, own_snn, snn_of_run
 from spikeport.profiling.page import layers_table, render
 from spikeport.profiling.rows import Row
 from spikeport.profiling.statistics import LayerStatistics, firing_statistics
 from spikeport.targets import COMPATIBILITY_FILE, require_own
+from spikeport.targets.base import pick_engine
 from spikeport.targets.loihi import LoihiProgram, LoihiTarget
-from spikeport.targets.record import SpikeRecord, may_be_of
+from spikeport.targets.record import SpikeRecord
 
 PAGE_FILE, CONTENT_FILE, LAYERS_FILE = "index.html", "report.json", "layers.csv"
 
@@ -50,7 +53,7 @@ class Report:
 
 def report(
     source: Run | Path | str,
-    against: Run | Path | str | None = None,
+    against: Run | Path | str | nn.Module | None = None,
     out: Path | str | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
@@ -58,55 +61,72 @@ def report(
     sample: int = 0,
     check: bool = False,
     seconds: float | None = None,
+    network: nn.Module | None = None,
+    x: Any = None,
+    engine: str | None = None,
 ) -> Report:
     """Writes index.html, report.json and layers.csv.
 
     Args:
-        source: the run of an SNN with at least one record in RUN/loihi, or one record (its program beside it).
-        against: the run of its CNN twin.
+        source: the run of an SNN with at least one record in RUN/loihi; of a network that is no run the folder it was
+            exported to, with records in loihi/, or one record (its program beside it).
+        against: the CNN twin: its run, or, beside ``network``, its model.
         out: the folder to write; where None RUN/report, or report beside the record.
         progress: told (samples counted, samples).
         models: energy models to show, of ``energy_table.NAMES``; all where empty.
         sample: the image whose spikes are drawn.
         check: count with syops, ptflops, NeuroBench and SpikingJelly too, and account for every difference.
         seconds: duration of one inference on Loihi 1, for its static power.
+        network: the SNN that was exported (of ours, of SpikingJelly or of snnTorch), where it is no run's: it is
+            counted as training.
+        x: the samples [N, ...] that were simulated, for ``network``.
+        engine: report on this engine's record alone; all records where None, on the first images that each is of.
 
     Raises:
         SpikeportError: nothing simulated yet, a record of another program or of other samples, a wrong kind, an
             unknown energy model, a sample that is not there, an inference of no or endless duration, or of a program
-            that Loihi 1 has no energy for.
+            that Loihi 1 has no energy for, a network of other weights than the program's.
     """
     if seconds is not None and not 0 < seconds < math.inf:
         raise SpikeportError(f"an inference of {seconds} s; give a finite number of seconds above 0")
-    single = Path(source) if isinstance(source, (str, Path)) and Path(source).is_file() else None
-    run = None if single else (source if isinstance(source, Run) else load_run(source))
-    if run is not None and run.kind != "snn":
-        raise SpikeportError(f"{run.path} is a CNN; give the SNN's run, and this one with --against")
-    home = run.path if run else Path(source).parent  # type: ignore[arg-type]
-    program_file = home / LoihiTarget.file if run else home / Path(LoihiTarget.file).name
-    program, records = _records(program_file, single)
-    if run is not None:
-        require_own(run, program)
-    target = Path(out) if out else home / "report"
+    if engine is not None and isinstance(source, (str, Path)) and Path(source).is_file():
+        raise SpikeportError(f"{source} is one record; leave the engine out")
+    if (network is None) != (x is None):
+        raise SpikeportError("a network of your own and the samples that were simulated: give both, or neither")
+    run, folder, single = _opened(source)
+    if run is not None and network is not None:
+        raise SpikeportError(f"{run.path} is a run, which has its network; leave the other out")
+    program_file = single.with_name(Path(LoihiTarget.file).name) if single else folder / LoihiTarget.file
+    program, records = _records(program_file, single, engine)
+    target = Path(out) if out else folder / "report"
     if (target / MODEL_FILE).exists():  # whose layers.csv is the training's
         raise SpikeportError(f"{target}: a run folder, which has a layers.csv of its own; name another folder")
     for name in (PAGE_FILE, CONTENT_FILE, LAYERS_FILE):
         refuse_existing(target / name, overwrite)
 
-    training = _count_training(run, records, progress) if run else None
-    cnn_run = load_run(against) if isinstance(against, (str, Path)) else against
-    cnn = _count_cnn(cnn_run, run) if cnn_run else None
-    rows = compare(training, program, records, cnn)
-    samples = common_samples(training, records)
+    snn = None
+    if run is not None:
+        require_own(run, program)
+        snn = snn_of_run(run, records)
+    elif network is not None:
+        snn = own_snn(network, x, program, records)
+    cnn = _twin(against, snn, program)
+    samples = common_samples(None, records)
+    training = count_operations(snn.model, snn.samples(program, 0, samples), progress) if snn else None
+    beside = count_operations(cnn.model, cnn.x) if cnn else None
+    if training and beside and cnn and not cnn.run:
+        _require_same_layers(training, beside)
+    rows = compare(training, program, records, beside)
     if not 0 <= sample < samples:
         raise SpikeportError(f"sample {sample} is not there; the report is on samples 0 to {samples - 1}")
-    energies = energy_table(models, rows, training, cnn, program, records, seconds)
+    energies = energy_table(models, rows, training, beside, program, records, seconds)
     if seconds is not None:
         _require_use_of_time(energies)
-    evens = _break_evens(energies, training, cnn)
-    statistics = firing_statistics(training, run.samples(samples)[1]) if run and training else {}
-    subject = Subject(run, cnn_run, program, records, training, cnn, rows, samples, sample)
-    checks = _cross_check(run, cnn_run) if check else None
+    evens = _break_evens(energies, training, beside)
+    labels = None if snn is None or snn.labels is None else snn.labels[:samples]
+    statistics = firing_statistics(training, labels) if training else {}
+    subject = Subject(snn, cnn, folder, program, records, training, beside, rows, samples, sample)
+    checks = _cross_check(snn, cnn) if check else None
     found = report_content(subject, energies, evens, statistics, checks, _fit(program_file))
     page = render(found, rows, _pictures(subject, energies, evens, statistics))
     with ExitStack() as together:  # all three or none
@@ -114,6 +134,37 @@ def report(
         write_json(together.enter_context(replacing(target / CONTENT_FILE)), found)
         write_csv(together.enter_context(replacing(target / LAYERS_FILE)), layers_table(rows))
     return Report(target / PAGE_FILE, found, rows)
+
+
+def _opened(source: Run | Path | str) -> tuple[Run | None, Path, Path | None]:
+    """The run, where it is one; the folder of the report's files; the record, where it is one alone."""
+    if not isinstance(source, Run):
+        path = Path(source)
+        if path.is_file():
+            return None, path.parent, path
+        if (path / LoihiTarget.file).exists() and not (path / MODEL_FILE).exists():
+            return None, path, None
+    run = source if isinstance(source, Run) else load_run(source)
+    if run.kind != "snn":
+        raise SpikeportError(f"{run.path} is a CNN; give the SNN's run, and this one with --against")
+    return run, run.path, None
+
+
+def _twin(against: Run | Path | str | nn.Module | None, snn: Network | None, program: LoihiProgram) -> Network | None:
+    if against is None:
+        return None
+    if isinstance(against, nn.Module):
+        if snn is None:
+            raise SpikeportError("--against: a model is counted on its twin's samples; give the SNN's network too")
+        return own_cnn(against, snn, program)
+    return cnn_of_run(against if isinstance(against, Run) else load_run(against), snn.run if snn else None)
+
+
+def _require_same_layers(snn: ModelCounts, cnn: ModelCounts) -> None:
+    """Raises SpikeportError where a layer of a user's CNN would stand in no row."""
+    for name, counts in cnn.layers.items():
+        if counts.dense and name not in snn.layers:
+            raise SpikeportError(f"--against: its layer {name} is none of the SNN's; twins call their layers alike")
 
 
 def _require_use_of_time(energies: dict[str, Entry]) -> None:
@@ -137,7 +188,7 @@ def _pictures(
 ) -> list[plots.Picture]:
     """Those that there is something to draw of."""
     rows, steps = subject.rows, subject.program.time_steps
-    names = subject.run.data.class_names if subject.run else ()
+    names = subject.program.metadata.get("class_names") or ()
     pictures = (
         plots.energy_plot(rows),
         plots.cause_plot(energies),
@@ -148,73 +199,37 @@ def _pictures(
         plots.difference_plot(rows),
         plots.divergence_plot(rows),
         plots.raster_plot(
-            _rasters(subject.run, subject.program, subject.records, subject.sample), steps, subject.sample
+            _rasters(subject.snn, subject.program, subject.records, subject.sample), steps, subject.sample
         ),
     )
     return [picture for picture in pictures if picture]
 
 
-def _records(program: Path, single: Path | None) -> tuple[LoihiProgram, dict[str, SpikeRecord]]:
-    """The program and the records beside it, or the one that is named."""
-    names = [LoihiTarget.record.format(engine=engine) for engine in LoihiTarget.engines]
+def _records(program: Path, single: Path | None, engine: str | None) -> tuple[LoihiProgram, dict[str, SpikeRecord]]:
+    """The program and the records beside it, or the one that is named, by its file or its engine."""
+    chosen = LoihiTarget.engines if engine is None else (pick_engine(LoihiTarget(), engine),)
+    names = [LoihiTarget.record.format(engine=name) for name in chosen]
     files = [single] if single else [program.with_name(name) for name in names]
     found = [SpikeRecord.load(file) for file in files if file.exists()]
     if not found:
         raise SpikeportError(
-            f"{program.parent}: nothing simulated yet; `spikeport simulate {program.parent.parent} --target loihi` "
-            "does it"
+            f"{program.parent}: nothing simulated yet; `spikeport simulate {program.parent.parent} --target loihi"
+            + (f" --engine {engine}` does it" if engine else "` does it")
         )
     return LoihiProgram.load(program), {record.engine: record for record in found}
 
 
-def _count_training(run: Run, records: dict[str, SpikeRecord], progress: Progress) -> ModelCounts:
-    """Counts of the PyTorch model on the samples that all records hold."""
-    x, labels = run.samples(max(r.samples for r in records.values()))
-    for record in records.values():
-        same = may_be_of(record.details.get("samples_digest"), x[: record.samples])
-        if not same or record.labels is None or not np.array_equal(record.labels, labels[: record.samples]):
-            raise SpikeportError(
-                f"the {record.engine} record is of other samples than the first {record.samples} test images of "
-                f"{run.data.name}; simulate the run again, or report on the record alone"
-            )
-    return count_operations(run.model(), torch.from_numpy(x[: common_samples(None, records)]), progress)
-
-
-def _count_cnn(cnn: Run, snn: Run | None) -> ModelCounts:
-    if cnn.kind != "cnn":
-        raise SpikeportError(f"--against {cnn.path} is an SNN; give the run of the CNN twin")
-    if snn is not None:
-        for name in ("name", "image_shape", "class_names"):
-            theirs, ours = getattr(cnn.data, name), getattr(snn.data, name)
-            if theirs != ours:
-                raise SpikeportError(
-                    f"--against {cnn.path}: the {name} of its data is {theirs}, that of {snn.path} {ours}; train the "
-                    "twins on the same data"
-                )
-        if replace(cnn.spec, twin=snn.spec.twin) != snn.spec:
-            raise SpikeportError(
-                f"--against {cnn.path} is {_model(cnn)}, {snn.path} is {_model(snn)}: no twin of it; give the run of "
-                "the same network with --kind cnn"
-            )
-    return count_operations(cnn.model(), torch.from_numpy(cnn.samples(1)[0]))
-
-
-def _model(run: Run) -> str:
-    spec = run.spec
-    return f"{spec.name} of width {spec.width:g}" + (f" with Fire modules {list(spec.keep)}" if spec.keep else "")
-
-
-def _cross_check(run: Run | None, cnn: Run | None) -> list[dict[str, Any]]:
-    if run is None:
-        raise SpikeportError("the cross-check runs other tools on the model; give the run, not a record")
-    checks = cross_check(run.model(), torch.from_numpy(run.samples(1)[0]), "snn")
+def _cross_check(snn: Network | None, cnn: Network | None) -> list[dict[str, Any]]:
+    if snn is None or snn.run is None:
+        raise SpikeportError("the cross-check runs other tools on the model; give the run")
+    checks = cross_check(snn.model, snn.x[:1], "snn")
     if cnn is not None:
-        checks += cross_check(cnn.model(), torch.from_numpy(cnn.samples(1)[0]), "cnn")
+        checks += cross_check(cnn.model, cnn.x[:1], "cnn")
     return [check.to_dict() for check in checks]
 
 
 def _rasters(
-    run: Run | None, program: LoihiProgram, records: dict[str, SpikeRecord], sample: int
+    snn: Network | None, program: LoihiProgram, records: dict[str, SpikeRecord], sample: int
 ) -> dict[str, np.ndarray]:
     """Layer -> spikes [T, neurons] of one sample: an engine's where it kept them, else those of the model."""
     for record in records.values():
@@ -229,10 +244,10 @@ def _rasters(
     def keep(name: str, y: torch.Tensor) -> None:
         spikes[name] = split_time(y, program.time_steps).flatten(1).bool().numpy()
 
-    if run is not None:
-        model = run.model()
-        with watched(spiking_layers(model), keep), torch.no_grad():
-            model(torch.from_numpy(run.samples(sample + 1)[0][sample:]))
+    if snn is not None:
+        with watched(spiking_layers(snn.model), keep), torch.no_grad():
+            x = snn.samples(program, sample, sample + 1)
+            snn.model(x if program.held else x.flatten(0, 1))
     return spikes
 
 

@@ -1,5 +1,6 @@
 """spikeport export pkg.module:factory: a network of the user's own, from the shell."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -7,10 +8,14 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
+from spikeport import convert
 
 MODULE = """
 import torch
 from torch import nn
+from spikeport import convert
 from spikingjelly.activation_based import layer, neuron
 
 def vgg():
@@ -22,6 +27,9 @@ def vgg():
 
 def cnn():
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3))
+
+def twin():
+    return convert(cnn(), time_steps=4, v_threshold=0.2)
 
 def silent():
     return nn.Sequential(layer.Conv2d(1, 4, 3), neuron.LIFNode(v_threshold=9.0), layer.Flatten(), layer.Linear(144, 3))
@@ -40,6 +48,9 @@ def folder(tmp_path, monkeypatch):
     x = np.random.default_rng(0).normal(size=(6, 1, 8, 8)).astype(np.float32)
     np.save(tmp_path / "x.npy", x)
     np.save(tmp_path / "y.npy", np.zeros(6, np.int64))
+    cnn = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3))
+    torch.save(cnn.state_dict(), tmp_path / "cnn.pt")
+    torch.save(convert(cnn, time_steps=4, v_threshold=0.2).state_dict(), tmp_path / "twin.pt")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])  # a factory's folder is put there
     yield tmp_path
@@ -54,8 +65,25 @@ def test_a_factory_goes_to_loihi_and_onnx(folder, works):
     assert "the model as spikingjelly runs it (float64): agrees" in done.stdout
     out = works("simulate", "exported/loihi/program.npz", "--input", "x.npy", "--labels", "y.npy")
     assert "6 samples, 4 steps" in out
+    out = works("report", "exported", "--network", "mynets:vgg", "--input", "x.npy")
+    assert "AC training" in out
+    assert "SNN: " in out
+    assert (folder / "exported/report/index.html").exists()
     works("export", "mynets:cnn", "--target", "onnx", "--calibration", "x.npy", "--out", "cnn")
     assert (folder / "cnn/onnx/model.onnx").exists()
+
+
+def test_a_report_of_a_network_of_ones_own_with_its_cnn(folder, works, refused):
+    options = ("--calibration", "x.npy", "--target", "loihi", "--out", "exported")
+    works("export", "mynets:twin", *options, "--weights", "twin.pt")
+    works("simulate", "exported/loihi/program.npz", "--input", "x.npy")
+    command = ("report", "exported", "--network", "mynets:twin", "--input", "x.npy", "--against", "mynets:cnn")
+    out = works(*command, "--weights", "twin.pt", "--against-weights", "cnn.pt")
+    assert re.search(r"^CNN: [\d,.]+ nJ per image$", out, re.M)
+    assert "compiled from other weights" in refused(*command, "--overwrite")
+    assert "--weights belongs to --network" in refused("report", "exported", "--weights", "twin.pt")
+    assert "belong together" in refused("report", "exported", "--network", "mynets:twin")
+    assert "--against-weights belongs to" in refused("report", "exported", "--against-weights", "cnn.pt")
 
 
 def test_layers_that_never_fired_are_named_and_what_lies_beside_is_not_replaced(folder, works, refused):

@@ -1,0 +1,178 @@
+"""A full report of a network that is no run: the user's model, counted on the samples that were simulated."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import snntorch
+import torch
+from spikingjelly.activation_based import layer, neuron
+from torch import nn
+
+from spikeport import compile, convert, report, simulate, to_nir
+from spikeport.core import LIF, SpikeportError, TimeMean
+from spikeport.profiling.counting import count_operations
+
+STEPS, COUNT = 4, 6
+
+
+def theirs():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(layer.Conv2d(2, 4, 3, padding=1), layer.BatchNorm2d(4), neuron.LIFNode(v_threshold=0.3), layer.MaxPool2d(2)),
+        *(layer.Flatten(), layer.Linear(4 * 16, 16), neuron.IFNode(v_threshold=0.2), layer.Linear(16, 3)),
+    )
+    return model.eval()
+
+
+def of_snntorch():
+    torch.manual_seed(0)
+    leaky = {"beta": 0.5, "threshold": 0.2, "init_hidden": True, "reset_mechanism": "zero"}
+    return nn.Sequential(
+        *(nn.Conv2d(2, 4, 3), snntorch.Leaky(**leaky), nn.Flatten(), nn.Linear(4 * 36, 3)),
+    ).eval()
+
+
+def cnn():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3)).eval()
+
+
+def twin(v_threshold=0.2):
+    return convert(cnn(), time_steps=STEPS, v_threshold=v_threshold).eval()
+
+
+def samples(seed=0):
+    return np.random.default_rng(seed).uniform(-2, 2, (COUNT, 2, 8, 8)).astype(np.float32)
+
+
+def exported(model, folder, x, time_steps=None, labels=None):
+    """The folder, with a program and a record of the samples."""
+    to_nir(model, folder / "nir/model.nir", x, time_steps=time_steps)
+    compile(folder / "nir/model.nir", folder / "loihi/program.npz", calibration=x)
+    simulate(folder / "loihi/program.npz", x=x, labels=labels)
+    return folder
+
+
+@pytest.mark.parametrize("build", [theirs, of_snntorch])
+def test_models_of_other_frameworks_are_counted_beside_their_engine(tmp_path, build):
+    x, labels = samples(), np.arange(COUNT) % 3
+    folder = exported(build(), tmp_path, x, STEPS, labels)
+    written = report(folder, network=build(), x=x)
+    counts = count_operations(build(), torch.from_numpy(x), time_steps=STEPS)
+    content = written.content
+    assert content["totals"]["training"]["acs"] == pytest.approx(counts.total("acs"))
+    assert set(content["layers"]) == set(counts.layers)
+    assert {name for name, entry in content["energy"].items() if "training" in entry["nj"]} >= {"lemaire", "paper"}
+    assert content["summary"]["snn"]["parameters"] == sum(p.numel() for p in build().parameters())
+    assert content["summary"]["snn"]["test_accuracy"] is None
+    for row in written.rows:
+        if not row.analog and "training" in row.acs and counts.total("acs"):
+            assert row.acs["fixed"] == pytest.approx(row.acs["training"], rel=0.5), row.layer
+    assert set(content["statistics"]) == {n for n, c in counts.layers.items() if c.kind == "LIF"}
+    assert all(set(s["classes"]) == {0, 1, 2} for s in content["statistics"].values())
+    assert content["certificates"]["nir"]["samples"] == COUNT
+    page = written.page.read_text()
+    assert f"<h1>{content['network']['model']['name']}</h1>" in page
+    assert "SNN, counted in PyTorch" in page
+
+
+def test_a_twin_of_ones_own_stands_beside_its_cnn(tmp_path):
+    x = samples()
+    written = report(exported(twin(), tmp_path, x), cnn(), network=twin(), x=x)
+    macs = 36 * 4 * 2 * 9 + 4 * 36 * 3
+    assert written.content["summary"]["cnn"]["macs"] == macs
+    assert written.content["energy"]["horowitz"]["nj"]["cnn"] == pytest.approx(4.6 * macs / 1e3)
+    assert [row.cnn_macs for row in written.rows] == [36 * 4 * 2 * 9, 4 * 36 * 3]
+    assert "CNN" in written.page.read_text()
+
+
+def test_the_first_of_the_samples_that_an_engine_saw(tmp_path):
+    """A record of fewer samples than are given; the picture is of the model's spikes."""
+    x = samples()
+    folder = exported(twin(), tmp_path, x[:3])
+    content = report(folder / "loihi/fixed.npz", network=twin(), x=x, sample=2, out=tmp_path / "r").content
+    assert content["network"]["samples_compared"] == 3
+    counts = count_operations(twin(), torch.from_numpy(x[:3]))
+    assert content["totals"]["training"]["acs"] == pytest.approx(counts.total("acs"))
+
+
+def test_one_engine_alone_and_its_images(tmp_path):
+    """Beside a record of fewer images the other is cut to them, unless it is asked for alone."""
+    x = samples()
+    folder = exported(twin(), tmp_path, x)
+    record = simulate(folder / "loihi/program.npz", x=x[:2], out=tmp_path / "two.npz")
+    replace(record, engine="lava").save(folder / "loihi/lava.npz")
+    own = {"network": twin(), "x": x, "overwrite": True}
+    assert report(folder, **own).content["network"]["samples_compared"] == 2
+    content = report(folder, **own, engine="fixed").content
+    assert content["network"]["samples_compared"] == COUNT
+    assert set(content["totals"]) == {"training", "fixed"}
+    (folder / "loihi/lava.npz").unlink()
+    for match, engine in (("nothing simulated yet; .*--engine lava", "lava"), ("has no engine 'chip'", "chip")):
+        with pytest.raises(SpikeportError, match=match):
+            report(folder, **own, engine=engine)
+    with pytest.raises(SpikeportError, match="is one record; leave the engine out"):
+        report(folder / "loihi/fixed.npz", **own, engine="fixed")
+
+
+def test_an_input_that_changes(tmp_path):
+    class Moving(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv, self.act = nn.Conv2d(2, 4, 3), LIF(v_threshold=0.2, time_steps=STEPS)
+            self.head, self.mean = nn.Linear(4 * 36, 3), TimeMean(STEPS)
+
+        def forward(self, x):
+            return self.mean(self.head(self.act(self.conv(x)).flatten(1)))
+
+    x = np.random.default_rng(0).uniform(-2, 2, (STEPS, 5, 2, 8, 8)).astype(np.float32)
+    folder = exported(Moving().eval(), tmp_path, x)
+    content = report(folder, network=Moving(), x=x, sample=4).content
+    assert content["network"]["samples_compared"] == 5
+    counts = count_operations(Moving(), torch.from_numpy(x))
+    assert content["totals"]["training"]["acs"] == pytest.approx(counts.total("acs"))
+    with pytest.raises(SpikeportError, match="a CNN takes one image; this program's input changes"):
+        report(folder, cnn(), network=Moving(), x=x, overwrite=True)
+
+
+def test_what_is_another_network_or_other_samples_is_refused_and_nothing_written(tmp_path):
+    x = samples()
+    folder = exported(twin(), tmp_path, x)
+    trained_on = twin()
+    with torch.no_grad():
+        next(trained_on.parameters()).add_(0.1)
+    own = {"network": twin(), "x": x}
+    for match, arguments in (
+        ("the program was compiled from other weights", own | {"network": trained_on}),
+        ("the program was compiled from other weights", own | {"network": twin(v_threshold=0.3)}),
+        ("Sequential has no spiking neurons", own | {"network": cnn()}),
+        ("the fixed record is of other samples than the first 6 given", own | {"x": samples(1)}),
+        ("4 samples; the fixed record is of 6: give all of them", own | {"x": x[:4]}),
+        ("give both, or neither", {"network": twin()}),
+        ("give both, or neither", {"x": x}),
+        ("Sequential is an SNN; give its CNN twin", own | {"against": theirs()}),
+        ("is an SNN; give its CNN twin", own | {"against": twin()}),
+        ("a model is counted on its twin's samples", {"against": cnn()}),
+        ("its layer conv is none of the SNN's", own | {"against": nn.Sequential()}),
+        ("the cross-check runs other tools on the model; give the run", own | {"check": True}),
+    ):
+        if "conv" in match:
+            arguments["against"].add_module("conv", nn.Conv2d(2, 4, 3))
+        with pytest.raises(SpikeportError, match=match):
+            report(folder, **arguments)
+    assert not (folder / "report").exists()
+
+
+def test_layers_that_never_fire_are_told(tmp_path, capsys):
+    """Few spikes look cheap: the page says where there are none."""
+    x = samples()
+    model = twin()
+    (neurons,) = [m for m in model.modules() if isinstance(m, LIF)]
+    neurons.v_threshold = 12.0
+    written = report(exported(model, tmp_path, x), network=model, x=x)
+    (name,) = written.content["statistics"]
+    assert written.content["summary"]["silent_layers"] == [name]
+    assert re.search(f"Never fired on these images: {name}", written.page.read_text())
