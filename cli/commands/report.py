@@ -79,13 +79,13 @@ def report(
             out,
             overwrite,
             progress,
-            model or (),
-            sample,
-            cross_check,
-            inference_time,
-            build_model(network, weights) if network else None,
-            load_array(input) if input else None,
-            engine,
+            models=model or (),
+            sample=sample,
+            check=cross_check,
+            seconds=inference_time,
+            network=build_model(network, weights) if network else None,
+            x=load_array(input) if input else None,
+            engine=engine,
         )
     if json:
         console.print_json(written.content)

@@ -49,7 +49,7 @@ def train(
     model: Annotated[str | None, typer.Option(help="See `spikeport models`. Default: squeezenet-p.")] = None,
     kind: Annotated[str | None, typer.Option(help="cnn, or its spiking twin snn. Default: snn.")] = None,
     dataset: Annotated[str | None, typer.Option(help="See `spikeport datasets`. Default: digits.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder (npz: file) of the data set.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Upper limit of epochs. Default: 150.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per step. Default: 32.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate. Default: 0.001.")] = None,

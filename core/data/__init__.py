@@ -11,6 +11,7 @@ from spikeport.core.data.archives import Archive, fetch
 from spikeport.core.data.cifar import CIFAR10, CIFAR100, load_cifar10, load_cifar100
 from spikeport.core.data.digits import load_digits
 from spikeport.core.data.images import ImageData
+from spikeport.core.data.own import load_folder, load_npz
 from spikeport.core.data.tiny_imagenet import TINY_IMAGENET, load_tiny_imagenet
 from spikeport.core.errors import SpikeportError
 from spikeport.core.progress import Progress, silent
@@ -20,7 +21,7 @@ __all__ = ["DATASETS", "ImageData", "download_dataset", "load_dataset", "split",
 
 @dataclass(frozen=True)
 class Entry:
-    """A data set by name: its loader (given the folder of ``--data``), a line of help, its public archive."""
+    """A data set by name: its loader (given the path of ``--data``), a line of help, its public archive."""
 
     load: Callable[[Path | None], ImageData]
     help: str
@@ -36,11 +37,17 @@ DATASETS: dict[str, Entry] = {
         "110,000 colour images, 64x64, 200 classes; its validation set is the test set",
         TINY_IMAGENET,
     ),
+    "npz": Entry(
+        load_npz, "images of your own, --data FILE.npz: train_images, train_labels, test_images, test_labels (uint8)"
+    ),
+    "folder": Entry(load_folder, "images of your own, --data DIR with train/CLASS/*.png and test/CLASS/*.png"),
 }
 
 
 def load_dataset(name: str, folder: Path | str | None = None) -> ImageData:
-    """The data set ``name``, from its ``folder`` where it is not embedded.
+    """The data set ``name``, from its ``folder`` (or file) where it is not embedded.
+
+    What is behind a colon in the name tells one's own data sets apart: it comes of their path.
 
     Raises:
         SpikeportError: an unknown name, a missing folder or a damaged file.
@@ -52,13 +59,14 @@ def download_dataset(name: str, folder: Path | None, progress: Progress = silent
     """Fetches the archive of a data set into ``folder``; returns what ``--data`` takes (see ``archives.fetch``)."""
     archive = _entry(name).archive
     if archive is None:
-        raise SpikeportError(f"{name} is embedded; there is nothing to download")
+        raise SpikeportError(f"{name} has no public archive; there is nothing to download")
     if folder is None:
         raise SpikeportError(f"--data DIR says where to unpack {name}")
     return fetch(archive, folder, progress)
 
 
 def _entry(name: str) -> Entry:
+    name = name.partition(":")[0]
     if name not in DATASETS:
         raise SpikeportError(f"unknown data set {name!r}; available: {', '.join(DATASETS)}")
     return DATASETS[name]
