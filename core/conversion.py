@@ -52,6 +52,7 @@ def convert(
     spiking: str = "activations",
     weights: bool = True,
     alpha: float | None = None,
+    constant_input: bool = True,
 ) -> nn.Module:
     """The spiking twin of a CNN: a LIF where it has a ReLU or ReLU6, class currents averaged over time.
 
@@ -63,6 +64,7 @@ def convert(
         spiking: "activations", or "every-layer" to put a LIF behind every other convolution, linear layer or
             BatchNorm too (but the last), so that every synapse carries spikes.
         tau, v_threshold, surrogate, alpha: of the neurons, as of ``core.functional.lif``.
+        constant_input: the twin takes [N, C, H, W], held for all steps; else [T*N, C, H, W], an input for each step.
         weights: keep the CNN's weights (a start for training), or draw new ones in every layer that can (one with
             ``reset_parameters``).
 
@@ -94,7 +96,7 @@ def convert(
             RuntimeWarning,
             stacklevel=2,
         )
-    return fold_time(graph, time_steps, names)
+    return fold_time(graph, time_steps, names, constant_input)
 
 
 def _name(node: fx.Node) -> str:
@@ -156,11 +158,13 @@ def _reaches_synapse(node: fx.Node, graph: fx.GraphModule) -> bool:
     )
 
 
-def fold_time(graph: fx.GraphModule, time_steps: int, names: Names | None = None) -> fx.GraphModule:
-    """Completes a network of LIF layers whose input is held constant.
+def fold_time(
+    graph: fx.GraphModule, time_steps: int, names: Names | None = None, constant_input: bool = True
+) -> fx.GraphModule:
+    """Completes a network of LIF layers: the output is averaged over time.
 
-    The LIF layers that see only the input take a constant current; where such a current meets signals that change,
-    it is held; the output is averaged over time.
+    Where the input is held constant, the LIF layers that see only the input take a constant current; where such a
+    current meets signals that change, it is held.
     """
     names = names or Names(graph)
     modules = dict(graph.named_modules())
@@ -168,7 +172,7 @@ def fold_time(graph: fx.GraphModule, time_steps: int, names: Names | None = None
     for node in list(graph.graph.nodes):
         inputs = node.all_input_nodes
         if node.op == "placeholder":
-            kinds[node] = HELD
+            kinds[node] = HELD if constant_input else STEPS
         elif node.op == "output":
             if len(inputs) != 1:
                 raise SpikeportError("the model returns more than one tensor; only one output is supported")

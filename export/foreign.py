@@ -55,7 +55,7 @@ def adopted(model: nn.Module, shape: Sequence[int], time_steps: int | None) -> n
     """A model of ours itself; one of another framework in our layers, for samples of ``shape``.
 
     Raises:
-        SpikeportError: see ``adopt``; the number of steps is not said, or samples that are sequences.
+        SpikeportError: see ``adopt``; the number of steps is not said, or is not that of the samples.
     """
     if not is_foreign(model):
         return model
@@ -64,23 +64,29 @@ def adopted(model: nn.Module, shape: Sequence[int], time_steps: int | None) -> n
             f"{type(model).__name__} is a model of another framework; say over how many time steps (time_steps=T, or "
             "--time-steps T)"
         )
-    if len(shape) in (3, 5):
+    changes = is_sequence(shape)
+    if changes and shape[0] != time_steps:
         raise SpikeportError(
-            f"samples of shape {list(shape)}: a model of another framework takes an input that is held, [N, ...]; for "
-            "one that changes, build the network of spikeport's LIF"
+            f"samples of shape {list(shape)}: [T, N, ...] with {shape[0]} steps, asked for {time_steps}"
         )
-    return adopt(model, time_steps)
+    return adopt(model, time_steps, not changes)
 
 
-def adopt(model: nn.Module, time_steps: int) -> nn.Module:
-    """The same network in our layers, over ``time_steps`` steps of a constant input.
+def is_sequence(shape: Sequence[int]) -> bool:
+    """Whether samples of this shape change from step to step: [T, N, F] or [T, N, C, H, W]."""
+    return len(shape) in (3, 5)
+
+
+def adopt(model: nn.Module, time_steps: int, constant_input: bool = True) -> nn.Module:
+    """The same network in our layers, over ``time_steps`` steps.
 
     Args:
         model: one step of time, [N, ...] to [N, K] (SpikingJelly: step mode "s" or "m"; snnTorch: neurons with
             ``init_hidden=True``); it is not changed.
 
     Returns:
-        A module that takes [N, ...] and gives the mean output over time, [N, K], in evaluation mode.
+        A module that takes [N, ...], or, without ``constant_input``, [T*N, ...], and gives the mean output over time,
+        [N, K], in evaluation mode.
 
     Raises:
         SpikeportError: a layer or neuron without exact form, by name and remedy.
@@ -93,7 +99,7 @@ def adopt(model: nn.Module, time_steps: int) -> nn.Module:
     pairs = {name for name, m in graph.named_modules() if owner(m) == "snntorch" and getattr(m, "output", False)}
     replace_modules(graph, lambda name, module: _ours(name, module, time_steps))
     _drop_membranes(graph, pairs)
-    return fold_time(graph, time_steps).eval()
+    return fold_time(graph, time_steps, constant_input=constant_input).eval()
 
 
 def _one_step(model: nn.Module) -> nn.Module:
@@ -253,9 +259,14 @@ def _reset(model: nn.Module) -> None:
 
 
 def owner_forward(model: nn.Module, x: np.ndarray, time_steps: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The model as its own framework runs it, in float64: spikes per neuron layer [T, N, ...], outputs [T, N, K]."""
+    """The model as its own framework runs it, in float64: spikes per neuron layer [T, N, ...], outputs [T, N, K].
+
+    Args:
+        x: [N, ...], an input that is held, or [T, N, ...].
+    """
     model = copy.deepcopy(model).double().eval()
-    held = torch.from_numpy(np.asarray(x, np.float64))
+    given = torch.from_numpy(np.asarray(x, np.float64))
+    moving = given if is_sequence(given.shape) else given.expand(time_steps, *given.shape)
     many = any(map(_many_steps, model.modules()))
     _reset(model)
     seen: dict[str, list[torch.Tensor]] = {}
@@ -276,9 +287,9 @@ def owner_forward(model: nn.Module, x: np.ndarray, time_steps: int) -> tuple[dic
             module.register_forward_hook(keep(name))
     outputs = []
     with torch.no_grad(), quiet("torch._library.triton"):
-        for _ in range(1 if many else time_steps):
+        for current in [moving] if many else moving:
             try:
-                y = model(held.expand(time_steps, *held.shape) if many else held)
+                y = model(current)
             except Exception as error:  # the user's code may raise anything
                 raise SpikeportError(f"{type(model).__name__} fails in its own framework: {reason(error)}") from error
             outputs.append(y[0] if isinstance(y, tuple) else y)

@@ -306,7 +306,8 @@ def verify_owner(original: nn.Module, adopted: nn.Module, samples: np.ndarray, t
         ours[name] = y.unflatten(0, (steps, -1)).numpy().copy()
 
     with watched([(name, module) for name, module in double.named_modules() if name in theirs], keep), torch.no_grad():
-        prediction = double(torch.from_numpy(np.asarray(samples, np.float64))).numpy()
+        x = torch.from_numpy(np.asarray(samples, np.float64))
+        prediction = double(x if traced.constant_input else x.flatten(0, 1)).numpy()
     same_shape = {name: ours[name].shape == spikes.shape for name, spikes in theirs.items()}
     layers = {n: int((ours[n] != spikes).sum()) if same_shape[n] else spikes.size for n, spikes in theirs.items()}
     agree = bool((prediction.argmax(1) == outputs.mean(0).argmax(1)).all())

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from spikeport.core import LIF, SpikeportError, convert
+from spikeport.core import LIF, SpikeportError, convert, lif
 from spikeport.core.models import FORMS, MODELS, ModelSpec, Twin
 
 
@@ -79,6 +79,18 @@ def test_a_current_from_the_input_is_held_where_it_joins():
             value = layer(spikes) if layer else spikes
         by_hand.append(net.head(value.flatten(1)))
     torch.testing.assert_close(twin(x), torch.stack(by_hand).mean(0))
+
+
+def test_an_input_that_changes_arrives_step_by_step():
+    torch.manual_seed(0)
+    cnn = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 16, 3)).eval()
+    twin = convert(cnn, time_steps=3, v_threshold=0.2, constant_input=False)
+    x = torch.randn(3, 5, 2, 6, 6)
+    spikes, _ = lif(torch.stack([cnn[0](step) for step in x]), v_threshold=0.2)
+    expected = torch.stack([cnn[3](step.flatten(1)) for step in spikes]).mean(0)
+    torch.testing.assert_close(twin(x.flatten(0, 1)), expected)
+    held = convert(cnn, time_steps=3, v_threshold=0.2)
+    torch.testing.assert_close(twin(x[:1].expand(3, -1, -1, -1, -1).flatten(0, 1)), held(x[0]))
 
 
 def test_weights_stay_or_are_drawn_anew_and_the_model_is_untouched():

@@ -134,8 +134,13 @@ def test_an_input_that_changes(tmp_path):
     assert content["network"]["samples_compared"] == 5
     counts = count_operations(Moving(), torch.from_numpy(x))
     assert content["totals"]["training"]["acs"] == pytest.approx(counts.total("acs"))
+    events = np.random.default_rng(0).poisson(0.7, x.shape).astype(np.float32)
+    folder = exported(theirs(), tmp_path / "theirs", events, STEPS)
+    content = report(folder, network=theirs(), x=events).content
+    counts = count_operations(theirs(), torch.from_numpy(events), time_steps=STEPS)
+    assert content["totals"]["training"]["acs"] == pytest.approx(counts.total("acs")) != 0
     with pytest.raises(SpikeportError, match="a CNN takes one image; this program's input changes"):
-        report(folder, cnn(), network=Moving(), x=x, overwrite=True)
+        report(folder, cnn(), network=theirs(), x=events, overwrite=True)
 
 
 def test_what_is_another_network_or_other_samples_is_refused_and_nothing_written(tmp_path):
