@@ -13,9 +13,9 @@ from spikeport.core.errors import SpikeportError
 from spikeport.core.neurons import LIF
 from spikeport.core.runs import Run
 from spikeport.core.tracing import copied
-from spikeport.export.foreign import adopted, is_foreign
-from spikeport.export.verify import model_digest
+from spikeport.export.foreign import is_foreign
 from spikeport.targets.loihi import LoihiProgram
+from spikeport.targets.loihi.against_float import in_precision, own_model
 from spikeport.targets.record import SpikeRecord, may_be_of
 
 
@@ -83,16 +83,9 @@ def own_snn(model: nn.Module, x: Any, program: LoihiProgram, records: dict[str, 
                 "simulate again"
             )
     name = type(model).__name__
-    model = adopted(_plain(model), x.shape, program.time_steps)
-    if not any(isinstance(m, LIF) for m in model.modules()):
-        raise SpikeportError(f"{name} has no spiking neurons; give the SNN that was exported")
-    if program.metadata.get("model_sha256") not in (None, model_digest(model)):
-        raise SpikeportError(
-            f"{name}: the program was compiled from other weights or neurons; give the model that was exported, or "
-            "export and simulate this one"
-        )
+    model = own_model(model, x.shape, program)
     labels = next((r.labels for r in records.values() if r.labels is not None), None)
-    return Network(model, _tensor(x, model), labels, title=name)
+    return Network(model, torch.from_numpy(in_precision(x, model)), labels, title=name)
 
 
 def cnn_of_run(cnn: Run, snn: Run | None) -> Network:
@@ -125,18 +118,8 @@ def own_cnn(model: nn.Module, snn: Network, program: LoihiProgram) -> Network:
         raise SpikeportError(f"--against: {type(model).__name__} is an SNN; give its CNN twin")
     if not program.held:
         raise SpikeportError("--against: a CNN takes one image; this program's input changes from step to step")
-    model = _plain(model)
-    return Network(model, _tensor(snn.x[:1].numpy(), model))
-
-
-def _plain(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode, on the CPU, whose weights are what they are now."""
-    return make_plain(copied(model).eval()).cpu()
-
-
-def _tensor(x: np.ndarray, model: nn.Module) -> Tensor:
-    """Samples in the model's precision."""
-    return torch.from_numpy(x).to(next((p.dtype for p in model.parameters()), torch.float32))
+    model = make_plain(copied(model).eval()).cpu()
+    return Network(model, torch.from_numpy(in_precision(snn.x[:1].numpy(), model)))
 
 
 def _title(run: Run) -> str:

@@ -212,10 +212,10 @@ def _records(program: Path, single: Path | None, engine: str | None) -> tuple[Lo
     files = [single] if single else [program.with_name(name) for name in names]
     found = [SpikeRecord.load(file) for file in files if file.exists()]
     if not found:
-        raise SpikeportError(
-            f"{program.parent}: nothing simulated yet; `spikeport simulate {program.parent.parent} --target loihi"
-            + (f" --engine {engine}` does it" if engine else "` does it")
-        )
+        own = (program.parent.parent / MODEL_FILE).exists()
+        command = f"spikeport simulate {program.parent.parent if own else f'{program} --input X.npy'} --target loihi"
+        command += f" --engine {engine}" if engine else ""
+        raise SpikeportError(f"{program.parent}: nothing simulated yet; `{command}` does it")
     return LoihiProgram.load(program), {record.engine: record for record in found}
 
 

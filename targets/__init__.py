@@ -214,7 +214,8 @@ def simulate(
         source: a run folder, or a program file of the target.
         samples: how many test images of the run's data set to take, unless ``x`` gives samples [N, ...].
         out: the record's file; where None, beside the program as the target names it.
-        options: passed on to the engine (``rasters``, ``processes``, ``convolution``, ``timeout``).
+        options: passed on to the engine (``rasters``, ``processes``, ``convolution``, ``timeout``); ``network``, the
+            model that a program of no run was compiled from, to hold the engine against (Loihi).
 
     Returns:
         ``SpikeRecord`` (Loihi) or ``OnnxRecord``.

@@ -21,7 +21,9 @@ spikeport simulate runs/snn --target loihi --engine lava --samples 32
 
 spikeport simulate runs/cnn --target onnx
 
-spikeport simulate program.npz --target loihi --input X.npy --labels Y.npy"""
+spikeport simulate program.npz --target loihi --input X.npy --labels Y.npy
+
+spikeport simulate program.npz --input X.npy --network mynets:vgg --weights vgg.pt"""
 
 
 def register(cli: typer.Typer) -> None:
@@ -35,6 +37,11 @@ def simulate(
     samples: Annotated[int, typer.Option(help="Test images of the run's data set.")] = 64,
     input: Annotated[Path | None, typer.Option(help="Samples [N, C, H, W] as .npy instead.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Their classes [N] as .npy.")] = None,
+    network: Annotated[
+        str | None,
+        typer.Option(help="loihi: pkg.module:factory of a program of no run, to hold the engine against its spikes."),
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="Its weights: .safetensors or .pt.")] = None,
     convolution: Annotated[
         str | None, typer.Option(help="lava: 'fast' (exact, ours) or 'stock' (Intel's) convolution model.")
     ] = None,
@@ -48,6 +55,7 @@ def simulate(
 ) -> None:
     """Run an exported network where it will live. Exit status 1 where the two Loihi engines disagree."""
     from spikeport.core.errors import SpikeportError
+    from spikeport.export.factory import build_model
     from spikeport.targets import simulate as run
 
     options: dict[str, Any] = {"convolution": convolution, "timeout": timeout}
@@ -57,6 +65,10 @@ def simulate(
         raise SpikeportError("--convolution and --timeout belong to Lava; add --engine lava")
     if processes is not None and (target == "onnx" or engine == "lava"):
         raise SpikeportError("--processes belongs to the fixed engine; leave it out")
+    if weights and not network:
+        raise SpikeportError("--weights belongs to --network pkg.module:factory")
+    if network:
+        options["network"] = build_model(network, weights)
     given = {"x": load_array(input) if input else None, "labels": load_array(labels) if labels else None}
     with console.bar("simulating") as progress:
         record = run(

@@ -14,7 +14,7 @@ from spikeport.core.errors import CheckFailed, SpikeportError
 from spikeport.core.progress import Progress, silent
 from spikeport.core.runs import Run
 from spikeport.targets.base import check_labels, pick_engine
-from spikeport.targets.loihi.against_float import against_float, require_own
+from spikeport.targets.loihi.against_float import against_float, own_model, require_own
 from spikeport.targets.loihi.check import check_graph
 from spikeport.targets.loihi.chips import find_chip
 from spikeport.targets.loihi.compatibility import Compatibility
@@ -84,29 +84,35 @@ class LoihiTarget:
         engine: str | None = None,
         progress: Progress = silent,
         run: Run | None = None,
+        network: Any = None,
         **options: Any,
     ) -> SpikeRecord:
         """See ``Target.simulate``; a record of Lava is held against the fixed engine before it is returned.
 
-        With ``run``, the fixed engine is held against the float model: ``details["against_float"]`` of the record, see
-        ``targets.loihi.against_float``.
+        With ``run``, or ``network``, the model of a program that is of no run, the fixed engine is held against the
+        float model: ``details["against_float"]`` of the record, see ``targets.loihi.against_float``.
 
         Raises:
             CheckFailed: a current wrapped or a voltage saturated, so the result would not be the network's; or
                 Lava and the fixed engine disagree in any layer, sample or step.
         """
         loaded = LoihiProgram.load(program)
-        if run is not None:
-            require_own(run, loaded)  # before the engine takes its time
         if x.ndim < 2:
             raise SpikeportError(f"the samples have shape {list(x.shape)}; give [N, ...]")
+        model: Any = run
+        if run is not None:  # both before the engine takes its time
+            require_own(run, loaded)
+        if network is not None:
+            if run is not None:
+                raise SpikeportError(f"{run.path} is a run, which has its network; leave the other out")
+            model = own_model(network, x.shape, loaded)
         classes = loaded.population(loaded.output).neurons
         check_labels(labels, x.shape[0 if loaded.held else 1], classes)
         rasters = options.get("rasters", 0)
         if not isinstance(rasters, Integral) or rasters < 0:
             raise SpikeportError(f"spike maps of {rasters} samples asked for; 0 keeps none")
         engine = pick_engine(self, engine)
-        fixed = partial(simulate_fixed, loaded) if run is None else partial(against_float, run, loaded)
+        fixed = partial(simulate_fixed, loaded) if model is None else partial(against_float, model, loaded)
         if engine == "fixed":
             _require_options(engine, simulate_fixed, options)
             record = fixed(x, labels, progress=progress, **options)
@@ -119,7 +125,7 @@ class LoihiTarget:
             found = differences(ours, record)
             if found:
                 raise CheckFailed("Lava and the fixed engine disagree: " + "; ".join(found[:3]))
-            if run is not None:
+            if model is not None:
                 record.details["against_float"] = ours.details["against_float"]
         for what, counts in (("wrapped", record.wraps), ("saturated", record.saturations)):
             for layer, count in counts.items():

@@ -7,14 +7,18 @@ import numpy as np
 import torch
 from torch import nn
 
+from spikeport.core.computed_weights import make_plain
 from spikeport.core.errors import SpikeportError
+from spikeport.core.neurons import LIF
 from spikeport.core.processes import check_processes
 from spikeport.core.progress import Progress, silent
 from spikeport.core.runs import WEIGHTS_FILE, Run
+from spikeport.core.tracing import copied
+from spikeport.export.foreign import adopted
 from spikeport.export.nir_graph import Metadata, build_nir
 from spikeport.export.signals import Node
 from spikeport.export.trace import Traced, trace
-from spikeport.export.verify import assembled, observe, of_other_weights
+from spikeport.export.verify import assembled, model_digest, observe, of_other_weights
 from spikeport.targets.loihi.fixed import simulate_fixed
 from spikeport.targets.loihi.processes import in_parts
 from spikeport.targets.loihi.program import LoihiProgram
@@ -54,7 +58,38 @@ def require_own(run: Run, program: LoihiProgram) -> None:
         raise _foreign(run)
 
 
-def _foreign(run: Run) -> SpikeportError:
+def own_model(model: nn.Module, shape: tuple[int, ...], program: LoihiProgram) -> nn.Module:
+    """A copy, in our layers, of a model that is no run and that ``program`` was compiled from.
+
+    Args:
+        model: a spiking one, of ours, of SpikingJelly or of snnTorch.
+        shape: of the samples, [N, ...] or [T, N, ...].
+
+    Raises:
+        SpikeportError: another model.
+    """
+    found = adopted(make_plain(copied(model).eval()).cpu(), shape, program.time_steps)
+    name = type(model).__name__
+    if not any(isinstance(m, LIF) for m in found.modules()):
+        raise SpikeportError(f"{name} has no spiking neurons; give the SNN that was exported")
+    if program.metadata.get("model_sha256") not in (None, model_digest(found)):
+        raise SpikeportError(
+            f"{name}: the program was compiled from other weights or neurons; give the model that was exported, or "
+            "export and simulate this one"
+        )
+    return found
+
+
+def in_precision(x: np.ndarray, model: nn.Module) -> np.ndarray:
+    """Samples in the precision of the model's weights."""
+    double = any(p.dtype == torch.float64 for p in model.parameters())
+    return x.astype(np.float64 if double else np.float32)
+
+
+def _foreign(source: Run | nn.Module) -> SpikeportError:
+    if not isinstance(source, Run):
+        return SpikeportError(f"{type(source).__name__}: the program was compiled from another network")
+    run = source
     return SpikeportError(
         f"{run.path}: its program was compiled from other weights than {WEIGHTS_FILE} has now; `spikeport export "
         f"{run.path} --target loihi --overwrite` compiles these, if they are whole"
@@ -63,31 +98,34 @@ def _foreign(run: Run) -> SpikeportError:
 
 @dataclass(frozen=True)
 class _Pair:
-    """The float model of a run and its integers, for any part of the samples."""
+    """The float model and its integers, for any part of the samples, each of ``shape``."""
 
-    run: Run
+    source: Run | nn.Module
     program: LoihiProgram
+    shape: tuple[int, ...]
 
     @cached_property
     def model(self) -> tuple[nn.Module, Traced, dict[Node, str]]:
         """With its graph and the names of that graph's nodes. Raises SpikeportError where the program is another's."""
-        require_own(self.run, self.program)
-        model = self.run.model().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        traced = trace(model, self.run.data.image_shape)
-        _, names = build_nir(traced, Metadata(traced.time_steps, input_shape=self.run.data.image_shape))
+        if isinstance(self.source, Run):
+            require_own(self.source, self.program)
+        model = self.source.model() if isinstance(self.source, Run) else self.source
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        traced = trace(model, self.shape)
+        _, names = build_nir(traced, Metadata(traced.time_steps, input_shape=self.shape))
         known = {p.name for p in self.program.populations}
         needed = {names[term.node] for _, signal in traced.observed for term in signal.terms}
         if not needed <= known or traced.time_steps != self.program.time_steps:
-            raise _foreign(self.run)
+            raise _foreign(self.source)
         return model, traced, names
 
     def __call__(self, x: np.ndarray, rasters: int) -> tuple[SpikeRecord, list[list[int]], np.ndarray]:
         """The fixed engine's record of samples, what ``LayerDifference`` counts of each layer, the model's classes."""
         model, traced, names = self.model
-        record = simulate_fixed(self.program, x, rasters=len(x))
+        record = simulate_fixed(self.program, x, rasters=x.shape[0 if self.program.held else 1])
         spikes = {name: maps.swapaxes(0, 1) for name, maps in record.rasters.items()}
         # NumPy counts bools far faster.
-        seen, logits = observe(model, traced, np.asarray(x, np.float32), lambda fired: fired != 0)
+        seen, logits = observe(model, traced, in_precision(x, model), lambda fired: fired != 0)
         counts = []
         for (_, signal), expected in zip(traced.observed, seen, strict=True):
             found = assembled(signal, names, spikes).reshape(expected.shape)
@@ -98,7 +136,7 @@ class _Pair:
 
 
 def against_float(
-    run: Run,
+    source: Run | nn.Module,
     program: LoihiProgram,
     x: np.ndarray,
     labels: np.ndarray | None = None,
@@ -106,7 +144,10 @@ def against_float(
     progress: Progress = silent,
     processes: int = 1,
 ) -> SpikeRecord:
-    """``simulate_fixed`` of real samples [N, C, H, W], with the run's model (PyTorch, float32) beside it.
+    """``simulate_fixed`` of real samples [N, ...] or [T, N, ...], with the float model in PyTorch beside it.
+
+    Args:
+        source: the run, or its model in our layers (``own_model``), that the program was compiled from.
 
     Returns:
         The record. Its details have JSON values under "against_float": ``samples``; ``float_accuracy`` and
@@ -115,23 +156,24 @@ def against_float(
         ``LayerDifference`` (``share`` is differing / neurons).
 
     Raises:
-        SpikeportError: as ``simulate_fixed``; the program is not the run's.
+        SpikeportError: as ``simulate_fixed``; the program is another network's.
     """
     check_processes(processes)
     program.quantise(x)  # for its errors
-    pair = _Pair(run, program)
+    axis = 0 if program.held else 1
+    pair = _Pair(source, program, x.shape[axis + 1 :])
     _, traced, _ = pair.model
-    processes = min(processes, len(x))
-    # Each of several processes makes the model itself: what is sent to them must be little.
-    work = pair if processes == 1 else _Pair(replace(run), program)
-    found = in_parts(work, x, 0, BATCH, rasters, processes, progress)
+    processes = min(processes, x.shape[axis])
+    # Each of several processes traces the model itself: what is sent to them must be little.
+    work = pair if processes == 1 else replace(pair, source=replace(source) if isinstance(source, Run) else source)
+    found = in_parts(work, x, axis, BATCH, rasters, processes, progress)
     parts, counts, classes = zip(*found, strict=True)
     record = replace(joined(list(parts)), labels=labels)
     sums = np.sum(counts, axis=0).tolist()
     layers = [LayerDifference(layer, *row) for (layer, _), row in zip(traced.observed, sums, strict=True)]
     float_class = np.concatenate(classes)
     compared = {
-        "samples": len(x),
+        "samples": x.shape[axis],
         "float_accuracy": None if labels is None else float((float_class == labels).mean()),
         "fixed_accuracy": record.accuracy,
         "same_class": float((float_class == record.outputs.argmax(1)).mean()),

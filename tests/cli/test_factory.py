@@ -65,6 +65,8 @@ def test_a_factory_goes_to_loihi_and_onnx(folder, works):
     assert "the model as spikingjelly runs it (float64): agrees" in done.stdout
     out = works("simulate", "exported/loihi/program.npz", "--input", "x.npy", "--labels", "y.npy")
     assert "6 samples, 4 steps" in out
+    record = ("--input", "x.npy", "--labels", "y.npy", "--network", "mynets:vgg", "--overwrite")
+    assert "accuracy float" in works("simulate", "exported/loihi/program.npz", *record)
     out = works("report", "exported", "--network", "mynets:vgg", "--input", "x.npy")
     assert "AC training" in out
     assert "SNN: " in out
@@ -83,6 +85,8 @@ def test_a_report_of_a_network_of_ones_own_with_its_cnn(folder, works, refused):
     assert "compiled from other weights" in refused(*command, "--overwrite")
     assert "--weights belongs to --network" in refused("report", "exported", "--weights", "twin.pt")
     assert "belong together" in refused("report", "exported", "--network", "mynets:twin")
+    record = ("--input", "x.npy", "--overwrite")
+    assert "--weights belongs to" in refused("simulate", "exported/loihi/program.npz", *record, "--weights", "twin.pt")
     assert "--against-weights belongs to" in refused("report", "exported", "--against-weights", "cnn.pt")
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from spikeport import compile, convert, report, simulate, to_nir
 from spikeport.core import LIF, SpikeportError, TimeMean
+from spikeport.export.foreign import owner_forward
 from spikeport.profiling.counting import count_operations
 
 STEPS, COUNT = 4, 6
@@ -78,6 +79,41 @@ def test_models_of_other_frameworks_are_counted_beside_their_engine(tmp_path, bu
     assert "SNN, counted in PyTorch" in page
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_engine_is_held_against_the_model(tmp_path, processes):
+    x, labels = samples(), np.arange(COUNT) % 3
+    folder = exported(theirs(), tmp_path, x, STEPS)
+    program = folder / "loihi/program.npz"
+    record = simulate(program, x=x, labels=labels, network=theirs(), processes=processes, overwrite=True)
+    compared = record.details["against_float"]
+    spikes, outputs = owner_forward(theirs(), x, STEPS)
+    layers = {layer["layer"]: layer for layer in compared["layers"]}
+    assert {name: layers[name]["float_spikes"] for name in spikes} == {n: s.sum() for n, s in spikes.items()}
+    assert min(s.sum() for s in spikes.values()) > 0
+    assert compared["float_accuracy"] == (outputs.mean(0).argmax(1) == labels).mean()
+    assert compared["samples"] == COUNT
+    other = theirs()
+    with torch.no_grad():
+        next(other.parameters()).add_(0.1)
+    for match, network in (("compiled from other weights", other), ("has no spiking neurons", cnn())):
+        with pytest.raises(SpikeportError, match=match):
+            simulate(program, x=x, network=network, overwrite=True)
+
+
+def test_a_network_of_vectors(tmp_path):
+    def flat():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(12, 9), neuron.LIFNode(v_threshold=0.1), nn.Linear(9, 3)).eval()
+
+    x = samples().reshape(COUNT, -1)[:, :12]
+    folder = exported(flat(), tmp_path, x, STEPS)
+    record = simulate(folder / "loihi/program.npz", x=x, network=flat(), overwrite=True)
+    spikes, _ = owner_forward(flat(), x, STEPS)
+    (layer,) = record.details["against_float"]["layers"]
+    assert layer["float_spikes"] == spikes["1"].sum() > 0
+    assert report(folder, network=flat(), x=x).content["statistics"]["1"]["neurons"] == 9
+
+
 def test_a_twin_of_ones_own_stands_beside_its_cnn(tmp_path):
     x = samples()
     written = report(exported(twin(), tmp_path, x), cnn(), network=twin(), x=x)
@@ -110,7 +146,10 @@ def test_one_engine_alone_and_its_images(tmp_path):
     assert content["network"]["samples_compared"] == COUNT
     assert set(content["totals"]) == {"training", "fixed"}
     (folder / "loihi/lava.npz").unlink()
-    for match, engine in (("nothing simulated yet; .*--engine lava", "lava"), ("has no engine 'chip'", "chip")):
+    for match, engine in (
+        ("nothing simulated yet; .*program.npz --input X.npy --target loihi --engine lava", "lava"),
+        ("has no engine 'chip'", "chip"),
+    ):
         with pytest.raises(SpikeportError, match=match):
             report(folder, **own, engine=engine)
     with pytest.raises(SpikeportError, match="is one record; leave the engine out"):
@@ -130,6 +169,13 @@ def test_an_input_that_changes(tmp_path):
 
     x = np.random.default_rng(0).uniform(-2, 2, (STEPS, 5, 2, 8, 8)).astype(np.float32)
     folder = exported(Moving().eval(), tmp_path, x)
+    compared = simulate(folder / "loihi/program.npz", x=x, network=Moving(), overwrite=True).details["against_float"]
+    model = Moving().eval()
+    with torch.no_grad():
+        fired = model.act(model.conv(torch.from_numpy(x).flatten(0, 1)))
+    assert [(n["layer"], n["float_spikes"], n["neurons"]) for n in compared["layers"]] == [
+        ("act", int(fired.sum()), fired.numel())
+    ]
     content = report(folder, network=Moving(), x=x, sample=4).content
     assert content["network"]["samples_compared"] == 5
     counts = count_operations(Moving(), torch.from_numpy(x))
