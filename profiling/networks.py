@@ -70,6 +70,8 @@ def own_snn(model: nn.Module, x: Any, program: LoihiProgram, records: dict[str, 
         SpikeportError: the program was compiled from another network, or a record is of other samples.
     """
     x = as_array(x, "the samples")
+    if x.ndim < (2 if program.held else 3):
+        raise SpikeportError(f"the samples have shape {list(x.shape)}; give those that were simulated")
     given = len(x) if program.held else x.shape[1]
     for record in records.values():
         if given < record.samples:

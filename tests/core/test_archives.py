@@ -178,7 +178,7 @@ def test_a_bad_archive_leaves_nothing_behind(server, tmp_path, message, packed):
     ("message", "name", "folder"),
     [
         ("unknown data set 'mnist'", "mnist", Path("x")),
-        ("digits is embedded", "digits", Path("x")),
+        ("digits has no public archive", "digits", Path("x")),
         ("--data DIR says where to unpack cifar10", "cifar10", None),
     ],
 )

@@ -202,6 +202,7 @@ def test_what_is_another_network_or_other_samples_is_refused_and_nothing_written
         ("Sequential has no spiking neurons", own | {"network": cnn()}),
         ("the fixed record is of other samples than the first 6 given", own | {"x": samples(1)}),
         ("4 samples; the fixed record is of 6: give all of them", own | {"x": x[:4]}),
+        (r"the samples have shape \[2\]; give those that were simulated", own | {"x": x[0, :, 0, 0]}),
         ("give both, or neither", {"network": twin()}),
         ("give both, or neither", {"x": x}),
         ("Sequential is an SNN; give its CNN twin", own | {"against": theirs()}),
