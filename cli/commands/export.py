@@ -1,8 +1,6 @@
 """spikeport export"""
 
 from pathlib import Path
-from shutil import copyfile
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 from zipfile import BadZipFile
 
@@ -13,10 +11,8 @@ from spikeport.commands.train import integers
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import nn
 
     from spikeport.export import Certificate
-    from spikeport.targets.loihi import LoihiProgram
 
 EPILOG = """Examples:
 
@@ -103,12 +99,13 @@ def export(
     if target == "nir":
         certificate(to_nir(network, file, samples, overwrite, time_steps), file)
         return
-    from spikeport.targets import COMPATIBILITY_FILE, PROGRAM_FILE, compile, default_folder
+    from spikeport.targets import COMPATIBILITY_FILE, PROGRAM_FILE, compile, compile_model, default_folder
 
     path = (out or default_folder(Path(source))) / PROGRAM_FILE
     if isinstance(network, Path):
         program = compile(network, path, chip, samples, overwrite, time_steps, dt, input, net)
     else:
+        assert samples is not None  # a factory's are required above
         written, program = compile_model(network, folder, samples, time_steps, chip, input, net, overwrite)
         certificate(written, file)
     neurons = sum(p.neurons for p in program.populations)
@@ -118,40 +115,6 @@ def export(
     )
     for line in read_record(path.with_name(COMPATIBILITY_FILE), ("errors",))["errors"]:
         console.say(f"does not fit: {line}")
-
-
-def compile_model(
-    model: "nn.Module",
-    folder: Path,
-    samples: "np.ndarray | None",
-    time_steps: int | None,
-    chip: str | None,
-    input_mode: str,
-    net: bool,
-    overwrite: bool,
-) -> "tuple[Certificate, LoihiProgram]":
-    """The NIR file and the program of a model that is no run; neither is written unless both can be."""
-    from spikeport.core.files import refuse_existing, replacing
-    from spikeport.export import CERTIFICATE_FILE, NIR_FILE, refuse_beside, to_nir
-    from spikeport.targets import COMPATIBILITY_FILE, NET_FILE, PROGRAM_FILE, compile
-    from spikeport.targets.loihi import LoihiTarget
-
-    LoihiTarget().require(chip, input_mode)
-    nir_file, program_file = folder / NIR_FILE, folder / PROGRAM_FILE
-    net_file = program_file.with_name(NET_FILE)
-    for existing in (nir_file, program_file):
-        refuse_existing(existing, overwrite)
-    for beside in (nir_file.with_name(CERTIFICATE_FILE), net_file, program_file.with_name(COMPATIBILITY_FILE)):
-        refuse_beside(beside, overwrite)
-    with TemporaryDirectory() as scratch:
-        made = Path(scratch)
-        written = to_nir(model, made / NIR_FILE, samples, time_steps=time_steps)
-        program = compile(made / NIR_FILE, made / PROGRAM_FILE, chip, samples, input_mode=input_mode, net=net)
-        net_file.unlink(missing_ok=True)  # of the program that was there
-        for new in (f for f in made.rglob("*") if f.is_file()):
-            with replacing(folder / new.relative_to(made)) as temporary:
-                copyfile(new, temporary)
-    return written, program
 
 
 def certificate(written: "Certificate", path: Path) -> None:

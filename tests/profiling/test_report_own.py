@@ -10,10 +10,11 @@ import torch
 from spikingjelly.activation_based import layer, neuron
 from torch import nn
 
-from spikeport import compile, convert, report, simulate, to_nir
+from spikeport import convert, report, simulate
 from spikeport.core import LIF, SpikeportError, TimeMean
 from spikeport.export.foreign import owner_forward
 from spikeport.profiling.counting import count_operations
+from spikeport.targets import compile_model
 
 STEPS, COUNT = 4, 6
 
@@ -50,8 +51,7 @@ def samples(seed=0):
 
 def exported(model, folder, x, time_steps=None, labels=None):
     """The folder, with a program and a record of the samples."""
-    to_nir(model, folder / "nir/model.nir", x, time_steps=time_steps)
-    compile(folder / "nir/model.nir", folder / "loihi/program.npz", calibration=x)
+    compile_model(model, folder, x, time_steps)
     simulate(folder / "loihi/program.npz", x=x, labels=labels)
     return folder
 
