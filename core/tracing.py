@@ -48,7 +48,7 @@ def trace_module(model: nn.Module, leaves: tuple[type[nn.Module], ...] = ()) -> 
 
     original, model = model, copied(model)
     try:
-        graph = fx.GraphModule(model, Tracer().trace(model))
+        graph = fx.GraphModule(model, Tracer().trace(model), type(model).__name__)
         if model.training or any(node.target in _DROPOUTS for node in graph.graph.nodes):
             # A copy of its own: the trace left its constants in the first.
             other = Tracer().trace(copied(original).train(not model.training))
