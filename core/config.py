@@ -15,7 +15,7 @@ from spikeport.core.settings import check_types
 OPTIMIZERS = ("adam", "sgd")
 SCHEDULES = ("step", "cosine", "constant")
 PRECISIONS = ("fp32", "bf16", "fp16")
-LOSSES = ("cross-entropy", "gradient-aware", "grad-cam")
+LOSSES = ("cross-entropy", "temporal", "gradient-aware", "grad-cam")
 #: Targets whose arithmetic a network can be trained in.
 TRAINING_TARGETS = ("loihi",)
 CHOICES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": PRECISIONS, "loss": LOSSES}
@@ -44,8 +44,9 @@ class TrainConfig:
         device: "auto" takes a GPU where there is one.
         precision: "bf16" and "fp16" run convolutions under autocast; the membrane stays float32.
         compile: through ``torch.compile``.
-        loss: "cross-entropy" of the time-averaged prediction; "gradient-aware" and "grad-cam" add
-            ``loss_weight`` times a term (``spikeport.core.losses``); gradient_eps: eps of the gradient-aware one.
+        loss: "cross-entropy" of the time-averaged prediction; "temporal": of the prediction of every step, averaged
+            (SNNs), the teacher's share too; "gradient-aware" and "grad-cam" add ``loss_weight`` times a term
+            (``spikeport.core.losses``); gradient_eps: eps of the gradient-aware one.
         label_smoothing: the share of the target that is spread over all classes.
         rate_weight, rate_goal: weight of a penalty on firing rates off the goal (spikes per neuron and step).
         teacher: a run folder to learn from as well; distill_weight: its share of the loss; temperature: of both.
@@ -149,7 +150,7 @@ class TrainConfig:
                 "and compile"
             )
         if self.compile and self.loss != "cross-entropy":
-            raise SpikeportError(f"loss {self.loss!r} needs derivatives of the network's parts; leave out --compile")
+            raise SpikeportError(f"loss {self.loss!r} looks into the network; leave out --compile")
         if not 0 <= self.seed < 2**32:
             raise SpikeportError(f"seed is {self.seed}; it must lie within 0..{2**32 - 1}")
 

@@ -1,4 +1,8 @@
-"""What training minimises.
+"""What training minimises, beside cross-entropy.
+
+The loss "temporal" is cross-entropy at every step instead of that of the mean, which only asks that the steps add up.
+Source: S. Deng et al., Temporal Efficient Training of Spiking Neural Network via Gradient Re-weighting, ICLR 2022; its
+regularising term is left out.
 
 Every term is a mean over the whole batch; where several processes share it, each has the sum over its own part.
 """

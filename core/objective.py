@@ -13,6 +13,7 @@ from spikeport.core.distributed import processes, summed
 from spikeport.core.errors import SpikeportError
 from spikeport.core.hooks import watch
 from spikeport.core.losses import distillation, grad_cam_overlap, gradient_aware, rate_penalty, single
+from spikeport.core.neurons import TimeMean
 from spikeport.core.rates import spiking_layers
 from spikeport.core.runs import DataInfo, load_run
 from spikeport.core.second_derivatives import SecondDerivatives
@@ -37,6 +38,9 @@ class Objective:
             self._watch_rates(model)
         if config.loss == "grad-cam":
             self._watch_maps(model)
+        self.steps: list[Tensor] = []
+        if config.loss == "temporal":
+            self._watch_steps(model)
 
     def _watch_rates(self, model: nn.Module) -> None:
         def see(name: str, spikes: Tensor) -> None:
@@ -55,6 +59,18 @@ class Objective:
 
         pools[-1].register_forward_pre_hook(see)
 
+    def _watch_steps(self, model: nn.Module) -> None:
+        means = [module for module in model.modules() if isinstance(module, TimeMean)]
+        if not means:
+            raise SpikeportError(
+                "loss 'temporal' asks for a prediction at every step, and a CNN has one; take --kind snn"
+            )
+
+        def see(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            self.steps[:] = inputs
+
+        means[-1].register_forward_pre_hook(see)
+
     def forward(self, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """``network(x)`` in float32, differentiable as often as the loss asks for."""
         with SecondDerivatives() if self.config.loss == "gradient-aware" else nullcontext():
@@ -70,10 +86,14 @@ class Objective:
             scale: what the loss is about to be multiplied by, to keep float16 gradients from vanishing.
         """
         config = self.config
-        task = cross_entropy(logits, labels, reduction="sum", label_smoothing=config.label_smoothing)
+        scores = single(self.steps[0]) if config.loss == "temporal" else logits  # [T*N, K], time-major, or [N, K]
+        steps = len(scores) // max(1, len(logits))
+        smoothing = config.label_smoothing
+        task = cross_entropy(scores, labels.repeat(steps), reduction="sum", label_smoothing=smoothing) / steps
         per_sample = task
         if self.teacher is not None:
-            learned = distillation(logits, self.teacher(images), config.temperature).sum()
+            answer = self.teacher(images).repeat(steps, 1)
+            learned = distillation(scores, answer, config.temperature).sum() / steps
             per_sample = torch.lerp(task, learned, config.distill_weight)
         if config.loss == "grad-cam":
             per_sample = per_sample + config.loss_weight * grad_cam_overlap(logits, labels, self.maps[0]).sum()

@@ -34,7 +34,7 @@ NEEDED: dict[tuple[str, ...], tuple[str, "Callable[[TrainConfig], object]"]] = {
     (*NEURONS, "rate_goal"): ("--kind snn", lambda c: c.kind == "snn"),
     ("momentum",): ("--optimizer sgd", lambda c: c.optimizer == "sgd"),
     ("milestones", "gamma"): ("--schedule step", lambda c: c.schedule == "step"),
-    ("loss_weight",): ("another --loss", lambda c: c.loss != "cross-entropy"),
+    ("loss_weight",): ("--loss gradient-aware or grad-cam", lambda c: c.loss in ("gradient-aware", "grad-cam")),
     ("gradient_eps",): ("--loss gradient-aware", lambda c: c.loss == "gradient-aware"),
     ("distill_weight", "temperature"): ("--teacher", lambda c: c.teacher),
 }
@@ -82,7 +82,7 @@ def train(
         float | None, typer.Option(help="Decay of a moving average of the weights. Default: 0, none.")
     ] = None,
     loss: Annotated[
-        str | None, typer.Option(help="cross-entropy, gradient-aware or grad-cam. Default: cross-entropy.")
+        str | None, typer.Option(help="cross-entropy, temporal, gradient-aware or grad-cam. Default: cross-entropy.")
     ] = None,
     loss_weight: Annotated[float | None, typer.Option(help="Lambda of the loss's extra term. Default: 0.2.")] = None,
     gradient_eps: Annotated[float | None, typer.Option(help="Eps of the gradient-aware term. Default: 1e-8.")] = None,

@@ -26,6 +26,7 @@ LOSSES = {
     "cross-entropy": {},
     "gradient-aware": {"loss": "gradient-aware"},
     "grad-cam": {"loss": "grad-cam"},
+    "temporal": {"loss": "temporal"},
     "firing rates": {"rate_weight": 1.0},
 }
 

@@ -58,7 +58,7 @@ SMALL = ("--dataset", "digits", "--width", 0.0625, "--epochs", 1)
         ("--time-steps has no effect without --kind snn", ("--kind", "cnn", "--time-steps", 4)),
         ("--momentum has no effect without --optimizer sgd", ("--momentum", 0.5)),
         ("--milestones has no effect without --schedule step", ("--schedule", "cosine", "--milestones", "3")),
-        ("--loss-weight has no effect without another --loss", ("--loss-weight", 0.1)),
+        ("--loss-weight has no effect without --loss gradient-aware or grad-cam", ("--loss-weight", 0.1)),
         ("--gradient-eps has no effect without --loss gradient-aware", ("--loss", "grad-cam", "--gradient-eps", 1)),
         ("--temperature has no effect without --teacher", ("--temperature", 2)),
         ("--rate-goal has no effect without --kind snn", ("--kind", "cnn", "--rate-goal", 0.1)),

@@ -89,7 +89,7 @@ def test_a_missing_file_is_named(tmp_path):
             {"target": "loihi", "loss": "grad-cam"},
         ),
         ("target 'onnx' is not one of loihi", {"target": "onnx"}),
-        ("loss 'hinge' is not one of cross-entropy, gradient-aware, grad-cam", {"loss": "hinge"}),
+        ("loss 'hinge' is not one of cross-entropy, temporal, gradient-aware, grad-cam", {"loss": "hinge"}),
         ("augment 'mixup' is not one of crop, flip, cutout", {"augment": ("crop", "mixup")}),
         ("train_images is 0; at least 1", {"train_images": 0}),
         ("validation is 0.0; it must lie between 0 and 1", {"validation": 0.0}),

@@ -27,6 +27,7 @@ TERMS: dict[str, dict[str, Any]] = {
     "gradient-aware": {"loss": "gradient-aware", "gradient_eps": 0.1},
     "grad-cam": {"loss": "grad-cam"},
     "rates": {"rate_weight": 2.0},
+    "temporal": {"loss": "temporal"},
 }
 
 

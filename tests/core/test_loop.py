@@ -41,6 +41,7 @@ def losses(run: Path) -> list[float]:
     [
         {"loss": "gradient-aware", "gradient_eps": 0.1},
         {"loss": "grad-cam", "kind": "snn"},
+        {"loss": "temporal"},
         {"rate_weight": 5.0, "rate_goal": 0.1},
         {"label_smoothing": 0.1, "clip": 0.5, "warmup": 1, "ema": 0.9},
         {"kind": "cnn", "loss": "grad-cam", "precision": "bf16"},

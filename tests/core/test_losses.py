@@ -191,7 +191,35 @@ def test_rates_are_those_before_a_pooling():
     }
 
 
+@pytest.mark.parametrize("share", [None, 0.3])
+def test_the_temporal_loss_judges_every_step(share):
+    config = TrainConfig(
+        loss="temporal", width=0.125, v_threshold=0.2, label_smoothing=0.1, distill_weight=share or 0.5
+    )
+    model = config.spec(10, (1, 16, 16)).build(seed=0)
+    generator = torch.Generator().manual_seed(0)
+    x, labels = torch.randn(5, 1, 16, 16, generator=generator), torch.tensor([0, 3, 9, 3, 1])
+    answer = torch.randn(5, 10, generator=generator)
+    seen = []
+    model.readout.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
+    objective = Objective(config, model, (lambda images: answer) if share else None)
+    logits = objective.forward(model, x)
+    loss = objective(logits, labels, x, total=5)
+    steps = seen[0].unflatten(0, (4, 5))
+    torch.testing.assert_close(steps.mean(0), logits.detach())
+    expected = torch.stack([nn.functional.cross_entropy(s, labels, label_smoothing=0.1) for s in steps]).mean()
+    if share:
+        learned = torch.stack([distillation(s, answer, config.temperature).mean() for s in steps]).mean()
+        expected = (1 - share) * expected + share * learned
+    torch.testing.assert_close(loss, expected)
+    assert loss.item() != pytest.approx(nn.functional.cross_entropy(logits, labels, label_smoothing=0.1).item())
+    loss.backward()
+    assert model.stem.conv.weight.grad.abs().sum() > 0
+
+
 def test_a_term_without_its_place_in_the_model_is_refused():
+    with pytest.raises(SpikeportError, match="a prediction at every step, and a CNN has one; take --kind snn"):
+        loss(TrainConfig(loss="temporal"))
     with pytest.raises(SpikeportError, match="firing rates, and a CNN has none"):
         loss(TrainConfig(rate_weight=1.0))
     with pytest.raises(SpikeportError, match="global pooling; this model has none"):
