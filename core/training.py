@@ -15,7 +15,7 @@ from spikeport.core.data import load_dataset, split, subset
 from spikeport.core.data.batches import batches, in_batches, prefetched
 from spikeport.core.diagnosis import first_not_finite
 from spikeport.core.distributed import pick_device
-from spikeport.core.errors import SpikeportError
+from spikeport.core.errors import SpikeportError, reason
 from spikeport.core.evaluation import Evaluation, evaluate, warn_where_slow
 from spikeport.core.files import leftovers, refuse_existing
 from spikeport.core.hooks import watched
@@ -103,6 +103,7 @@ def _train(
     data = subset(load_dataset(config.dataset, config.data), config.train_images)
     spec = config.spec(len(data.class_names), data.image_shape)
     model = spec.build(config.seed)
+    _require_taken(model, spec.name, data.image_shape)
     if config.start is not None and not resume:
         start_from(Path(config.start), spec, model)
     model.to(device, memory_format=LAYOUT)  # type: ignore[call-overload]
@@ -245,6 +246,17 @@ def _clear(out: Path) -> None:
     for name in FILES:
         (out / name).unlink(missing_ok=True)
     shutil.rmtree(out / EVENTS, ignore_errors=True)
+
+
+def _require_taken(model: nn.Module, name: str, image_shape: tuple[int, int, int]) -> None:
+    """Raises SpikeportError where the network does not take images of the data set's size."""
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, *image_shape))
+    except RuntimeError as error:
+        raise SpikeportError(
+            f"{name} does not take images of {image_shape}: {reason(error)}; take larger ones"
+        ) from None
 
 
 def _finished(told: Told, config: TrainConfig) -> bool:

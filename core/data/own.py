@@ -27,13 +27,12 @@ def load_npz(path: Path | None) -> ImageData:
     if path is None:
         raise SpikeportError(f"npz: --data FILE.npz names the file; {NPZ}")
     with reading_archive(path, "a data set", NPZ) as archive:
-        train, test = ((_images(archive, part), _labels(archive, part)) for part in ("train", "test"))
+        count = len(archive["train_labels"])  # a class needs an image to learn from
+        train, test = ((_images(archive, part), _labels(archive, part, count)) for part in ("train", "test"))
         classes = int(max(train[1].max(initial=-1), test[1].max(initial=-1))) + 1
-        names = [str(k) for k in range(classes)]
-        if "class_names" in archive.files:
-            names = [str(name) for name in archive["class_names"]]
-            if len(names) < classes:
-                raise SpikeportError(f"class_names has {len(names)} names, a label is {classes - 1}")
+        names = _names(archive["class_names"]) if "class_names" in archive.files else [str(k) for k in range(classes)]
+        if len(names) < classes:
+            raise SpikeportError(f"class_names has {len(names)} names, a label is {classes - 1}")
         if train[0].shape[1:] != test[0].shape[1:]:
             raise SpikeportError(f"train_images are {kind_of(train[0])}, test_images {kind_of(test[0])}")
     return _data(f"npz:{path.stem}", _tensors(*train), _tensors(*test), tuple(names), path)
@@ -45,25 +44,42 @@ def _images(archive: np.lib.npyio.NpzFile, part: str) -> np.ndarray:
         raise SpikeportError(
             f"{part}_images is {kind_of(images)}; expected uint8 [N, C, H, W] or [N, H, W], pixels from 0 to 255"
         )
-    if images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] > 4:
+    if not len(images):
+        raise SpikeportError(f"{part}_images holds zero images")
+    if images.ndim == 4 and images.shape[3] <= 4 < images.shape[1]:
         raise SpikeportError(f"{part}_images is {kind_of(images)}; channels come second: transpose(0, 3, 1, 2)")
     return images if images.ndim == 4 else images[:, None]
 
 
-def _labels(archive: np.lib.npyio.NpzFile, part: str) -> np.ndarray:
+def _labels(archive: np.lib.npyio.NpzFile, part: str, count: int) -> np.ndarray:
     labels: np.ndarray = archive[f"{part}_labels"]
     if labels.dtype.kind not in "iu" or labels.ndim != 1 or labels.min(initial=0) < 0:
         raise SpikeportError(f"{part}_labels is {kind_of(labels)}; expected whole numbers [N], none below 0")
+    if labels.max(initial=0) >= max(count, 1):
+        raise SpikeportError(
+            f"{part}_labels holds {labels.max()}, and there are {count} training images; number the classes from 0 on"
+        )
     return labels.astype(np.int64)
+
+
+def _names(given: np.ndarray) -> list[str]:
+    if given.ndim != 1 or given.dtype.kind not in "SU":
+        raise SpikeportError(f"class_names is {kind_of(given)}; expected one text for each class")
+    names = [name.decode() if isinstance(name, bytes) else str(name) for name in given.tolist()]
+    if "" in names or len(set(names)) < len(names):
+        raise SpikeportError(f"class_names is {names}; expected another name for each class")
+    return names
 
 
 def load_folder(path: Path | None) -> ImageData:
     """Images as ``train/CLASS/NAME.png`` and ``test/CLASS/NAME.png`` (also .jpg, .bmp), all of one size, 8 bits.
 
-    The classes are the folders of ``train``, by name. One channel where the first image is grey, else three.
+    The classes are the folders of ``train``, by name. One channel where the first image is grey, else three. A camera's
+    note on how an image is turned is heeded. Names that begin with a dot are left out.
 
     Raises:
-        SpikeportError: a folder without images, an image that is damaged, of another size, or transparent.
+        SpikeportError: a folder without images, an image that is damaged, of another size or depth, or transparent, or
+            what is no image.
     """
     if path is None:
         raise SpikeportError(f"folder: {LAYOUT}")
@@ -89,23 +105,31 @@ def load_folder(path: Path | None) -> ImageData:
 
 def _folders(path: Path) -> list[str]:
     try:
-        return sorted(entry.name for entry in path.iterdir() if entry.is_dir())
+        return sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     except OSError as error:
         raise SpikeportError(f"{path}: not readable ({reason(error)}); {LAYOUT}") from None
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES) if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    files = sorted(f for f in folder.iterdir() if not f.name.startswith("."))
+    for other in (f for f in files if f.suffix.lower() not in SUFFIXES):
+        raise SpikeportError(f"{other}: not an image that is read here ({', '.join(SUFFIXES)}); convert or remove it")
+    return files
 
 
 def _decoded(file: Path, like: np.ndarray | None, first: Path) -> np.ndarray:
     """uint8 [C, H, W], of the shape of ``like``, the image ``first``, where that is known."""
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     try:
-        with Image.open(file) as image:
-            if image.mode not in ("1", "L", "P", "RGB", "RGBA", "LA", "PA", "CMYK", "YCbCr"):
-                raise SpikeportError(f"{file}: pixels of the kind {image.mode}; images have 8 bits per channel")
+        with Image.open(file) as opened:
+            deep = any(";16" in str(tile) for tile in opened.tile)  # Pillow keeps the upper 8 bits of each
+            image = ImageOps.exif_transpose(opened)
+            if deep or image.mode not in ("1", "L", "P", "RGB", "RGBA", "LA", "PA", "CMYK", "YCbCr"):
+                depth = " in 16 bits" if deep and "16" not in image.mode else ""
+                raise SpikeportError(f"{file}: pixels of the kind {image.mode}{depth}; images have 8 bits per channel")
             if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
                 raise SpikeportError(f"{file}: transparent in places; put it on a background")
             grey = image.mode in ("1", "L", "LA")

@@ -1,5 +1,8 @@
 """Images of the user's own: read as they are, or refused by name."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -92,6 +95,14 @@ def test_grey_and_opaque_images_go_among_coloured_ones(tmp_path):
         ({"test_labels": np.full(12, -1)}, "none below 0"),
         ({"test_labels": np.zeros(11, np.int64)}, "12 test images but 11 labels"),
         ({"test_labels": np.full(12, 7)}, "no training image of class 3"),
+        (
+            {"test_labels": np.full(12, 20_000_000)},
+            "20000000, and there are 12 training images; number the classes",
+        ),
+        ({"train_labels": np.full(12, 2**64 - 1, np.uint64)}, "number the classes from 0 on"),
+        ({"class_names": np.array([["a", "b", "c"]])}, "expected one text for each class"),
+        ({"class_names": np.array(["a", "b", "a"])}, "expected another name for each class"),
+        ({"train_images": np.zeros((12, 16, 16, 4), np.uint8)}, "channels come second"),
         ({"class_names": np.array(["a", "b"])}, "class_names has 2 names, a label is 2"),
         ({"class_names": np.array([None, 1, 2], object)}, "Object arrays cannot be loaded"),
         ({"train_images": np.zeros((12, 3, 16, 16), np.uint8)}, "channel 0 has one value in all training images"),
@@ -125,6 +136,10 @@ def spoil(kind, folder):
         Image.fromarray(np.zeros((16, 17, 3), np.uint8)).save(file)
     elif kind == "deep":
         Image.fromarray(np.zeros((16, 16), np.uint16)).save(file)
+    elif kind == "deep colour":
+        file.write_bytes(deep_png(RNG.integers(0, 2**16, (16, 16, 3))))
+    elif kind == "other":
+        (folder / "train/dog/1.webp").write_bytes(b"")
     elif kind == "transparent":
         Image.fromarray(np.zeros((16, 16, 4), np.uint8)).save(file)
     elif kind == "colour":
@@ -143,6 +158,8 @@ def spoil(kind, folder):
         ("damaged", "1.png: not a whole image"),
         ("size", "1.png: 17x16 pixels, where .*0.png has 16x16"),
         ("deep", "1.png: pixels of the kind I;16; images have 8 bits"),
+        ("deep colour", "1.png: pixels of the kind RGB in 16 bits; images have 8 bits"),
+        ("other", "1.webp: not an image that is read here"),
         ("transparent", "1.png: transparent in places"),
         ("colour", "1.png: in colour, where .*0.png is grey"),
         ("empty", r"test: no image \(.png, .jpg"),
@@ -154,6 +171,56 @@ def test_images_that_are_not_alike_are_named(tmp_path, kind, message):
     spoil(kind, tmp_path)
     with pytest.raises(SpikeportError, match=message):
         load_dataset("folder", tmp_path)
+
+
+def test_names_may_be_bytes(tmp_path):
+    assert load_dataset("npz", npz(tmp_path, class_names=np.array([b"a", b"b", b"c"]))).class_names == ("a", "b", "c")
+
+
+def test_turned_and_hidden_images(tmp_path):
+    pictures(tmp_path)
+    for hidden in (".checkpoints/0.png", "cat/._0.png"):
+        (tmp_path / "train" / hidden).parent.mkdir(exist_ok=True)
+        (tmp_path / "train" / hidden).write_bytes(b"")
+    image = Image.fromarray(RNG.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    image.save(tmp_path / "test/cat/0.png", exif=exif)
+    data = load_dataset("folder", tmp_path)
+    assert data.class_names == ("cat", "dog")
+    turned = np.rot90(np.asarray(image), -1).transpose(2, 0, 1)
+    np.testing.assert_array_equal(data.test_images[0], turned)
+
+
+def test_images_too_small_for_the_network_are_refused_before_training(tmp_path):
+    data = npz(tmp_path, **arrays(40, (3, 2, 16)))
+    with pytest.raises(SpikeportError, match=r"squeezenet-p does not take images of \(3, 2, 16\)"):
+        train(TrainConfig(dataset="npz", data=str(data), epochs=1), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_files_of_one_name_are_two_data_sets(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        data = npz(tmp_path / name, **arrays(40))
+        config = TrainConfig(dataset="npz", data=str(data), epochs=1, width=0.125, kind="snn" if name == "a" else "cnn")
+        train(config, tmp_path / "runs" / name)
+    compile(tmp_path / "runs/a")
+    simulate(tmp_path / "runs/a", samples=3)
+    with pytest.raises(SpikeportError, match="the mean of its data is .*train the twins on the same data"):
+        report(tmp_path / "runs/a", tmp_path / "runs/b")
+
+
+def deep_png(pixels):
+    """A PNG of 16 bits in colour, which Pillow reads but does not write."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width = pixels.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def test_a_network_of_ones_own_images_goes_the_whole_way(tmp_path):
