@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 from numbers import Integral
+from pickle import PicklingError
 from typing import Any, TypeVar
 
 import torch
@@ -65,6 +66,11 @@ def in_processes(work: Callable[[T], R], items: Iterable[T], processes: int, die
                 connection.send(item)
         except OSError:
             raise SpikeportError(died) from None
+        except (PicklingError, AttributeError, TypeError) as unsent:
+            raise SpikeportError(
+                f"this work cannot be sent to other processes ({unsent}): define what it needs in a module, not in a "
+                "function; or take one process"
+            ) from None
         working = list(workers)
         while working:
             ready = wait(working)

@@ -19,13 +19,12 @@ from spikeport.core.neurons import LIF
 from spikeport.core.runs import Run, load_run
 from spikeport.core.tracing import copied, trace_module
 from spikeport.export.foreign import adopted
-from spikeport.export.nir_graph import Metadata, build_nir, read_nir, write_nir
+from spikeport.export.nir_graph import Metadata, build_nir, read_nir, signed, write_nir
 from spikeport.export.onnx_model import export_onnx, int8_path, quantise
 from spikeport.export.trace import require_finite, takes_held, trace
 from spikeport.export.verify import (
     CERTIFICATE_FILE,
     Certificate,
-    model_digest,
     verify_nir,
     verify_owner,
     weights_digest,
@@ -103,11 +102,10 @@ def to_nir(
         std=run.data.std if run else (),
         class_names=run.data.class_names if run else (),
         weights_sha256=weights_digest(run) if run else None,
-        model_sha256=None if run else model_digest(model),
     )
     nodes, names = build_nir(traced, metadata)
     with replacing(path) as temporary, torch.random.fork_rng(devices=[]):  # readers draw weights that they replace
-        write_nir(nodes, temporary)
+        write_nir(signed(nodes), temporary)
         certificate = verify_nir(temporary, path.name, model, traced, names, samples)
         if original is not model:
             certificate = certificate.with_witness(verify_owner(original, model, samples, traced))

@@ -4,6 +4,7 @@ NIR says neither T nor dt, nor how spikes are read out, so these travel as one J
 metadata under ``spikeport``.
 """
 
+import hashlib
 import io
 import json
 import math
@@ -46,7 +47,7 @@ class Metadata:
         layers: node -> the layer of the PyTorch model it comes from.
         dataset, mean, std, class_names: how samples were normalised and what the classes are called.
         weights_sha256: of the run's weights file it was exported from, None for what is no run.
-        model_sha256: of the weights of a model that is no run (``export.verify.model_digest``).
+        graph_sha256: of the network itself, see ``graph_digest``.
         readout: how outputs become a prediction.
         spike_condition: the model fires at h >= v_threshold. NIR fires at >, so the file holds the next
             smaller float32.
@@ -63,7 +64,7 @@ class Metadata:
     std: tuple[float, ...] = ()
     class_names: tuple[str, ...] = ()
     weights_sha256: str | None = None
-    model_sha256: str | None = None
+    graph_sha256: str | None = None
     readout: str = "mean of the class currents over T steps"
     spike_condition: str = ">="
     format: int = FORMAT
@@ -123,6 +124,33 @@ def build_nir(traced: Traced, metadata: Metadata) -> tuple[nir.NIRGraph, dict[No
     known = all(n.groups == 1 and n.weight.shape[2] == n.weight.shape[3] for n in convolutions)
     graph = nir.NIRGraph(nodes, edges, metadata={KEY: json.dumps(value)}, type_check=known)
     return graph, names
+
+
+def graph_digest(graph: nir.NIRGraph) -> str:
+    """SHA-256 of a network: nodes and their numbers, connections, steps, and how its input enters.
+
+    Numbers count in steps of a millionth of the largest beside them: processors differ in the last digits.
+    """
+    metadata = metadata_of(graph)
+    found = hashlib.sha256(json.dumps([metadata.time_steps, metadata.input, sorted(graph.edges)]).encode())
+    for name, node in sorted(graph.nodes.items()):
+        found.update(f"{name} {type(node).__name__}".encode())
+        for key, value in sorted(vars(node).items()):
+            numbers = np.asarray(list(value.values()) if isinstance(value, dict) else value)
+            if numbers.dtype.kind == "f":
+                top = float(np.abs(numbers).max(initial=0.0))
+                found.update(f"{key} {top:.6g} {numbers.shape}".encode())
+                found.update(np.rint(numbers / (top or 1.0) * 2**20).astype(np.int32).tobytes())
+            else:
+                found.update(f"{key} {numbers.tolist()}".encode())
+    return found.hexdigest()
+
+
+def signed(graph: nir.NIRGraph) -> nir.NIRGraph:
+    """The graph, whose metadata has its digest."""
+    value = json.loads(graph.metadata[KEY]) | {"graph_sha256": graph_digest(graph)}
+    graph.metadata[KEY] = json.dumps(value)
+    return graph
 
 
 def _head(output: Signal) -> Node:

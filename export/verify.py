@@ -152,19 +152,6 @@ def weights_digest(run: Run) -> str:
         raise SpikeportError(f"{path}: not readable ({error}); train again or copy the weights there") from None
 
 
-def model_digest(model: nn.Module) -> str:
-    """SHA-256 of the weights, buffers and neurons of a model of our layers, by name."""
-    found = hashlib.sha256()
-    for name, module in model.named_modules():
-        if isinstance(module, LIF):
-            found.update(f"{name} {module.neuron.constants[:4]}".encode())  # its surrogate is for training
-    for name, value in model.state_dict().items():
-        if isinstance(value, torch.Tensor):
-            found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
-
-
 def of_other_weights(known: str | None, run: Run) -> bool:
     """Whether what says that it was made of the weights ``known`` was made of others than a run's now."""
     return known is not None and known != weights_digest(run)

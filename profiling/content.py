@@ -8,7 +8,8 @@ from typing import Any
 
 from spikeport.core.errors import SpikeportError
 from spikeport.core.runs import Run
-from spikeport.export import CERTIFICATE_FILE, NIR_FILE, ONNX_FILE
+from spikeport.export import CERTIFICATE_FILE, NIR_FILE, ONNX_FILE, read_nir
+from spikeport.export.nir_graph import metadata_of
 from spikeport.export.verify import Certificate, of_other_weights
 from spikeport.profiling.assumptions import ASSUMPTIONS
 from spikeport.profiling.breakeven import BreakEven
@@ -208,9 +209,21 @@ def _certificates(subject: Subject) -> dict[str, Any]:
     found = {}
     for folder in folders:
         for kind, exported in (("nir", NIR_FILE), ("onnx", ONNX_FILE)):
-            if (folder / exported).with_name(CERTIFICATE_FILE).exists():
-                found[kind] = Certificate.load(folder / exported).to_dict()
+            file = folder / exported
+            if not file.with_name(CERTIFICATE_FILE).exists():
+                continue
+            certificate = Certificate.load(file)
+            if kind == "nir" and not _is_of(subject.program, file):
+                continue  # a later export: what it says is not of this program
+            found[kind] = certificate.to_dict()
     return found
+
+
+def _is_of(program: LoihiProgram, file: Path) -> bool:
+    """Whether a program was compiled from this NIR file, or one of the same network."""
+    metadata = metadata_of(read_nir(file))
+    hashes = {name: program.metadata.get(name) for name in ("weights_sha256", "graph_sha256")}
+    return all(getattr(metadata, name) == value for name, value in hashes.items())
 
 
 def _versions() -> dict[str, str]:

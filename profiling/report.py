@@ -115,7 +115,7 @@ def report(
     training = count_operations(snn.model, snn.samples(program, 0, samples), progress) if snn else None
     beside = count_operations(cnn.model, cnn.x) if cnn else None
     if training and beside and cnn and not cnn.run:
-        _require_same_layers(training, beside)
+        _require_twin(training, beside)
     rows = compare(training, program, records, beside)
     if not 0 <= sample < samples:
         raise SpikeportError(f"sample {sample} is not there; the report is on samples 0 to {samples - 1}")
@@ -160,11 +160,19 @@ def _twin(against: Run | Path | str | nn.Module | None, snn: Network | None, pro
     return cnn_of_run(against if isinstance(against, Run) else load_run(against), snn.run if snn else None)
 
 
-def _require_same_layers(snn: ModelCounts, cnn: ModelCounts) -> None:
-    """Raises SpikeportError where a layer of a user's CNN would stand in no row."""
-    for name, counts in cnn.layers.items():
-        if counts.dense and name not in snn.layers:
-            raise SpikeportError(f"--against: its layer {name} is none of the SNN's; twins call their layers alike")
+def _require_twin(snn: ModelCounts, cnn: ModelCounts) -> None:
+    """Raises SpikeportError where a user's CNN has other layers than the SNN: they would be no twins."""
+    sizes = [
+        {name: (c.kind, c.dense) for name, c in counts.layers.items() if c.kind in ("Conv2d", "Linear")}
+        for counts in (cnn, snn)
+    ]
+    if sizes[0] != sizes[1]:
+        name = next(n for n in (*sizes[0], *sizes[1]) if sizes[0].get(n) != sizes[1].get(n))
+        theirs, ours = ("{} of {:,} operations".format(*s[name]) if name in s else "not there" for s in sizes)
+        raise SpikeportError(
+            f"--against: no twin: its layer {name} is {theirs}, the SNN's is {ours}; twins have the same layers by the "
+            "same names"
+        )
 
 
 def _require_use_of_time(energies: dict[str, Entry]) -> None:

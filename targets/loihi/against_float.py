@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
+import nir
 import numpy as np
 import torch
 from torch import nn
@@ -14,11 +15,11 @@ from spikeport.core.processes import check_processes
 from spikeport.core.progress import Progress, silent
 from spikeport.core.runs import WEIGHTS_FILE, Run
 from spikeport.core.tracing import copied
-from spikeport.export.foreign import adopted
-from spikeport.export.nir_graph import Metadata, build_nir
+from spikeport.export.foreign import adopted, is_sequence
+from spikeport.export.nir_graph import Metadata, build_nir, graph_digest
 from spikeport.export.signals import Node
 from spikeport.export.trace import Traced, trace
-from spikeport.export.verify import assembled, model_digest, observe, of_other_weights
+from spikeport.export.verify import assembled, observe, of_other_weights
 from spikeport.targets.loihi.fixed import simulate_fixed
 from spikeport.targets.loihi.processes import in_parts
 from spikeport.targets.loihi.program import LoihiProgram
@@ -72,12 +73,23 @@ def own_model(model: nn.Module, shape: tuple[int, ...], program: LoihiProgram) -
     name = type(model).__name__
     if not any(isinstance(m, LIF) for m in found.modules()):
         raise SpikeportError(f"{name} has no spiking neurons; give the SNN that was exported")
-    if program.metadata.get("model_sha256") not in (None, model_digest(found)):
+    sample = shape[2:] if is_sequence(shape) else shape[1:]
+    graph, _, _ = _graph_of(found, sample)
+    known = program.metadata.get("graph_sha256")
+    of_a_run = program.metadata.get("weights_sha256") is not None
+    if (known is None and of_a_run) or known not in (None, graph_digest(graph)):
         raise SpikeportError(
-            f"{name}: the program was compiled from other weights or neurons; give the model that was exported, or "
-            "export and simulate this one"
+            f"{name}: the program was compiled from another network (other layers, neurons, weights, another precision "
+            "or form of the input); give the model that was exported, or export and simulate this one"
         )
     return found
+
+
+def _graph_of(model: nn.Module, shape: tuple[int, ...]) -> tuple[nir.NIRGraph, Traced, dict[Node, str]]:
+    traced = trace(model, shape)
+    kind = "constant" if traced.constant_input else "sequence"
+    graph, names = build_nir(traced, Metadata(traced.time_steps, input=kind, input_shape=shape))
+    return graph, traced, names
 
 
 def in_precision(x: np.ndarray, model: nn.Module) -> np.ndarray:
@@ -89,10 +101,9 @@ def in_precision(x: np.ndarray, model: nn.Module) -> np.ndarray:
 def _foreign(source: Run | nn.Module) -> SpikeportError:
     if not isinstance(source, Run):
         return SpikeportError(f"{type(source).__name__}: the program was compiled from another network")
-    run = source
     return SpikeportError(
-        f"{run.path}: its program was compiled from other weights than {WEIGHTS_FILE} has now; `spikeport export "
-        f"{run.path} --target loihi --overwrite` compiles these, if they are whole"
+        f"{source.path}: its program was compiled from other weights than {WEIGHTS_FILE} has now; `spikeport export "
+        f"{source.path} --target loihi --overwrite` compiles these, if they are whole"
     )
 
 
@@ -109,10 +120,10 @@ class _Pair:
         """With its graph and the names of that graph's nodes. Raises SpikeportError where the program is another's."""
         if isinstance(self.source, Run):
             require_own(self.source, self.program)
-        model = self.source.model() if isinstance(self.source, Run) else self.source
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        traced = trace(model, self.shape)
-        _, names = build_nir(traced, Metadata(traced.time_steps, input_shape=self.shape))
+            model = self.source.model().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        else:
+            model = self.source  # whose code may ask for the layout it was written for
+        _, traced, names = _graph_of(model, self.shape)
         known = {p.name for p in self.program.populations}
         needed = {names[term.node] for _, signal in traced.observed for term in signal.terms}
         if not needed <= known or traced.time_steps != self.program.time_steps:

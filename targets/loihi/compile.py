@@ -49,7 +49,7 @@ def compile(
             pre = path.pre if itself else _relayed(path.pre, depth, before, populations, synapses, layer_names)
             synapses.append(replace(_synapse(layer, path, weight, metadata), pre=pre))
         populations.append(population(layer, depth[layer.name], bias_exp))
-    carried = ("dataset", "mean", "std", "class_names", "readout", "dt", "weights_sha256", "model_sha256")
+    carried = ("dataset", "mean", "std", "class_names", "readout", "dt", "weights_sha256", "graph_sha256")
     program = LoihiProgram(
         time_steps=metadata.time_steps,
         input_shape=network.input_shape,

@@ -82,7 +82,7 @@ def test_a_report_of_a_network_of_ones_own_with_its_cnn(folder, works, refused):
     command = ("report", "exported", "--network", "mynets:twin", "--input", "x.npy", "--against", "mynets:cnn")
     out = works(*command, "--weights", "twin.pt", "--against-weights", "cnn.pt")
     assert re.search(r"^CNN: [\d,.]+ nJ per image$", out, re.M)
-    assert "compiled from other weights" in refused(*command, "--overwrite")
+    assert "compiled from another network" in refused(*command, "--overwrite")
     assert "--weights belongs to --network" in refused("report", "exported", "--weights", "twin.pt")
     assert "belong together" in refused("report", "exported", "--network", "mynets:twin")
     record = ("--input", "x.npy", "--overwrite")

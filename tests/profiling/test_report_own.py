@@ -1,6 +1,7 @@
 """A full report of a network that is no run: the user's model, counted on the samples that were simulated."""
 
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -10,11 +11,13 @@ import torch
 from spikingjelly.activation_based import layer, neuron
 from torch import nn
 
-from spikeport import convert, report, simulate
+from spikeport import compile, convert, report, simulate, to_nir, train
 from spikeport.core import LIF, SpikeportError, TimeMean
 from spikeport.export.foreign import owner_forward
 from spikeport.profiling.counting import count_operations
-from spikeport.targets import compile_model
+from spikeport.targets import SpikeRecord, compile_model
+from spikeport.targets.loihi.against_float import against_float, own_model
+from spikeport.targets.loihi.program import LoihiProgram
 
 STEPS, COUNT = 4, 6
 
@@ -95,7 +98,7 @@ def test_an_engine_is_held_against_the_model(tmp_path, processes):
     other = theirs()
     with torch.no_grad():
         next(other.parameters()).add_(0.1)
-    for match, network in (("compiled from other weights", other), ("has no spiking neurons", cnn())):
+    for match, network in (("compiled from another network", other), ("has no spiking neurons", cnn())):
         with pytest.raises(SpikeportError, match=match):
             simulate(program, x=x, network=network, overwrite=True)
 
@@ -112,6 +115,98 @@ def test_a_network_of_vectors(tmp_path):
     (layer,) = record.details["against_float"]["layers"]
     assert layer["float_spikes"] == spikes["1"].sum() > 0
     assert report(folder, network=flat(), x=x).content["statistics"]["1"]["neurons"] == 9
+
+
+class Viewed(nn.Module):
+    """Flattens with view, which asks for contiguous maps; ``gain`` and ``dilation`` are in no state dict."""
+
+    def __init__(self, dilation=1, gain=1.0, pool=nn.MaxPool2d):
+        super().__init__()
+        torch.manual_seed(0)
+        self.gain, self.pool = gain, pool(2)
+        self.conv, self.fire = nn.Conv2d(2, 4, 3, padding=dilation, dilation=dilation), neuron.LIFNode(v_threshold=0.2)
+        self.head = nn.Linear(4 * 16, 3)
+
+    def forward(self, x):
+        x = self.pool(self.fire(self.conv(x) * self.gain))
+        return self.head(x.view(x.size(0), -1))
+
+
+def test_the_model_runs_as_it_was_written_and_is_known_by_all_that_it_computes(tmp_path):
+    x = samples()
+    folder = exported(Viewed().eval(), tmp_path, x, STEPS)
+    program = folder / "loihi/program.npz"
+    for processes in (1, 2):
+        record = simulate(program, x=x, network=Viewed(), processes=processes, overwrite=True)
+        assert (
+            record.details["against_float"]["layers"][0]["float_spikes"]
+            == owner_forward(Viewed(), x, STEPS)[0]["fire"].sum()
+            > 0
+        )
+    for other in (Viewed(dilation=2), Viewed(gain=3.0), Viewed(pool=nn.AvgPool2d)):
+        for refuse in (
+            lambda other=other: simulate(program, x=x, network=other, overwrite=True),
+            lambda other=other: report(folder, network=other, x=x),
+        ):
+            with pytest.raises(SpikeportError, match="compiled from another network"):
+                refuse()
+
+
+def test_a_model_that_no_other_process_can_make_is_told(tmp_path):
+    class Local(nn.Sequential):
+        pass
+
+    x = np.concatenate([samples(seed) for seed in range(7)])
+    folder = exported(Local(*theirs()), tmp_path, x, STEPS)
+    program = LoihiProgram.load(folder / "loihi/program.npz")
+    model = own_model(Local(*theirs()).eval(), x.shape, program)
+    model.kind = Local
+    with pytest.raises(SpikeportError, match="cannot be sent to other processes .*define what it needs in a module"):
+        against_float(model, program, x, processes=2)
+
+
+def test_the_program_of_a_run_takes_the_runs_network_alone(tmp_path, tiny):
+    run = train(tiny(width=0.125, v_threshold=0.3), tmp_path / "run")
+    compile(run.path)
+    (tmp_path / "moved").mkdir()
+    shutil.copytree(run.path / "loihi", tmp_path / "moved/loihi")
+    x, _ = run.samples(3)
+    program = tmp_path / "moved/loihi/program.npz"
+    simulate(program, x=x, network=run.model())
+    assert report(tmp_path / "moved", network=run.model(), x=x).content["totals"]["training"]["acs"] > 0
+    other = run.model()
+    with torch.no_grad():
+        next(other.parameters()).mul_(1.7)
+    with pytest.raises(SpikeportError, match="compiled from another network"):
+        simulate(program, x=x, network=other, overwrite=True)
+
+
+def test_a_certificate_of_another_network_is_not_shown(tmp_path):
+    x = samples()
+    folder = exported(twin(), tmp_path, x)
+    assert report(folder, network=twin(), x=x).content["certificates"]
+    to_nir(twin(v_threshold=0.3), folder / "nir/model.nir", x, overwrite=True)
+    assert report(folder, network=twin(), x=x, overwrite=True).content["certificates"] == {}
+
+
+def test_a_cnn_of_other_layers_is_no_twin(tmp_path):
+    x = samples()
+    folder = exported(twin(), tmp_path, x)
+    for other, name in (
+        (nn.Sequential(nn.Conv2d(2, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 36, 3)), "0"),
+        (nn.Sequential(nn.Identity(), nn.Identity(), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 64, 3)), "4"),
+    ):
+        with pytest.raises(SpikeportError, match=f"no twin: its layer {name} is Linear|its layer {name} is Conv2d"):
+            report(folder, other, network=twin(), x=x)
+
+
+def test_records_of_other_classes_are_refused(tmp_path):
+    x, labels = samples(), np.arange(COUNT) % 3
+    folder = exported(twin(), tmp_path, x, labels=labels)
+    record = SpikeRecord.load(folder / "loihi/fixed.npz")
+    replace(record, engine="lava", labels=labels[::-1].copy()).save(folder / "loihi/lava.npz")
+    with pytest.raises(SpikeportError, match="other classes for the same samples"):
+        report(folder, network=twin(), x=x)
 
 
 def test_a_twin_of_ones_own_stands_beside_its_cnn(tmp_path):
@@ -197,8 +292,8 @@ def test_what_is_another_network_or_other_samples_is_refused_and_nothing_written
         next(trained_on.parameters()).add_(0.1)
     own = {"network": twin(), "x": x}
     for match, arguments in (
-        ("the program was compiled from other weights", own | {"network": trained_on}),
-        ("the program was compiled from other weights", own | {"network": twin(v_threshold=0.3)}),
+        ("the program was compiled from another network", own | {"network": trained_on}),
+        ("the program was compiled from another network", own | {"network": twin(v_threshold=0.3)}),
         ("Sequential has no spiking neurons", own | {"network": cnn()}),
         ("the fixed record is of other samples than the first 6 given", own | {"x": samples(1)}),
         ("4 samples; the fixed record is of 6: give all of them", own | {"x": x[:4]}),
@@ -208,7 +303,7 @@ def test_what_is_another_network_or_other_samples_is_refused_and_nothing_written
         ("Sequential is an SNN; give its CNN twin", own | {"against": theirs()}),
         ("is an SNN; give its CNN twin", own | {"against": twin()}),
         ("a model is counted on its twin's samples", {"against": cnn()}),
-        ("its layer conv is none of the SNN's", own | {"against": nn.Sequential()}),
+        ("its layer conv is Conv2d of .*the SNN's is not there", own | {"against": nn.Sequential()}),
         ("the cross-check runs other tools on the model; give the run", own | {"check": True}),
     ):
         if "conv" in match:
