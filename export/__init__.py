@@ -10,18 +10,17 @@ import torch
 from torch import nn
 
 from spikeport.core.arrays import as_array
-from spikeport.core.computed_weights import make_plain
 from spikeport.core.data import load_dataset
 from spikeport.core.errors import SpikeportError
 from spikeport.core.files import refuse_existing, replacing
 from spikeport.core.functional import whole_steps
 from spikeport.core.neurons import LIF
 from spikeport.core.runs import Run, load_run
-from spikeport.core.tracing import copied, trace_module
+from spikeport.core.tracing import trace_module
 from spikeport.export.foreign import adopted
 from spikeport.export.nir_graph import Metadata, build_nir, read_nir, signed, write_nir
 from spikeport.export.onnx_model import export_onnx, int8_path, quantise
-from spikeport.export.trace import require_finite, takes_held, trace
+from spikeport.export.trace import deployed, takes_held, trace
 from spikeport.export.verify import (
     CERTIFICATE_FILE,
     Certificate,
@@ -171,9 +170,7 @@ def _opened(
     if isinstance(network, nn.Module):
         if path is None or samples is None:
             raise SpikeportError("exporting a model that is no run needs both a path and samples")
-        model = make_plain(copied(network).eval())
-        require_finite(model)
-        return model.cpu(), _finite(samples), Path(path), None
+        return deployed(network), _finite(samples), Path(path), None
     if not isinstance(network, Run) and Path(network).is_file():
         raise SpikeportError(
             f"{network} is a file; `spikeport export` turns a run folder or pkg.module:factory into nir or onnx, "

@@ -15,12 +15,12 @@ from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
-from spikeport.core.computed_weights import compute
+from spikeport.core.computed_weights import compute, make_plain
 from spikeport.core.diagnosis import first_not_finite
 from spikeport.core.errors import SpikeportError
 from spikeport.core.geometry import Shape
 from spikeport.core.neurons import LIF, HoldTime, TimeMean
-from spikeport.core.tracing import trace_module
+from spikeport.core.tracing import copied, trace_module
 from spikeport.export import expressions as ex
 from spikeport.export import functions
 from spikeport.export.signals import Input, Neuron, Node, Signal, map_shape, whole
@@ -61,6 +61,17 @@ def trace(model: nn.Module, input_shape: tuple[int, ...], graph: fx.Graph | None
     require_finite(model)
     with torch.no_grad():
         return rewrite(model, trace_module(model).graph if graph is None else graph, input_shape)
+
+
+def deployed(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode, on the CPU, whose weights are what they are now, however they are computed.
+
+    Raises:
+        SpikeportError: see ``require_finite``.
+    """
+    model = make_plain(copied(model).eval())
+    require_finite(model)
+    return model.cpu()
 
 
 def require_finite(model: nn.Module) -> None:

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from spikeport.core.arrays import as_array
-from spikeport.core.computed_weights import make_plain
 from spikeport.core.errors import SpikeportError
 from spikeport.core.neurons import LIF
 from spikeport.core.runs import Run
-from spikeport.core.tracing import copied
 from spikeport.export.foreign import is_foreign
+from spikeport.export.trace import deployed
 from spikeport.targets.loihi import LoihiProgram
 from spikeport.targets.loihi.against_float import in_precision, own_model
 from spikeport.targets.record import SpikeRecord, may_be_of
@@ -123,7 +122,7 @@ def own_cnn(model: nn.Module, snn: Network, program: LoihiProgram) -> Network:
         raise SpikeportError(f"--against: {type(model).__name__} is an SNN; give its CNN twin")
     if not program.held:
         raise SpikeportError("--against: a CNN takes one image; this program's input changes from step to step")
-    model = make_plain(copied(model).eval()).cpu()
+    model = deployed(model)
     return Network(model, torch.from_numpy(in_precision(snn.x[:1].numpy(), model)))
 
 

@@ -89,11 +89,11 @@ def report(
     """
     if seconds is not None and not 0 < seconds < math.inf:
         raise SpikeportError(f"an inference of {seconds} s; give a finite number of seconds above 0")
-    if engine is not None and isinstance(source, (str, Path)) and Path(source).is_file():
-        raise SpikeportError(f"{source} is one record; leave the engine out")
     if (network is None) != (x is None):
         raise SpikeportError("a network of your own and the samples that were simulated: give both, or neither")
     run, folder, single = _opened(source)
+    if single and engine is not None:
+        raise SpikeportError(f"{single} is one record; leave the engine out")
     if run is not None and network is not None:
         raise SpikeportError(f"{run.path} is a run, which has its network; leave the other out")
     program_file = single.with_name(Path(LoihiTarget.file).name) if single else folder / LoihiTarget.file

@@ -8,17 +8,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from spikeport.core.computed_weights import make_plain
 from spikeport.core.errors import SpikeportError
 from spikeport.core.neurons import LIF
 from spikeport.core.processes import check_processes
 from spikeport.core.progress import Progress, silent
 from spikeport.core.runs import WEIGHTS_FILE, Run
-from spikeport.core.tracing import copied
 from spikeport.export.foreign import adopted, is_sequence
 from spikeport.export.nir_graph import Metadata, build_nir, graph_digest
 from spikeport.export.signals import Node
-from spikeport.export.trace import Traced, trace
+from spikeport.export.trace import Traced, deployed, trace
 from spikeport.export.verify import assembled, observe, of_other_weights
 from spikeport.targets.loihi.fixed import simulate_fixed
 from spikeport.targets.loihi.processes import in_parts
@@ -69,7 +67,7 @@ def own_model(model: nn.Module, shape: tuple[int, ...], program: LoihiProgram) -
     Raises:
         SpikeportError: another model.
     """
-    found = adopted(make_plain(copied(model).eval()).cpu(), shape, program.time_steps)
+    found = adopted(deployed(model), shape, program.time_steps)
     name = type(model).__name__
     if not any(isinstance(m, LIF) for m in found.modules()):
         raise SpikeportError(f"{name} has no spiking neurons; give the SNN that was exported")

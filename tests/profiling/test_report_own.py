@@ -295,6 +295,7 @@ def test_what_is_another_network_or_other_samples_is_refused_and_nothing_written
         ("the program was compiled from another network", own | {"network": trained_on}),
         ("the program was compiled from another network", own | {"network": twin(v_threshold=0.3)}),
         ("Sequential has no spiking neurons", own | {"network": cnn()}),
+        ("has no values yet", own | {"network": twin().to("meta")}),
         ("the fixed record is of other samples than the first 6 given", own | {"x": samples(1)}),
         ("4 samples; the fixed record is of 6: give all of them", own | {"x": x[:4]}),
         (r"the samples have shape \[2\]; give those that were simulated", own | {"x": x[0, :, 0, 0]}),
