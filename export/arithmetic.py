@@ -55,7 +55,7 @@ def _constant(value: Any) -> Tensor:
     return ex.exact(torch.as_tensor(value, dtype=None if isinstance(value, Tensor) else torch.float64))
 
 
-def _conv2d(
+def conv2d(
     where: str, x: Signal, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,
     dilation: Any = 1, groups: int = 1,
 ) -> Signal:  # fmt: skip
@@ -68,7 +68,7 @@ def _conv2d(
     return ex.convolve(x, weight, offset, strides, before, dilations, groups, where)
 
 
-def _linear(where: str, x: Signal, weight: Tensor, bias: Tensor | None = None) -> Signal:
+def linear(where: str, x: Signal, weight: Tensor, bias: Tensor | None = None) -> Signal:
     if not x.flat:
         raise SpikeportError(f"{where}: a linear layer on maps; flatten them first")
     weight = ex.exact(weight)
@@ -97,6 +97,6 @@ RULES: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys(("mul", "multiply"), _mul),
     **dict.fromkeys(("div", "divide", "truediv", "true_divide"), _div),
     **dict.fromkeys(("neg", "negative"), _neg),
-    F.conv2d: _conv2d,
-    F.linear: _linear,
+    F.conv2d: conv2d,
+    F.linear: linear,
 }

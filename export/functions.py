@@ -97,7 +97,7 @@ def _cat(where: str, tensors: Any, dim: int = 0) -> Signal:
     return ex.concat(tensors, where)
 
 
-def _flatten(where: str, x: Any, start_dim: int = 0, end_dim: int = -1) -> Signal:
+def flatten(where: str, x: Any, start_dim: int = 0, end_dim: int = -1) -> Signal:
     axes = len(shape(x))
     flattened = (start_dim % axes, end_dim % axes)
     if isinstance(x, Grouped) and flattened == (1, 2):
@@ -206,7 +206,7 @@ def _of_every_axis(keys: tuple[Any, ...], axes: int) -> tuple[Any, ...]:
     return (*keys[:at], *[slice(None)] * (axes - at - len(rest)), *rest)
 
 
-def _pad(where: str, x: Signal, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Signal:
+def pad(where: str, x: Signal, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Signal:
     left, right, top, bottom, front, back, *batch = (*pad, *[0] * (6 - len(pad)))
     channels = np.arange(-front, x.shape[0] + back)
     smallest = min(len(channels), x.shape[1] + top + bottom, x.shape[2] + left + right)
@@ -220,7 +220,7 @@ def _pad(where: str, x: Signal, pad: Sequence[int], mode: str = "constant", valu
     return ex.padded(x, (top, left), (bottom, right), where)
 
 
-def _max_pool(
+def max_pool(
     where: str, x: Signal, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
     ceil_mode: bool = False, return_indices: bool = False,
 ) -> Signal:  # fmt: skip
@@ -234,7 +234,7 @@ def _max_pool(
     return ex.or_pool(x, kernel, strides, around, where)
 
 
-def _avg_pool(
+def avg_pool(
     where: str, x: Signal, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
     count_include_pad: bool = True, divisor_override: int | None = None,
 ) -> Signal:  # fmt: skip
@@ -254,7 +254,7 @@ def _avg_pool(
     return ex.pool(x, *geometry, where)
 
 
-def _adaptive_pool(where: str, x: Signal, output_size: Any) -> Signal:
+def adaptive_avg_pool(where: str, x: Signal, output_size: Any) -> Signal:
     wanted = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * 2
     size = tuple(have if want is None else want for want, have in zip(wanted, x.shape[1:], strict=True))
     if any(have % want for want, have in zip(size, x.shape[1:], strict=True)):
@@ -337,7 +337,7 @@ RULES: dict[Any, Callable[..., Any]] = {
     torch.cat: _cat,
     torch.concat: _cat,
     **arithmetic.RULES,
-    "flatten": _flatten,
+    "flatten": flatten,
     "view": _reshape,
     "reshape": _reshape,
     "transpose": _transpose,
@@ -352,18 +352,18 @@ RULES: dict[Any, Callable[..., Any]] = {
     operator.getitem: _getitem,
     "size": _size,
     getattr: _attribute,
-    "pad": _pad,
-    F.max_pool2d: _max_pool,
-    F.avg_pool2d: _avg_pool,
-    F.adaptive_avg_pool2d: _adaptive_pool,
+    "pad": pad,
+    F.max_pool2d: max_pool,
+    F.avg_pool2d: avg_pool,
+    F.adaptive_avg_pool2d: adaptive_avg_pool,
     "mean": _mean,
     "sum": _sum,
     "channel_shuffle": lambda where, x, groups: channel_shuffle(x, groups),
 }
 #: Those that take channels in groups; every other would have to know how they lie.
-OF_GROUPS = {_flatten, _reshape, _unflatten, _transpose, _permute, _same, _dropout, _size, _attribute}
+OF_GROUPS = {flatten, _reshape, _unflatten, _transpose, _permute, _same, _dropout, _size, _attribute}
 #: Those that take maps without rows or columns.
-OF_LINES = {_flatten, _reshape, _mean, _sum, _squeeze, _same, _dropout, _size, _attribute}
+OF_LINES = {flatten, _reshape, _mean, _sum, _squeeze, _same, _dropout, _size, _attribute}
 
 #: What else torch calls arguments of these functions -> the rules' own name; the tensor itself they take first.
 NAMES = {

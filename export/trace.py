@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import fx, nn
-from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
@@ -21,8 +20,8 @@ from spikeport.core.errors import SpikeportError
 from spikeport.core.geometry import Shape
 from spikeport.core.neurons import LIF, HoldTime, TimeMean
 from spikeport.core.tracing import copied, trace_module
+from spikeport.export import arithmetic, functions
 from spikeport.export import expressions as ex
-from spikeport.export import functions
 from spikeport.export.signals import Input, Neuron, Node, Signal, map_shape, whole
 
 
@@ -260,11 +259,11 @@ def _conv(module: nn.Conv2d, x: Signal, name: str) -> Signal:
     if module.padding_mode != "zeros":
         raise SpikeportError(f"{name}: padding_mode {module.padding_mode!r} has no exact form; use zeros")
     options = (module.stride, module.padding, module.dilation, module.groups)
-    return functions.RULES[F.conv2d](name, x, module.weight, module.bias, *options)
+    return arithmetic.conv2d(name, x, module.weight, module.bias, *options)
 
 
 def _linear(module: nn.Linear, x: Signal, name: str) -> Signal:
-    return functions.RULES[F.linear](name, x, module.weight, module.bias)
+    return arithmetic.linear(name, x, module.weight, module.bias)
 
 
 def _batch_norm(module: nn.BatchNorm2d | nn.BatchNorm1d, x: Signal, name: str) -> Signal:
@@ -280,13 +279,13 @@ def _batch_norm(module: nn.BatchNorm2d | nn.BatchNorm1d, x: Signal, name: str) -
 
 
 def _max_pool(module: nn.MaxPool2d, x: Signal, name: str) -> Signal:
-    return functions.RULES[F.max_pool2d](
+    return functions.max_pool(
         name, x, module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode
     )
 
 
 def _avg_pool(module: nn.AvgPool2d, x: Signal, name: str) -> Signal:
-    return functions.RULES[F.avg_pool2d](
+    return functions.avg_pool(
         name,
         x,
         module.kernel_size,
@@ -310,15 +309,15 @@ def _voting(module: nn.AvgPool1d, x: Signal, name: str) -> Signal:
 
 
 def _adaptive_pool(module: nn.AdaptiveAvgPool2d, x: Signal, name: str) -> Signal:
-    return functions.RULES[F.adaptive_avg_pool2d](name, x, module.output_size)
+    return functions.adaptive_avg_pool(name, x, module.output_size)
 
 
 def _flatten(module: nn.Flatten, x: Signal, name: str) -> Signal:
-    return functions.RULES["flatten"](name, x, module.start_dim, module.end_dim)
+    return functions.flatten(name, x, module.start_dim, module.end_dim)
 
 
 def _pad(module: nn.ConstantPad2d, x: Signal, name: str) -> Signal:
-    return functions.RULES["pad"](name, x, module.padding, value=module.value)
+    return functions.pad(name, x, module.padding, value=module.value)
 
 
 def _shuffle(module: nn.ChannelShuffle, x: Signal, name: str) -> Signal:
