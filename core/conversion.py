@@ -13,7 +13,7 @@ from spikeport.core.errors import SpikeportError
 from spikeport.core.in_place import called
 from spikeport.core.models.twin import Twin
 from spikeport.core.neurons import LIF, HoldTime, TimeMean
-from spikeport.core.tracing import Names, replace_call, trace_module
+from spikeport.core.tracing import Names, inside, replace_call, trace_module
 
 _RELUS = (torch.relu, F.relu, F.relu6, "relu")
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -228,8 +228,9 @@ def _require_samples_apart(node: fx.Node) -> None:
         return
     if along:
         raise SpikeportError(
-            f"{node.name}: {name}() works along dimension 0, where the samples lie, each at every time step behind a "
-            "neuron; do it before the first neurons"
+            f"{inside(node)}{node.name}: {name}() works along dimension 0, where the samples lie, each at every time "
+            "step behind a neuron; do it before the first neurons (a network that repeats its input and joins its "
+            "outputs over time: give it for one step, without either)"
         )
 
 

@@ -1,8 +1,11 @@
 """A model as a graph of its layers, by torch.fx, and what changes such graphs."""
 
 import copy
+import re
+import traceback
 from collections.abc import Callable, Collection
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -60,9 +63,25 @@ def trace_module(model: nn.Module, leaves: tuple[type[nn.Module], ...] = ()) -> 
     except SpikeportError:
         raise
     except Exception as error:  # fx lets anything the model's code raises pass
+        remedy = "run it once in PyTorch, where it may fail too"
+        if re.search("Proxy|symbolic", str(error)):
+            remedy = "its forward must do the same for every input: no if, no loop and no check that asks a tensor"
         raise SpikeportError(
-            f"{type(model).__name__} cannot be traced ({reason(error)}); its forward must not depend on the data"
+            f"{type(model).__name__} cannot be traced ({reason(error)}{_at(error)}); {remedy}"
         ) from error
+
+
+def _at(error: Exception) -> str:
+    """The innermost line of the user's code that an error came from."""
+    ours = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(ours)]
+    return f", at {Path(frames[-1].filename).name}:{frames[-1].lineno}: `{frames[-1].line}`" if frames else ""
+
+
+def inside(node: fx.Node) -> str:
+    """How an error about a call begins: with the module whose forward it is in, unless that is the model's own."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    return f"in {stack[-1][0]} ({stack[-1][1].__name__}), " if stack else ""
 
 
 def _require_one_for_both_modes(training: fx.Graph, evaluation: fx.Graph) -> None:

@@ -46,7 +46,10 @@ def _scaled(where: str, x: Any, factor: Any, shift: Any) -> Signal:
     if not isinstance(x, Signal):
         raise TypeError
     if isinstance(factor, Signal):
-        raise SpikeportError(f"{where}: multiplies two tensors of the network; only constants have an exact form")
+        raise SpikeportError(
+            f"{where}: multiplies two tensors of the network; only constants have an exact form: add them, or "
+            "concatenate (a residual by AND or IAND: by ADD)"
+        )
     return ex.scale_shift(x, _of_each_channel(where, factor, x), _of_each_channel(where, shift, x), where)
 
 

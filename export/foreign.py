@@ -51,6 +51,12 @@ def _is_neuron(module: nn.Module) -> bool:
     return any("neuron" in kind.__module__ for kind in type(module).__mro__)
 
 
+def _rule(module: nn.Module) -> Callable[[str, Any, int], LIF] | None:
+    """How a neuron becomes ours; None where it has no rule, as one derived from it, which may do something else."""
+    package = type(module).__module__.partition(".")[0]
+    return NEURONS.get((package, type(module).__name__))
+
+
 def adopted(model: nn.Module, shape: Sequence[int], time_steps: int | None) -> nn.Module:
     """A model of ours itself; one of another framework in our layers, for samples of ``shape``.
 
@@ -67,7 +73,8 @@ def adopted(model: nn.Module, shape: Sequence[int], time_steps: int | None) -> n
     changes = is_sequence(shape)
     if changes and shape[0] != time_steps:
         raise SpikeportError(
-            f"samples of shape {list(shape)}: [T, N, ...] with {shape[0]} steps, asked for {time_steps}"
+            f"samples of shape {list(shape)}: [T, N, ...] with {shape[0]} steps, asked for {time_steps} (images of one "
+            "channel are [N, 1, H, W])"
         )
     return adopt(model, time_steps, not changes)
 
@@ -93,6 +100,8 @@ def adopt(model: nn.Module, time_steps: int, constant_input: bool = True) -> nn.
     """
     time_steps = whole_steps(time_steps)
     model = _one_step(model)
+    if owner(model) is not None:
+        raise SpikeportError(f"{type(model).__name__}: a layer alone is no network; put it into nn.Sequential")
     leaves = tuple({type(m) for m in model.modules() if owner(m) is not None})
     graph = trace_module(model, leaves)
     _refuse_shared(graph)
@@ -131,10 +140,10 @@ def _refuse_shared(graph: fx.GraphModule) -> None:
     used: set[str] = set()
     for name in (str(node.target) for node in graph.graph.nodes if node.op == "call_module"):
         module = graph.get_submodule(name)
-        if (owner(module), type(module).__name__) in NEURONS and name in used:
+        if _rule(module) is not None and name in used:
             raise SpikeportError(
-                f"{name} ({type(module).__name__}): is used twice in one step and shares its membrane; use a neuron of "
-                "its own at each place, and give the network of one time step, without its loop over time"
+                f"{name} ({type(module).__name__}): is used twice in one step and shares its membrane; give the "
+                "network of one time step, without its loop over time, and with a neuron of its own at each place"
             )
         used.add(name)
 
@@ -144,7 +153,7 @@ def _ours(name: str, module: nn.Module, time_steps: int) -> nn.Module | None:
     if package is None:
         return None
     kind = type(module).__name__
-    rule = NEURONS.get((package, kind))
+    rule = _rule(module)
     if rule is not None:
         return rule(name, module, time_steps)
     if package == "spikingjelly" and kind in _SAME:
@@ -156,7 +165,9 @@ def _ours(name: str, module: nn.Module, time_steps: int) -> nn.Module | None:
     known = [k for p, k in NEURONS if p == package]
     if not _is_neuron(module):
         known = [*_SAME, *_NOTHING, *_CONTAINERS, "VotingLayer"]
-    raise SpikeportError(f"{name} ({package} {kind}): has no exact form here; known: {', '.join(known)}")
+    place = type(module).__module__
+    derived = "" if place.startswith(package) else f", {package}'s own; this one is defined in {place}"
+    raise SpikeportError(f"{name} ({package} {kind}): has no exact form here; known: {', '.join(known)}{derived}")
 
 
 def _plain(module: nn.Module) -> nn.Module:
@@ -283,7 +294,7 @@ def owner_forward(model: nn.Module, x: np.ndarray, time_steps: int) -> tuple[dic
         return hook
 
     for name, module in model.named_modules():
-        if (owner(module), type(module).__name__) in NEURONS:
+        if _rule(module) is not None:
             module.register_forward_hook(keep(name))
     outputs = []
     with torch.no_grad(), quiet("torch._library.triton"):

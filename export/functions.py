@@ -186,7 +186,10 @@ def _getitem(where: str, x: Any, key: Any) -> Any:
         if rows and columns:
             part = ex.placed(ex.select(x, np.arange(x.shape[0])[keys[1]]), rows, columns, where)
             return _without_axes(part, sum(isinstance(k, int) for k in maps))
-    raise SpikeportError(f"{where}: indexes {key}; only slices of channels, rows and columns have an exact form")
+    raise SpikeportError(
+        f"{where}: indexes {key}; only slices of channels, rows and columns have an exact form (what picks a time "
+        "step: give the network of one step)"
+    )
 
 
 def _places(length: int, key: slice | int) -> range:

@@ -19,7 +19,7 @@ from spikeport.core.diagnosis import first_not_finite
 from spikeport.core.errors import SpikeportError
 from spikeport.core.geometry import Shape
 from spikeport.core.neurons import LIF, HoldTime, TimeMean
-from spikeport.core.tracing import copied, trace_module
+from spikeport.core.tracing import copied, inside, trace_module
 from spikeport.export import arithmetic, functions
 from spikeport.export import expressions as ex
 from spikeport.export.signals import Input, Neuron, Node, Signal, map_shape, whole
@@ -70,7 +70,8 @@ def deployed(model: nn.Module) -> nn.Module:
     """
     model = make_plain(copied(model).eval())
     require_finite(model)
-    return model.cpu()
+    # Half precision is too coarse for sums of spikes; its weights are what they are in float32 too.
+    return model.cpu()._apply(lambda t: t.float() if t.dtype in (torch.float16, torch.bfloat16) else t)
 
 
 def require_finite(model: nn.Module) -> None:
@@ -128,7 +129,10 @@ class _Rewriter:
             elif node.op == "call_module":
                 values[node] = self.call_module(node, [*args, *kwargs.values()])
             else:
-                values[node] = functions.apply(node, args, kwargs)
+                try:
+                    values[node] = functions.apply(node, args, kwargs)
+                except SpikeportError as error:
+                    raise SpikeportError(f"{inside(node)}{error}") from None
         return self.finish(output, node in self.averaged)
 
     def constant(self, name: str, graph: fx.Graph) -> Any:

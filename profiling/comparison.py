@@ -176,13 +176,13 @@ def _operations(
     macs = chip_macs = float(sum(dense_operations(program, [s]) * times[s.name] for s in analog))
     acs: dict[str, float] = {}
     graded: dict[str, float] = {}
-    if trained:
+    if case.training is not None:
         # Neurons whose spikes reach others, but not through sums alone: training has no such operations.
         found = [c.acs for c in trained if c.kind != "LIF" or c.acs.any() or not c.spikes.any()]
         if found:
             acs[TRAINING] = case.mean(found)
-        macs = case.mean(c.macs for c in trained)
-        if alike:  # images that hold spikes are additions in every witness
+        macs = case.mean(c.macs for c in trained)  # none where the input enters neurons as it is
+        if alike and trained:  # images that hold spikes are additions in every witness
             chip_macs = macs
     for engine, record in case.records.items():
         events = {s.name: record.events[s.name] for s in synapses if not s.host}
@@ -261,6 +261,8 @@ def _note(
         )
         notes.append(f"{'spikes as' if program.takes_spikes else 'analog'} input: {charged}")
         notes += [f"graded events, {engine}: {events:,.0f}" for engine, events in graded.items()]
+        if counts is None and not macs:
+            notes.append("training has no synapse here: the input enters its neurons as it is")
     elif graded:
         where = "the host multiplies the input's part once" if any(host) else "the chip the input's part alone"
         notes.append(f"takes the input beside spikes: training multiplies both at every step, {where}")

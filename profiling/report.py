@@ -126,7 +126,7 @@ def report(
     labels = None if snn is None or snn.labels is None else snn.labels[:samples]
     statistics = firing_statistics(training, labels) if training else {}
     subject = Subject(snn, cnn, folder, program, records, training, beside, rows, samples, sample)
-    checks = _cross_check(snn, cnn) if check else None
+    checks = _cross_check(snn, cnn, program) if check else None
     found = report_content(subject, energies, evens, statistics, checks, _fit(program_file))
     page = render(found, rows, _pictures(subject, energies, evens, statistics))
     with ExitStack() as together:  # all three or none
@@ -227,9 +227,13 @@ def _records(program: Path, single: Path | None, engine: str | None) -> tuple[Lo
     return LoihiProgram.load(program), {record.engine: record for record in found}
 
 
-def _cross_check(snn: Network | None, cnn: Network | None) -> list[dict[str, Any]]:
-    if snn is None or snn.run is None:
-        raise SpikeportError("the cross-check runs other tools on the model; give the run")
+def _cross_check(snn: Network | None, cnn: Network | None, program: LoihiProgram) -> list[dict[str, Any]]:
+    if snn is None:
+        raise SpikeportError("the cross-check runs other tools on the model; give the run, or the network")
+    if not program.held:
+        raise SpikeportError(
+            "the cross-check runs other tools on one image; this program's input changes from step to step"
+        )
     checks = cross_check(snn.model, snn.x[:1], "snn")
     if cnn is not None:
         checks += cross_check(cnn.model, cnn.x[:1], "cnn")

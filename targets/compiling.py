@@ -188,7 +188,7 @@ def readable(
 
 
 def check(
-    source: Path | str,
+    source: Path | str | nn.Module,
     target: str = "loihi",
     chip: str | None = None,
     time_steps: int | None = None,
@@ -196,10 +196,10 @@ def check(
     calibration: np.ndarray | None = None,
     **options: Any,
 ) -> Any:
-    """Whether a run or a NIR file fits the target: every layer and limit, before anything is compiled.
+    """Whether a run, a NIR file or a model fits the target: every layer and limit, before anything is compiled.
 
     Args:
-        time_steps, dt, calibration: as of ``compile``.
+        time_steps, dt, calibration: as of ``compile``; of a model, time_steps and samples as of ``compile_model``.
         options: the target's own (Loihi: ``input_mode``, see ``compile``).
 
     Returns:
@@ -212,6 +212,13 @@ def check(
     found: Any = find_target(target)
     if calibration is not None:
         calibration = as_array(calibration, "the calibration samples")
+    if isinstance(source, nn.Module):
+        if calibration is None:
+            raise SpikeportError(f"{type(source).__name__}: a model that is no run needs samples (--calibration X.npy)")
+        with TemporaryDirectory() as scratch:
+            file = Path(scratch) / NIR_FILE
+            to_nir(source, file, calibration, time_steps=time_steps)
+            return check(file, target, chip, calibration=calibration, **options)
     with nir_file(source) as file:
         graph = _graph(source, file, time_steps, dt, calibration)
         return found.check(graph, chip, calibration, **options)

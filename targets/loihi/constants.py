@@ -38,7 +38,8 @@ class Constants:
         [C].
 
         At tau = 1 that is the network's v. On the chip dv ends at 4095 of 4096, so 1/4096 of v stays, cut off towards
-        zero: nothing of less than 64 weight steps, and less than 32 steps of the most that v can hold.
+        zero: nothing of less than 64 weight steps, and less than 32 steps of the most that v can hold. Above 64, a
+        membrane of the next step that lies at the threshold's register fires though it should not.
         """
         return np.equal(self.loss_u, 1) & np.isin(self.loss_v, (0.0, 1.0))
 
@@ -104,7 +105,7 @@ def constants_of(name: str, node: Any, shape: Shape, dt: float, at_least: bool) 
         own = model_threshold(read("v_threshold")) - reset
         threshold = np.minimum(threshold, own * (1 - 2.0**-25))
     if np.any(threshold <= 0):
-        raise SpikeportError(f"{name}: its threshold is not above its reset")
+        raise SpikeportError(f"{name}: its threshold is not above its reset; raise it")
     if isinstance(node, nir.IF):
         return Constants(gain=r * dt, threshold=threshold)
     leak = read("v_leak") - reset

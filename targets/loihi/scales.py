@@ -48,7 +48,9 @@ def largest_scale(
     most = 0.0 if host is None else host
     bias_top = float(np.max(np.abs(bias) + most))
     if top == 0 and not np.any(most):
-        raise SpikeportError(f"{name}: all of its weights are zero, so it has no scale; remove the layer")
+        raise SpikeportError(
+            f"{name}: all of its weights are zero, so it has no scale; leave it out, and the layer that feeds it"
+        )
     scale = loihi.WEIGHT_MAX / top if top else np.inf
     if threshold is not None:
         scale = min(scale, loihi.VTH_MAX / float(np.max(threshold)))

@@ -58,6 +58,8 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_a_factory_goes_to_loihi_and_onnx(folder, works):
+    assert "mynets:vgg on Loihi 2" in works("check", "mynets:vgg", "--calibration", "x.npy", "--time-steps", "4")
+    assert not (folder / "nir").exists()
     options = ("--calibration", "x.npy", "--time-steps", "4", "--input-shape", "1,8,8", "--out", "exported")
     command = [sys.executable, "-m", "spikeport", "export", "mynets:vgg", "--target", "loihi", *options]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -73,6 +75,18 @@ def test_a_factory_goes_to_loihi_and_onnx(folder, works):
     assert (folder / "exported/report/index.html").exists()
     works("export", "mynets:cnn", "--target", "onnx", "--calibration", "x.npy", "--out", "cnn")
     assert (folder / "cnn/onnx/model.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (("mynets:vgg", "--time-steps", "4"), "Sequential: a model that is no run needs samples (--calibration X.npy)"),
+        (("mynets:vgg", "--dt", "1e-3"), "--dt belongs to foreign NIR files"),
+        (("other.nir", "--weights", "w.pt"), "--weights belongs to pkg.module:factory, not to other.nir"),
+    ],
+)
+def test_what_a_check_of_a_factory_lacks_is_named(folder, refused, extra, message):
+    assert message in refused("check", *extra)
 
 
 def test_a_report_of_a_network_of_ones_own_with_its_cnn(folder, works, refused):

@@ -17,12 +17,14 @@ from snntorch.export_nir import export_to_nir
 from spikingjelly.activation_based import functional, layer, neuron, surrogate
 from torch import nn
 
+from spikeport import report
 from spikeport.core import SpikeportError
 from spikeport.export import read_nir, to_nir
 from spikeport.export.foreign import adopt, is_foreign, owner_forward
 from spikeport.export.interpreter import interpret
 from spikeport.export.nir_foreign import with_metadata
 from spikeport.export.trace import trace
+from spikeport.targets import compile_model, simulate
 from spikeport.targets.loihi.compile import compile
 from spikeport.targets.loihi.fixed import simulate_fixed
 
@@ -244,6 +246,10 @@ def test_weights_come_along_and_the_model_is_untouched():
         ),
         (layer.ThresholdDependentBatchNorm2d(1.0, 1.0, 6), r"BatchNorm2d.: has no exact form here; known: Conv2d"),
         (type("Own", (neuron.LIFNode,), {})(), r"middle .spikingjelly Own.: has no exact form here; known: LIFNode"),
+        (
+            type("LIFNode", (neuron.LIFNode,), {"single_step_forward": lambda self, x: x.clamp(max=2.0)})(),
+            r"middle .spikingjelly LIFNode.: has no exact form here; known: .*, spikingjelly's own; .*test_foreign",
+        ),
     ],
 )
 def test_what_spikingjelly_has_and_we_have_not_is_named(middle, message):
@@ -262,6 +268,18 @@ def test_what_spikingjelly_has_and_we_have_not_is_named(middle, message):
 def test_what_snntorch_has_and_we_have_not_is_named(options, message):
     model = nn.Sequential(nn.Linear(3, 2), snntorch.Leaky(beta=0.9, **options))
     with pytest.raises(SpikeportError, match=message):
+        adopt(model.eval(), 4)
+
+
+def test_a_neuron_derived_from_leaky_is_none_of_snntorchs():
+    class Leaky(snntorch.Leaky):
+        def forward(self, x, mem=None):
+            return super().forward(x.clamp(max=1.0))
+
+    model = nn.Sequential(nn.Linear(3, 2), Leaky(beta=0.9, reset_mechanism="zero", init_hidden=True))
+    with pytest.raises(
+        SpikeportError, match=r"1 .snntorch Leaky.: .* known: Leaky, snntorch's own; this one is defined"
+    ):
         adopt(model.eval(), 4)
 
 
@@ -482,7 +500,9 @@ def test_a_shared_neuron_a_sliced_batch_an_unreset_model_and_odd_steps_are_named
     used(torch.from_numpy(samples()))
     for message, model, steps in (
         (r"l \(LIFNode\): is used twice in one step", Joined(lambda net, a: net.l(net.d(a))), 3),
-        ("indexes 0; only slices of channels", Joined(lambda net, a: a[0]), 3),
+        ("indexes 0; only slices of channels.* give the network of one step", Joined(lambda net, a: a[0]), 3),
+        (r"mean\(\) works along dimension 0.*give it for one step", Joined(lambda net, a: a.mean(0)), 3),
+        ("LIFNode: a layer alone is no network; put it into nn.Sequential", neuron.LIFNode(), 3),
         ("unsqueeze: adds or repeats an axis", Joined(lambda net, a: a.unsqueeze(0).repeat(3, 1, 1, 1, 1)), 3),
         ("reset it first: spikingjelly", used, 3),
         ("time_steps is -3", Joined(lambda net, a: a), -3),
@@ -492,6 +512,19 @@ def test_a_shared_neuron_a_sliced_batch_an_unreset_model_and_odd_steps_are_named
             to_nir(model, tmp_path / "m.nir", samples(), time_steps=steps)
     functional.reset_net(used)
     assert to_nir(used, tmp_path / "m.nir", samples(), time_steps=np.int64(3)).passed
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_what_its_weights_are_in_float32(tmp_path, dtype):
+    model = Joined(lambda net, a: net.m(net.d(a))).to(dtype).eval()
+    compile_model(model, tmp_path, samples(), time_steps=4)
+    record = simulate(tmp_path / "loihi/program.npz", x=samples(), network=model)
+    fired = {layer["layer"]: layer["float_spikes"] for layer in record.details["against_float"]["layers"]}
+    spikes, _ = owner_forward(model, samples(), 4)
+    assert fired == {name: s.sum() for name, s in spikes.items()}
+    assert min(fired.values()) > 0
+    assert report(tmp_path, network=model, x=samples()).content["totals"]["training"]["acs"] > 0
+    assert next(model.parameters()).dtype == dtype
 
 
 def test_padding_in_words_is_read_where_it_is_exact():

@@ -214,7 +214,10 @@ NOTHING = does(lambda x: F.pad(x, (0, 0, 0, 0, 4, 0))[:, :4])
         (LIF(time_steps=2, v_threshold=1e-46), "middle: v_threshold 1e-46 is not above v_reset 0; raise it"),
         (LIF(time_steps=2, v_threshold=1 + 1e-9, v_reset=1.0), "middle: v_threshold 1 is not above v_reset 1; raise"),
         (LIF(time_steps=2, v_threshold=1e39), r"middle: v_threshold is 1e\+39, so none of its neurons fires"),
-        (does(lambda x: x * x), "mul: multiplies two tensors of the network; only constants have an exact form"),
+        (
+            does(lambda x: x * x),
+            r"^in middle \(Does\), mul: multiplies two tensors of the network; only constants have an exact form: add",
+        ),
         (does(lambda x: 1 / x), "truediv: divides by a tensor of the network; only constants"),
         (does(lambda x: x / 0), "truediv: multiplies by, or adds, a constant that is NaN or infinite"),
         (
@@ -341,7 +344,17 @@ def test_data_dependent_control_flow_is_refused():
         def forward(self, x):
             return super().forward(x) if x.sum() > 0 else super().forward(-x)
 
-    with pytest.raises(SpikeportError, match="Net cannot be traced"):
+    line = r"at test_rewriting.py:\d+: `return .* if x.sum\(\) > 0 .*`\); its forward must do the same for every input"
+    with pytest.raises(SpikeportError, match=f"Net cannot be traced .*{line}"):
+        trace(Net(nn.Identity()).eval(), (2, 8, 8))
+
+
+def test_a_model_that_fails_is_not_said_to_depend_on_its_data():
+    class Net(Chain):
+        def forward(self, x):
+            return super().forward(x).step_mode_of(self.nothing)
+
+    with pytest.raises(SpikeportError, match=r"no attribute 'nothing', at .*nothing\)`\); run it once in PyTorch"):
         trace(Net(nn.Identity()).eval(), (2, 8, 8))
 
 

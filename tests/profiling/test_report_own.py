@@ -82,6 +82,45 @@ def test_models_of_other_frameworks_are_counted_beside_their_engine(tmp_path, bu
     assert "SNN, counted in PyTorch" in page
 
 
+class Beside(nn.Module):
+    """Its neurons take the input itself beside a convolution of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fire = nn.Conv2d(2, 2, 3, padding=1), neuron.LIFNode(v_threshold=0.3)
+        self.head = nn.Linear(2 * 64, 3)
+
+    def forward(self, x):
+        return self.head(self.fire(self.conv(x) + x).flatten(1))
+
+
+def encoding(*first):
+    lif, out = neuron.LIFNode(v_threshold=0.3), neuron.LIFNode(v_threshold=0.1)
+    size = 2 * (64 if not first else 16)
+    return nn.Sequential(*first, lif, layer.Flatten(), layer.Linear(size, 6), out, layer.Linear(6, 3)).eval()
+
+
+@pytest.mark.parametrize("build", [theirs, encoding, lambda: encoding(layer.AvgPool2d(2)), Beside])
+def test_every_place_says_the_same_energy(tmp_path, build):
+    """Where the input enters neurons as it is the chip has a synapse, and training none."""
+    torch.manual_seed(0)
+    model = build().eval()
+    x = samples()
+    folder = exported(model, tmp_path, x, STEPS)
+    content = report(folder, network=model, x=x, check=True).content
+    assert {check["unexplained"] for check in content["cross_check"]} == {0}
+    for witness in ("training", "fixed"):
+        energy = content["energy"]["horowitz"]["nj"][witness]
+        assert energy == pytest.approx(content["totals"][witness]["energy_nj"])
+        assert energy == pytest.approx(sum(row["energy_nj"].get(witness, 0) for row in content["rows"]))
+        assert energy > 0
+    layers = content["energy"]["horowitz"]["layers"]["training"]
+    assert content["energy"]["horowitz"]["nj"]["training"] == pytest.approx(
+        sum(sum(c.values()) for c in layers.values())
+    )
+    assert content["totals"]["training"]["macs"] == content["summary"]["snn"]["macs"]
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_an_engine_is_held_against_the_model(tmp_path, processes):
     x, labels = samples(), np.arange(COUNT) % 3
@@ -280,6 +319,8 @@ def test_an_input_that_changes(tmp_path):
     content = report(folder, network=theirs(), x=events).content
     counts = count_operations(theirs(), torch.from_numpy(events), time_steps=STEPS)
     assert content["totals"]["training"]["acs"] == pytest.approx(counts.total("acs")) != 0
+    with pytest.raises(SpikeportError, match="the cross-check runs other tools on one image; this program's input"):
+        report(folder, network=theirs(), x=events, check=True, overwrite=True)
     with pytest.raises(SpikeportError, match="a CNN takes one image; this program's input changes"):
         report(folder, cnn(), network=theirs(), x=events, overwrite=True)
 
@@ -305,7 +346,6 @@ def test_what_is_another_network_or_other_samples_is_refused_and_nothing_written
         ("is an SNN; give its CNN twin", own | {"against": twin()}),
         ("a model is counted on its twin's samples", {"against": cnn()}),
         ("its layer conv is Conv2d of .*the SNN's is not there", own | {"against": nn.Sequential()}),
-        ("the cross-check runs other tools on the model; give the run", own | {"check": True}),
     ):
         if "conv" in match:
             arguments["against"].add_module("conv", nn.Conv2d(2, 4, 3))
