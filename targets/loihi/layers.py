@@ -1,5 +1,6 @@
 """A NIR graph as layers: populations with the synapses into them and one scale each, not yet rounded."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +47,11 @@ class Layer:
     scale: float
     host: np.ndarray | None = None
 
+    @property
+    def steps(self) -> int:
+        """The largest weight in integers."""
+        return max(int(torch.round(weight.detach().abs().max() * self.scale)) for weight in self.weights)
+
 
 @dataclass(frozen=True, eq=False)
 class Network:
@@ -76,7 +82,8 @@ def require_input_mode(input_mode: str) -> None:
 def layers(graph: nir.NIRGraph, calibration: np.ndarray | None = None, input_mode: str = "graded") -> Network:
     """The layers of a graph, their scales chosen. Arguments and errors as ``compile``.
 
-    The input has the largest range at which no spikes that enter a layer beside it round its weights away.
+    The input has the largest range at which the layers that take it keep half as many steps for their weights: both
+    share the room of a current, and what either loses in rounding is lost. Where none does, the smallest.
     """
     metadata = metadata_of(graph)
     require_input_mode(input_mode)
@@ -87,16 +94,27 @@ def layers(graph: nir.NIRGraph, calibration: np.ndarray | None = None, input_mod
     input_scale, input_max = input_range(metadata, calibration)
     bound = input_scale * input_max
     # A scale of 1 would say that the input is whole numbers.
-    for most in (input_max, *(n for n in INPUT_RANGES if input_max == INPUT_MAX and bound != n)):
-        try:
-            scale = input_scale if most == input_max else bound / most
-            return _layers(graph, metadata, scale, most, input_mode)
-        except CoarseInput as error:
-            refused = error
-    raise refused
+    *larger, smallest = [input_max, *(n for n in INPUT_RANGES if input_max == INPUT_MAX and bound != n)]
+    for most in larger:
+        with suppress(CoarseInput):
+            return _layers(graph, metadata, input_scale * (input_max / most), most, input_mode, balanced=True)
+    return _layers(graph, metadata, input_scale * (input_max / smallest), smallest, input_mode)
 
 
-def _layers(graph: nir.NIRGraph, metadata: Metadata, input_scale: float, input_max: int, input_mode: str) -> Network:
+def _layers(
+    graph: nir.NIRGraph,
+    metadata: Metadata,
+    input_scale: float,
+    input_max: int,
+    input_mode: str,
+    balanced: bool = False,
+) -> Network:
+    """``layers`` with an input of this range.
+
+    Raises:
+        CoarseInput: ``balanced``, and a layer that takes the input would keep less than half as many steps for its
+            weights as for it.
+    """
     host = input_mode == "host-current"
     input_shape = map_shape(metadata.input_shape)
     values: dict[str, list[Path]] = {}
@@ -119,6 +137,9 @@ def _layers(graph: nir.NIRGraph, metadata: Metadata, input_scale: float, input_m
                     path = follow(path, link, graph.nodes[link])
                 paths.append(path)
             found.append(_layer(name, node, paths, metadata, input_scale, input_max, host))
+            takes_input = any(path.pre == INPUT for path in paths) and not host
+            if balanced and takes_input and 2 * found[-1].steps < input_max:
+                raise CoarseInput(f"{name}: less than half as many steps for its weights as for its input")
             values[name] = [start(name, found[-1].shape)]
             output = name if isinstance(node, nir.Output) else output
         else:

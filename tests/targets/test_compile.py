@@ -423,6 +423,29 @@ def test_the_input_range_comes_from_metadata_or_calibration():
     assert program.input_scale * 127 == pytest.approx(float(x.abs().max()))
 
 
+@pytest.mark.parametrize(("taps", "most"), [(3, 127), (25, 63), (55, 31)])
+def test_input_and_first_weights_share_the_bits_there_are(taps, most, monkeypatch):
+    """They share the room of a current: where many inputs leave weights few steps, the input gives some of its own."""
+    rng = np.random.default_rng(0)
+    weight, x = rng.uniform(-1, 1, (4, taps)), rng.uniform(-1, 1, (200, taps))
+    nodes = {"input": nir.Input({"input": np.array([taps])}), "a": nir.Linear(weight)}
+    graph = flat(nodes | {"output": nir.Output({"output": np.array([4])})})
+
+    def error(program):
+        integers = program.quantise(x).reshape(len(x), taps) @ program.synapses[0].weight.reshape(4, taps).T.astype(int)
+        return np.abs(integers / program.populations[0].scale - x @ weight.T).mean()
+
+    program = compile(graph, x)
+    assert program.input_max == most
+    assert program.input_scale * most == pytest.approx(np.abs(x).max())
+    monkeypatch.setattr("spikeport.targets.loihi.layers.INPUT_RANGES", ())
+    whole = compile(graph, x)
+    assert whole.input_max == 127
+    assert error(program) <= error(whole) * (1 if most == 127 else 0.8)
+    tops = [np.abs(p.synapses[0].weight.astype(int)).max() for p in (program, whole)]
+    assert (tops[0] > 2 * tops[1] - 2) == (most < 127)
+
+
 def test_calibration_must_be_samples_of_the_network():
     nodes = {"input": nir.Input({"input": np.array([3])}), "a": nir.Linear(np.eye(3))}
     nodes["output"] = nir.Output({"output": np.array([3])})
