@@ -15,9 +15,9 @@ from spikeport.targets.loihi.compile import compile
 from spikeport.targets.loihi.convolution import worst_currents
 from spikeport.targets.loihi.layers import input_range
 from spikeport.targets.loihi.mapping import Mapping, map_program
-from spikeport.targets.loihi.program import INPUT, INPUT_MAX, INPUT_MODES, LoihiProgram, Population
+from spikeport.targets.loihi.program import INPUT, INPUT_MODES, LoihiProgram, Population
 
-#: How samples enter: signed 8-bit spikes; a bias per neuron that the host computes; ordinary spikes.
+#: How samples enter: signed spikes of up to 8 bits; a bias per neuron that the host computes; ordinary spikes.
 INPUTS = (*INPUT_MODES, "spikes")
 
 
@@ -80,7 +80,7 @@ def input_rows(program: LoihiProgram, chip: Chip, input_mode: str) -> Iterator[R
     if input_mode == "graded" and program.out_of(INPUT):
         others = [f"`--chip {other.name}`" for other in CHIPS.values() if other.graded_bits >= 8]
         remedy = " or ".join(["`--input host-current`", *others])
-        yield _row("input", "graded spike bits", INPUT_MAX.bit_length() + 1, chip.graded_bits, "bits", remedy)
+        yield _row("input", "graded spike bits", program.input_max.bit_length() + 1, chip.graded_bits, "bits", remedy)
 
 
 def _register_rows(program: LoihiProgram, population: Population, chip: Chip, input_mode: str) -> Iterator[Row]:

@@ -47,11 +47,6 @@ class Layer:
     scale: float
     host: np.ndarray | None = None
 
-    @property
-    def steps(self) -> int:
-        """The largest weight in integers."""
-        return max(int(torch.round(weight.detach().abs().max() * self.scale)) for weight in self.weights)
-
 
 @dataclass(frozen=True, eq=False)
 class Network:
@@ -136,10 +131,7 @@ def _layers(
                 for link in chain:
                     path = follow(path, link, graph.nodes[link])
                 paths.append(path)
-            found.append(_layer(name, node, paths, metadata, input_scale, input_max, host))
-            takes_input = any(path.pre == INPUT for path in paths) and not host
-            if balanced and takes_input and 2 * found[-1].steps < input_max:
-                raise CoarseInput(f"{name}: less than half as many steps for its weights as for its input")
+            found.append(_layer(name, node, paths, metadata, input_scale, input_max, host, balanced))
             values[name] = [start(name, found[-1].shape)]
             output = name if isinstance(node, nir.Output) else output
         else:
@@ -174,7 +166,14 @@ def input_range(metadata: Metadata, calibration: np.ndarray | None) -> tuple[flo
 
 
 def _layer(
-    name: str, node: Any, paths: list[Path], metadata: Metadata, input_scale: float, input_max: int, host: bool
+    name: str,
+    node: Any,
+    paths: list[Path],
+    metadata: Metadata,
+    input_scale: float,
+    input_max: int,
+    host: bool,
+    balanced: bool,
 ) -> Layer:
     """Neurons, or the integrators of the output, with the paths into them."""
     shape = _common_shape(name, paths)
@@ -207,6 +206,9 @@ def _layer(
     ranges = [(-input_max, input_max) if path.pre == INPUT else (0, 1) for path in paths]
     inputs = [values for values, on_host in zip(ranges, hosted, strict=True) if not on_host]
     scale = largest_scale(name, on_chip, inputs, ends, constants, metadata.time_steps, most)
+    steps = max((float(np.abs(w).max(initial=0.0)) * scale for w in on_chip), default=0.0)
+    if balanced and 2 * round(steps) < max((high for _, high in inputs), default=0):
+        raise CoarseInput(f"{name}: less than half as many steps for its weights as for its input")
     require_steps(name, on_chip, inputs, ends, scale, constants, metadata.time_steps)
     source = metadata.layers.get(name, name)
     bias = biases if any(path.bias.ndim == 3 for path in paths) else biases[:, 0, 0]

@@ -423,7 +423,7 @@ def test_the_input_range_comes_from_metadata_or_calibration():
     assert program.input_scale * 127 == pytest.approx(float(x.abs().max()))
 
 
-@pytest.mark.parametrize(("taps", "most"), [(3, 127), (25, 63), (55, 31)])
+@pytest.mark.parametrize(("taps", "most"), [(3, 127), (25, 63), (55, 31), (200, 31)])
 def test_input_and_first_weights_share_the_bits_there_are(taps, most, monkeypatch):
     """They share the room of a current: where many inputs leave weights few steps, the input gives some of its own."""
     rng = np.random.default_rng(0)
@@ -439,6 +439,10 @@ def test_input_and_first_weights_share_the_bits_there_are(taps, most, monkeypatc
     assert program.input_max == most
     assert program.input_scale * most == pytest.approx(np.abs(x).max())
     monkeypatch.setattr("spikeport.targets.loihi.layers.INPUT_RANGES", ())
+    if taps == 200:
+        with pytest.raises(SpikeportError, match="becomes [0-7] of 127, at least 8 are needed"):
+            compile(graph, x)
+        return
     whole = compile(graph, x)
     assert whole.input_max == 127
     assert error(program) <= error(whole) * (1 if most == 127 else 0.8)
