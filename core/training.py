@@ -104,6 +104,8 @@ def _train(
     spec = config.spec(len(data.class_names), data.image_shape)
     model = spec.build(config.seed)
     _require_taken(model, spec.name, data.image_shape)
+    if resume and _ended_before_its_first_checkpoint(out):
+        resume, overwrite = False, True
     if config.start is not None and not resume:
         start_from(Path(config.start), spec, model)
     model.to(device, memory_format=LAYOUT)  # type: ignore[call-overload]
@@ -111,8 +113,6 @@ def _train(
     training, validation = split(len(data.train_images), config.validation)
 
     told, first = Told(), distributed.first_process()
-    if resume and _ended_before_its_first_checkpoint(out):
-        resume, overwrite = False, True
     if resume:
         told = restore_checkpoint(out / CHECKPOINT_FILE, config, spec, data, learner.parts)
         if config.epochs < len(told.metrics):

@@ -3,8 +3,8 @@
 The gate is float64: the model in double precision and our NumPy interpreter must agree in every spike. NIR fires
 above its threshold and the model at it, so the file holds the next smaller float32; a float64 reader (SpikingJelly) may
 differ only where the membrane lies in that one step (``STEP``), a float32 reader (snnTorch) only within ``TIE`` of the
-threshold, or downstream of such a flip. Each is listed. Class currents of samples without a flip must be equal up to
-rounding.
+threshold, or downstream of such a flip. Flips are listed, what follows from them is counted. Class currents of samples
+without a flip must be equal up to rounding.
 """
 
 import copy

@@ -30,6 +30,7 @@ COUNTED = (*SYNAPTIC, *BATCH_NORMS, nn.AvgPool2d, nn.AdaptiveAvgPool2d, LIF)
 #: Names of torch's operators that are synapses or normalise, and of those that are only where the maps are spikes.
 WORK = re.compile(
     r"conv|(^|_)(add|badd)?b?mm$|(^|_)(add)?mv$|(^|_)v?dot$|matmul|einsum|linear|attention|encoder_layer|lstm|gru|rnn"
+    r"|^addr$|cdist|embedding_bag|linalg_(solve|inv)"
     r"|(batch|layer|group|instance|rms)_norm"
 )
 WORK_ON_SPIKES = re.compile("max_pool")

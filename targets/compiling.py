@@ -127,21 +127,22 @@ def compile(
 
 
 def compile_model(
-    model: nn.Module,
+    model: nn.Module | Path | str,
     folder: Path | str,
-    samples: np.ndarray,
+    samples: np.ndarray | None,
     time_steps: int | None = None,
     chip: str | None = None,
     input_mode: str = "graded",
     net: bool = False,
     overwrite: bool = False,
 ) -> tuple[Certificate, LoihiProgram]:
-    """The NIR file and the program of a model that is no run, FOLDER/nir/model.nir and FOLDER/loihi/program.npz.
+    """The NIR file and the program of a model, FOLDER/nir/model.nir and FOLDER/loihi/program.npz.
 
     Neither is written unless both can be.
 
     Args:
-        model, samples, time_steps: as of ``export.to_nir``; the samples are the range of the input too.
+        model, samples, time_steps: as of ``export.to_nir``: one's own, whose samples are the range of the input too,
+            or a run folder.
         chip, input_mode, net: as of ``compile``.
 
     Raises:

@@ -102,12 +102,12 @@ def export(
     from spikeport.targets import COMPATIBILITY_FILE, PROGRAM_FILE, compile, compile_model, default_folder
 
     path = (out or default_folder(Path(source))) / PROGRAM_FILE
-    if isinstance(network, Path):
-        program = compile(network, path, chip, samples, overwrite, time_steps, dt, input, net)
-    else:
-        assert samples is not None  # a factory's are required above
+    elsewhere = out is not None and Path(source).is_dir() and out.resolve() != Path(source).resolve()
+    if factory or elsewhere:
         written, program = compile_model(network, folder, samples, time_steps, chip, input, net, overwrite)
         certificate(written, file)
+    else:
+        program = compile(Path(source), path, chip, samples, overwrite, time_steps, dt, input, net)
     neurons = sum(p.neurons for p in program.populations)
     console.say(
         f"{path}: {len(program.populations)} populations, {neurons:,} neurons, {len(program.synapses)} synapse groups, "

@@ -160,7 +160,7 @@ def input_range(metadata: Metadata, calibration: np.ndarray | None) -> tuple[flo
     top = float(np.abs(values).max())
     if top == 0:
         raise SpikeportError("the calibration samples are all 0, which gives the input no range; give real samples")
-    if top <= INPUT_MAX and not np.any(values % 1):
+    if top < INPUT_MAX and not np.any(values % 1):
         return 1.0, max(int(top), 2 if values.min() < 0 else 1)  # -1 is no spike: a range of 1 would say so
     return top / INPUT_MAX, INPUT_MAX
 

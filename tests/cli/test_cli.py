@@ -86,6 +86,17 @@ def test_an_export_says_what_does_not_fit_its_chip(walked, works, tmp_path):
     assert "does not fit" not in told
 
 
+def test_an_export_to_another_folder_leaves_the_run_as_it_is(walked, works, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("config.toml", "model.json", "weights.safetensors"):
+        shutil.copy(walked / "snn" / name, run)
+    works("export", run, "--target", "loihi", "--out", tmp_path / "there")
+    assert {path.name for path in run.iterdir()} == {"config.toml", "model.json", "weights.safetensors"}
+    written = {str(path.relative_to(tmp_path / "there")) for path in (tmp_path / "there").rglob("*.*")}
+    assert written == {"nir/model.nir", "nir/certificate.json", "loihi/program.npz", "loihi/compatibility.json"}
+
+
 def test_both_forms_of_an_onnx_file_are_told_of(walked, works, tmp_path):
     run = shutil.copytree(walked / "cnn", tmp_path / "cnn")
     told = works("simulate", run, "--target", "onnx", "--samples", 4, "--overwrite")

@@ -70,6 +70,23 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tiny, tmp_path, mom
         assert (resumed.path / name).read_bytes() == (whole.path / name).read_bytes()
 
 
+def test_resumed_before_its_first_checkpoint_it_starts_from_its_run_again(tiny, tmp_path, monkeypatch):
+    first = train(tiny(epochs=2, patience=0), tmp_path / "first")
+    config = tiny(epochs=2, patience=0, seed=1, start=str(first.path))
+    whole = train(config, tmp_path / "whole")
+
+    def full(*_):
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "save_checkpoint", full)
+        with pytest.raises(OSError, match="no space left"):
+            train(config, tmp_path / "killed")
+    assert (tmp_path / "killed" / CONFIG_FILE).exists()
+    resumed = train(config, tmp_path / "killed", resume=True)
+    assert (resumed.path / WEIGHTS_FILE).read_bytes() == (whole.path / WEIGHTS_FILE).read_bytes()
+
+
 def test_more_epochs_resumed_equal_more_epochs_at_once(tiny, tmp_path):
     at_once = train(tiny(epochs=3, patience=0), tmp_path / "at_once")
     train(tiny(epochs=1, patience=0), tmp_path / "parts")

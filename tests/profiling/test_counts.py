@@ -285,6 +285,8 @@ class Call(nn.Module):
         ("0: runs convolution outside", nn.Sequential(Call(lambda m, x: F.conv2d(x, torch.ones(1, 2, 3, 3))))),
         ("0: runs mm outside", nn.Sequential(Call(lambda m, x: F.linear(x.flatten(1), torch.ones(1, 32))))),
         ("the model: runs bmm outside", Call(lambda m, x: x @ x)),
+        ("the model: runs _cdist_forward outside", Call(lambda m, x: torch.cdist(x, x))),
+        ("the model: runs linalg_inv_ex outside", Call(lambda m, x: torch.linalg.inv(x))),
         ("the model: runs native_group_norm outside", Call(lambda m, x: F.group_norm(x, 2))),
         (
             "runs max_pool2d_with_indices outside",
