@@ -75,7 +75,10 @@ def _at(error: Exception) -> str:
     """The innermost line of the user's code that an error came from."""
     ours = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(ours)]
-    return f", at {Path(frames[-1].filename).name}:{frames[-1].lineno}: `{frames[-1].line}`" if frames else ""
+    if not frames:
+        return ""
+    code = f": `{frames[-1].line}`" if frames[-1].line else ""
+    return f", at {Path(frames[-1].filename).name}:{frames[-1].lineno}{code}"
 
 
 def inside(node: fx.Node) -> str:

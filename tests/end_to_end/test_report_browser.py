@@ -127,6 +127,23 @@ CONTRAST = """() => {
 }"""
 
 
+def test_every_row_of_a_table_has_its_columns(visit, browser, html):
+    page, _ = visit
+    alone = report(html.parents[1] / "loihi/fixed.npz", out=html.parents[2] / "alone").page
+    other = browser.new_page()
+    other.goto(alone.as_uri())
+    for shown in (page, other):
+        widths = shown.evaluate(WIDTHS)
+        assert len(widths) >= 3
+        assert {len(set(rows)) for rows in widths} == {1}
+    assert "CNN" not in other.locator("#table thead").inner_text()
+
+
+#: Of every table, how many columns each row takes.
+WIDTHS = """() => [...document.querySelectorAll("table")].map((table) =>
+  [...table.rows].map((row) => [...row.cells].reduce((sum, cell) => sum + cell.colSpan, 0)))"""
+
+
 def test_the_layers_of_a_model_add_up_to_its_energy(visit):
     page, _ = visit
     models = page.locator("#energy-layers thead [scope=colgroup]").all_inner_texts()
