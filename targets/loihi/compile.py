@@ -80,6 +80,8 @@ def population(layer: Layer, depth: int, bias_exp: int = 0) -> Population:
         on_grid = constants.on_grid & (layer.host is None) & (whole if whole.ndim == 1 else whole.all((1, 2)))
         wanted = constants.threshold * scale
         vth = np.where(on_grid, np.floor(wanted * (1 + 1e-12)), np.rint(wanted))  # 46 * (127 / 23) is below 254
+        if exponent == 0:
+            mant = _without_rest(mant, vth, on_grid & np.equal(constants.loss_v, 1))
     return Population(
         name=layer.name,
         source=layer.source,
@@ -93,6 +95,16 @@ def population(layer: Layer, depth: int, bias_exp: int = 0) -> Population:
         depth=depth,
         spiking=constants.threshold is not None,
     )
+
+
+def _without_rest(mant: np.ndarray, vth: np.ndarray, memoryless: np.ndarray) -> np.ndarray:
+    """Bias mantissas in units of v that take off what at most stays of a v at the threshold: 1/4096 of it.
+
+    What lies on the grid of the weights stays in its step of 64 so, unless v was thousands of steps below 0.
+    """
+    rest = np.where(memoryless & (vth < 1 << 2 * loihi.SHIFT), vth // (1 << loihi.SHIFT), 0).astype(mant.dtype)
+    less = mant - rest.reshape(rest.shape + (1,) * (mant.ndim - 1) if rest.ndim else ())
+    return less if less.min(initial=0) >= -loihi.BIAS_MANT_MAX else mant
 
 
 def _register(values: Any) -> int | np.ndarray:

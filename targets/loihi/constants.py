@@ -38,8 +38,8 @@ class Constants:
         [C].
 
         At tau = 1 that is the network's v. On the chip dv ends at 4095 of 4096, so 1/4096 of v stays, cut off towards
-        zero: nothing of less than 64 weight steps, and less than 32 steps of the most that v can hold. Above 64, a
-        membrane of the next step that lies at the threshold's register fires though it should not.
+        zero: nothing of less than 64 weight steps, and less than 32 steps of the most that v can hold. ``compile``
+        takes it off with the bias.
         """
         return np.equal(self.loss_u, 1) & np.isin(self.loss_v, (0.0, 1.0))
 

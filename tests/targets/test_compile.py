@@ -380,6 +380,32 @@ def test_a_layer_may_have_the_name_of_a_relay():
     np.testing.assert_array_equal(record.rasters["first_relay_2"], record.rasters["first"])
 
 
+@given(st.integers(0, 10_000), st.integers(2, 900), st.integers(1, 12), st.booleans())
+def test_without_memory_a_membrane_at_its_threshold_does_what_it_does_in_the_network(seed, threshold, inputs, at_least):
+    """The chip keeps 1/4096 of v where the network keeps nothing."""
+    rng = np.random.default_rng(seed)
+    weight = rng.integers(-127, 128, (6, inputs)).astype(float)
+    weight[0] = 127
+    weight[1:4, 0] = threshold % 128 - np.arange(3)  # at the threshold and beside it
+    bias = rng.integers(-60, 61, 6) * float(seed % 2)
+    if at_least:
+        lif = LIF(tau=1.0, v_threshold=threshold, time_steps=8)
+        net = nn.Sequential(nn.Linear(inputs, 6), lif, nn.Linear(6, 3), TimeMean(8)).double().eval()
+        with torch.no_grad():
+            net[0].weight.copy_(torch.from_numpy(weight))
+            net[0].bias.copy_(torch.from_numpy(bias))
+        graph, _ = build_nir(trace(net, (inputs,)), Metadata(8, input="sequence", input_shape=(inputs,)))
+    else:
+        nodes = {"input": nir.Input({"input": np.array([inputs])}), "a": nir.Affine(weight, bias)}
+        nodes["1"] = nir.LIF(*(np.full(6, v) for v in (1e-3, 1.0, 0.0, threshold)))
+        nodes |= {"classes": nir.Linear(np.eye(6)), "output": nir.Output({"output": np.array([6])})}
+        graph = with_metadata(nir.NIRGraph(nodes, list(pairwise(nodes)), type_check=False), 8, 1e-3, sequence=True)
+    x = rng.integers(0, 2, (8, 20, inputs)).astype(float)
+    record = simulate_fixed(compile(graph, x), x, rasters=20)
+    ((name, expected),) = interpret(graph, x).spikes.items()
+    np.testing.assert_array_equal(record.rasters[name].reshape(20, 8, 6), expected.swapaxes(0, 1))
+
+
 @pytest.mark.parametrize("name", ["lif", "output"])
 def test_neurons_that_are_called_as_the_input_are_named(tmp_path, name):
     nodes = {"entry": nir.Input({"input": np.array([2])}), "a": nir.Linear(np.eye(2)), "lif": integrators(2, 1.5)}
