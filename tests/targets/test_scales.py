@@ -1,0 +1,263 @@
+"""What is rounded to how many steps: scales, biases and the input, as large as their registers let them be."""
+
+from itertools import pairwise, product
+
+import nir
+import numpy as np
+import pytest
+import torch
+from graphs import flat, graph_of
+from hypothesis import given
+from hypothesis import strategies as st
+from networks import RandomNet
+from torch import nn
+
+from spikeport.core import LIF, SpikeportError, TimeMean
+from spikeport.export.nir_foreign import with_metadata
+from spikeport.targets.loihi.compile import compile, population, quantise_bias
+from spikeport.targets.loihi.constants import Constants
+from spikeport.targets.loihi.convolution import worst_currents
+from spikeport.targets.loihi.layers import Layer
+from spikeport.targets.loihi.neurons import run
+from spikeport.targets.loihi.scales import largest_scale
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (-1, 1), (-127, 127)])
+def test_worst_currents_are_those_of_the_worst_inputs(low, high):
+    weight = np.random.default_rng(0).integers(-128, 128, (3, 2, 1, 3)).astype(np.int8)
+    inputs = np.array(list(product((low, 0, high), repeat=6)))
+    currents = inputs @ weight.reshape(3, 6).T.astype(int)
+    up, down = worst_currents(weight, low, high)
+    assert up.tolist() == currents.max(0).tolist()
+    assert down.tolist() == (-currents).max(0).tolist()
+
+
+@given(
+    st.integers(0, 2**31),
+    st.sampled_from([1, 127]),
+    st.floats(0.01, 50),
+    st.floats(0, 20),
+    st.none() | st.floats(0.01, 100),
+    st.floats(0, 1),
+    st.integers(1, 5),
+)
+def test_scale_is_the_largest_that_holds(seed, most, spread, bias_size, threshold, loss, steps):
+    rng = np.random.default_rng(seed)
+    weights = [rng.normal(size=(3, 5, 3, 3)) * spread, rng.normal(size=(3, 2, 1, 1)) * spread]
+    bias = rng.normal(size=3) * bias_size
+    constants = Constants(loss_v=loss, threshold=threshold)
+
+    def holds(scale):
+        ok = max(np.abs(k * scale).max() for k in weights) <= 127 + 1e-9
+        ok = ok and np.abs(bias * scale).max() * 64 <= 4095 * 128 + 1e-6
+        ok = ok and worst_state([np.rint(k * scale) for k in weights], most, bias * scale, loss, scale) <= 131071
+        return ok and (threshold or 0) * scale <= 131071 + 1e-6
+
+    def worst_state(w, most, bias, loss, scale):
+        """Drives every neuron up, then down, as hard as its inputs can, step by step."""
+        push = np.abs(w[0]).sum((1, 2, 3)) * most
+        highest = push + np.maximum(w[1], 0).sum((1, 2, 3)) + bias
+        lowest = -push + np.minimum(w[1], 0).sum((1, 2, 3)) + bias
+        worst, up, down = 0.0, np.zeros(3), np.zeros(3)
+        for _ in range(steps):
+            up, down = up * (1 - loss) + highest, down * (1 - loss) + lowest
+            worst = max(worst, up.max(), -down.min(), (highest - bias).max(), (bias - lowest).max())
+            if threshold is not None:  # at most it waits just below the threshold
+                up = np.full(3, threshold * scale)
+        return worst
+
+    try:
+        scale = largest_scale("p", weights, [(-most, most), (0, 1)], bias, constants, steps)
+    except SpikeportError as error:
+        assert "threshold becomes" in str(error)  # noqa: PT017
+        return
+    assert holds(scale)
+    if threshold is None or loss in (0, 1):
+        assert not holds(scale * 1.01)
+    else:
+        assert threshold * scale == pytest.approx(round(threshold * scale), rel=1e-12)
+        assert not holds((round(threshold * scale) + 1) / threshold * 1.01)
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.5])
+@pytest.mark.parametrize(("threshold", "size", "bias"), [(100.0, 0.01, 0.0), (None, 0.01, 30.0)])
+def test_spikes_that_only_excite_saturate_no_voltage(threshold, size, bias, loss):
+    """Up to the threshold, which does not fire, then all at once: here v rises further than it falls."""
+    steps, biases = 40, np.linspace(0.9, 1, 20) * bias
+    weights = np.random.default_rng(0).uniform(0.5, 1, (20, 900, 1, 1)) * size
+    constants = Constants(loss_v=loss, threshold=threshold)
+    for channel in range(20):
+        w, b = weights[channel : channel + 1], biases[channel : channel + 1]
+        scale = largest_scale("p", [w], [(0, 1)], b, constants, steps)
+        p = population(Layer("p", "", (1, 1, 1), constants, (), (), torch.from_numpy(b), scale), 1)
+        most, added = int(np.rint(w * scale).sum()), int(p.bias[0, 0, 0])
+        currents, v = [], 0
+        for _ in range(steps - 1):
+            v = v * (4096 - p.dv) >> 12
+            currents.append(min(most, max(((p.vth << 6) - v - added) >> 6, 0)))
+            v += (currents[-1] << 6) + added
+        x = torch.tensor([*currents, most]).float().reshape(steps, 1, 1, 1, 1)
+        found = run(p, x, steps)
+        assert (found.wraps, found.saturations) == (0, 0)
+
+
+def test_the_lowest_of_several_thresholds_counts():
+    constants = Constants(threshold=np.array([1e-4, 1000.0]))
+    with pytest.raises(SpikeportError, match="p: .* the threshold becomes .* < 1"):
+        largest_scale("p", [np.ones((2, 3, 1, 1))], [(0, 1)], np.zeros(2), constants, 1)
+
+
+@pytest.mark.parametrize(
+    ("weights", "threshold", "host"),
+    [
+        ([np.full((1, 1, 1, 1), 1e-310)], None, None),
+        ([np.full((1, 1, 1, 1), 1e-310)], 1e-309, None),
+        ([], None, np.array([np.inf])),
+    ],
+)
+def test_values_without_a_finite_scale_are_named(weights, threshold, host):
+    with pytest.raises(SpikeportError, match="p: weights of .* have no finite scale to integers"):
+        largest_scale("p", weights, [(0, 1)] * len(weights), np.zeros(1), Constants(threshold=threshold), 4, host)
+
+
+def test_a_bias_and_a_current_of_the_host_may_both_be_rounded_up():
+    """At exponent 7 a mantissa is 2 weight units: at scale 1, 1001.5 of them and 3093.5 would become 4096."""
+    bias, host = np.array([2003.0]), np.array([6187.0])
+    scale = largest_scale("p", [], [], bias, Constants(), 1, host)
+    mant, exponent = quantise_bias(bias * scale, host * scale)
+    assert exponent == 7
+    assert mant + np.rint(host * scale / 2) <= 4095
+
+
+@given(st.lists(st.floats(-8000, 8000), min_size=1, max_size=6))
+def test_bias_is_rounded_at_the_smallest_exponent(values):
+    bias = np.array(values)
+    mant, exponent = quantise_bias(bias)
+    assert np.abs(mant).max() <= 4095
+    assert np.abs((mant.astype(float) * 2**exponent) - bias * 64).max() <= 2**exponent / 2
+    assert exponent == 0 or np.abs(np.rint(bias * 64 / 2 ** (exponent - 1))).max() > 4095
+
+
+def test_the_input_range_comes_from_metadata_or_calibration():
+    net = RandomNet(["conv"], 4, 6, 2, 0, True).eval()
+    x = torch.randn(2, 2, 6, 6)
+    assert compile(graph_of(net, x, bound=2.54)).input_scale == pytest.approx(0.02)
+    with pytest.raises(SpikeportError, match="range of the input is unknown"):
+        compile(graph_of(net, x, bound=None))
+    program = compile(graph_of(net, x, bound=None), x.numpy())
+    assert program.input_scale * 127 == pytest.approx(float(x.abs().max()))
+
+
+@pytest.mark.parametrize(("taps", "most"), [(3, 127), (25, 63), (55, 31), (200, 31)])
+def test_input_and_first_weights_share_the_bits_there_are(taps, most, monkeypatch):
+    """They share the room of a current: where many inputs leave weights few steps, the input gives some of its own."""
+    rng = np.random.default_rng(0)
+    weight, x = rng.uniform(-1, 1, (4, taps)), rng.uniform(-1, 1, (200, taps))
+    nodes = {"input": nir.Input({"input": np.array([taps])}), "a": nir.Linear(weight)}
+    graph = flat(nodes | {"output": nir.Output({"output": np.array([4])})})
+
+    def error(program):
+        integers = program.quantise(x).reshape(len(x), taps) @ program.synapses[0].weight.reshape(4, taps).T.astype(int)
+        return np.abs(integers / program.populations[0].scale - x @ weight.T).mean()
+
+    program = compile(graph, x)
+    assert program.input_max == most
+    assert program.input_scale * most == pytest.approx(np.abs(x).max())
+    monkeypatch.setattr("spikeport.targets.loihi.layers.INPUT_RANGES", ())
+    if taps == 200:
+        with pytest.raises(SpikeportError, match="becomes [0-7] of 127, at least 8 are needed"):
+            compile(graph, x)
+        return
+    whole = compile(graph, x)
+    assert whole.input_max == 127
+    assert error(program) <= error(whole) * (1 if most == 127 else 0.8)
+    tops = [np.abs(p.synapses[0].weight.astype(int)).max() for p in (program, whole)]
+    assert (tops[0] > 2 * tops[1] - 2) == (most < 127)
+
+
+def test_calibration_must_be_samples_of_the_network():
+    nodes = {"input": nir.Input({"input": np.array([3])}), "a": nir.Linear(np.eye(3))}
+    nodes["output"] = nir.Output({"output": np.array([3])})
+    graph = flat(nodes)
+    sequence = with_metadata(nir.NIRGraph(nodes, list(pairwise(nodes)), type_check=False), 4, 1e-3, sequence=True)
+    assert compile(graph, np.ones((2, 3))).input_max == 1
+    assert compile(graph, np.full((2, 3, 1, 1), -128, np.int8)).input_scale == pytest.approx(128 / 127)
+    assert not compile(sequence, np.ones((4, 2, 3))).held
+    for network, samples, message in (
+        (graph, np.ones((2, 4)), r"calibration has shape \[2, 4\]; the network takes \[N, 3\]"),
+        (graph, np.ones(3), "calibration has shape"),
+        (graph, np.zeros((2, 3)), "calibration samples are all 0"),
+        (sequence, np.ones((7, 2, 3)), "calibration has 7 steps, the network runs 4; samples are"),
+        (graph, np.ones((0, 3)), "range of the input is unknown"),
+    ):
+        with pytest.raises(SpikeportError, match=message):
+            compile(network, samples)
+
+
+def test_weights_that_many_steps_would_round_away_are_refused():
+    nodes = {
+        "input": nir.Input({"input": np.array([1000])}),
+        "classes": nir.Linear(np.random.default_rng(0).choice([-0.3, 0.3], (2, 1000))),
+        "output": nir.Output({"output": np.array([2])}),
+    }
+    spikes = np.ones((1, 1000))
+    program = lambda steps: compile(  # noqa: E731
+        with_metadata(nir.NIRGraph(nodes, [("input", "classes"), ("classes", "output")]), steps, 1e-3, False), spikes
+    )
+    assert np.abs(program(16).synapses[0].weight).max() == 8
+    with pytest.raises(SpikeportError, match="output: its largest weight becomes 7 of 127, at least 8 .* of 17 steps"):
+        program(17)
+
+
+def joined(image, spikes, x):
+    """Classes of an image and of spikes, whose weights are normal times these factors."""
+    rng = np.random.default_rng(0)
+    weights = {"image": image * rng.normal(size=(3, 7)), "spikes": spikes * rng.normal(size=(3, 5))}
+    nodes = {
+        "input": nir.Input({"input": np.array([7])}),
+        "first": nir.Linear(rng.normal(size=(5, 7))),
+        "neurons": nir.LIF(*(np.full(5, v) for v in (3e-3, 2.0, 0.0, 1.0))),
+        **{name: nir.Linear(weight) for name, weight in weights.items()},
+        "output": nir.Output({"output": np.array([3])}),
+    }
+    edges = [("input", "first"), ("first", "neurons"), ("neurons", "spikes"), ("input", "image")]
+    edges += [("image", "output"), ("spikes", "output")]
+    return compile(with_metadata(nir.NIRGraph(nodes, edges, type_check=False), 4, 1e-3, False), x)
+
+
+def test_weights_of_an_image_that_those_of_spikes_would_round_away_are_refused():
+    x = np.random.default_rng(1).normal(size=(4, 7))
+    message = r"output: its largest weight on one of its inputs becomes [0-6] of 127, .* and this one reaches 31; put"
+    for factor in (0.3, 0.1, 1e-3):
+        with pytest.raises(SpikeportError, match=message):
+            joined(factor, 1.0, x)
+    for factor, most in ((30.0, 127), (1.6, 63), (0.8, 31)):
+        program = joined(factor, 1.0, x)
+        tops = {s.pre: np.abs(s.weight).max() for s in program.synapses if s.post == "output"}
+        assert tops["input"] >= 8
+        assert program.input_max == most
+        assert program.input_scale == pytest.approx(np.abs(x).max() / most)
+    # Spikes of little weight beside others, and inputs no larger than spikes, do no harm.
+    assert joined(1.0, 1e-3, x)
+    assert joined(1e-2, 1.0, np.sign(x))
+
+
+def test_weights_that_a_bias_would_round_away_are_refused():
+    net = RandomNet(["conv"], 4, 6, 2, 0, True).eval()
+    with torch.no_grad():
+        net.stem.bn.bias.fill_(-1e4)
+    message = "stem_lif: its largest weight becomes 0 of 127, .* its bias must stay <= 8190; train with smaller biases"
+    with pytest.raises(SpikeportError, match=message):
+        compile(graph_of(net, torch.zeros(2, 2, 6, 6)))
+
+
+def test_a_first_layer_of_many_inputs_is_led_to_the_hosts_current():
+    torch.manual_seed(0)
+    lif = LIF(tau=10.0, decay_input=False, constant_input=True)
+    net = nn.Sequential(nn.Linear(784, 100), lif, nn.Linear(100, 10), TimeMean(4)).eval()
+    graph = graph_of(net, torch.rand(8, 784))
+    with pytest.raises(
+        SpikeportError, match="becomes [0-7] of 127, .*or a network's first layer with --input host-current"
+    ):
+        compile(graph)
+    assert compile(graph, input_mode="host-current").input_mode == "host-current"
