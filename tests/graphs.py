@@ -16,9 +16,9 @@ def graph_of(net, x, bound=4.0):
     return build_nir(traced, metadata)[0]
 
 
-def flat(nodes, edges=None, steps=4):
+def flat(nodes, edges=None, steps=4, sequence=False):
     """A foreign graph of these nodes, in a row where there are no edges, over ``steps`` steps of 1 ms."""
-    return with_metadata(nir.NIRGraph(nodes, edges or list(pairwise(nodes)), type_check=False), steps, 1e-3)
+    return with_metadata(nir.NIRGraph(nodes, edges or list(pairwise(nodes)), type_check=False), steps, 1e-3, sequence)
 
 
 def integrators(size, threshold):

@@ -78,9 +78,10 @@ def check_graph(
 def input_rows(program: LoihiProgram, chip: Chip, input_mode: str) -> Iterator[Row]:
     """Whether the chip takes samples as they enter: quickly told, without a mapping."""
     if input_mode == "graded" and program.out_of(INPUT):
-        others = [f"`--chip {other.name}`" for other in CHIPS.values() if other.graded_bits >= 8]
+        bits = program.input_max.bit_length() + 1
+        others = [f"`--chip {other.name}`" for other in CHIPS.values() if other.graded_bits >= bits]
         remedy = " or ".join(["`--input host-current`", *others])
-        yield _row("input", "graded spike bits", program.input_max.bit_length() + 1, chip.graded_bits, "bits", remedy)
+        yield _row("input", "graded spike bits", bits, chip.graded_bits, "bits", remedy)
 
 
 def _register_rows(program: LoihiProgram, population: Population, chip: Chip, input_mode: str) -> Iterator[Row]:

@@ -104,12 +104,7 @@ def _layers(
     input_mode: str,
     balanced: bool = False,
 ) -> Network:
-    """``layers`` with an input of this range.
-
-    Raises:
-        CoarseInput: ``balanced``, and a layer that takes the input would keep less than half as many steps for its
-            weights as for it.
-    """
+    """``layers`` with an input of this range; ``balanced`` as of ``require_steps``."""
     host = input_mode == "host-current"
     input_shape = map_shape(metadata.input_shape)
     values: dict[str, list[Path]] = {}
@@ -206,10 +201,7 @@ def _layer(
     ranges = [(-input_max, input_max) if path.pre == INPUT else (0, 1) for path in paths]
     inputs = [values for values, on_host in zip(ranges, hosted, strict=True) if not on_host]
     scale = largest_scale(name, on_chip, inputs, ends, constants, metadata.time_steps, most)
-    steps = max((float(np.abs(w).max(initial=0.0)) * scale for w in on_chip), default=0.0)
-    if balanced and 2 * round(steps) < max((high for _, high in inputs), default=0):
-        raise CoarseInput(f"{name}: less than half as many steps for its weights as for its input")
-    require_steps(name, on_chip, inputs, ends, scale, constants, metadata.time_steps)
+    require_steps(name, on_chip, inputs, ends, scale, constants, metadata.time_steps, balanced)
     source = metadata.layers.get(name, name)
     bias = biases if any(path.bias.ndim == 3 for path in paths) else biases[:, 0, 0]
     return Layer(name, source, shape, constants, tuple(paths), tuple(weights), bias, scale, most)

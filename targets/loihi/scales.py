@@ -15,7 +15,10 @@ FEWEST_STEPS = 8
 
 
 class CoarseInput(SpikeportError):
-    """The network's input is too strong beside spikes that enter the same layer: a smaller range of it may do."""
+    """The network's input is too strong beside spikes that enter the same layer, or leaves its weights too few steps.
+
+    A smaller range of it may do.
+    """
 
 
 def largest_scale(
@@ -88,14 +91,20 @@ def require_steps(
     scale: float,
     constants: Constants,
     steps: int,
+    balanced: bool = False,
 ) -> None:
     """Refuses a scale at which weights vanish in rounding, unless they are whole numbers there.
 
     What a step of a synapse adds at its largest input must be at most an eighth of what the strongest synapse of the
     layer adds: of a lone synapse, its largest weight keeps 8 steps; a weak one beside others may keep fewer.
+
+    Args:
+        balanced: refuse (``CoarseInput``) less than half as many steps for the largest weight as for the input too.
     """
     tops = [float(np.abs(np.rint(w * scale)).max(initial=0.0)) for w in weights]
     entering = [max(abs(low), abs(high)) for low, high in inputs]
+    if balanced and 2 * max(tops, default=0.0) < max(entering, default=0):
+        raise CoarseInput(f"{name}: less than half as many steps for its weights as for its input")
     strongest = max((top * most for top, most in zip(tops, entering, strict=True)), default=0.0)
     coarse = [at for at, w in enumerate(weights) if FEWEST_STEPS * entering[at] > strongest and not _whole(w * scale)]
     if not coarse:

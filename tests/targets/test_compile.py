@@ -14,7 +14,6 @@ from torch import nn
 
 from spikeport.core import LIF, SpikeportError, TimeMean
 from spikeport.export.interpreter import interpret
-from spikeport.export.nir_foreign import with_metadata
 from spikeport.export.nir_graph import Metadata, build_nir
 from spikeport.export.trace import trace
 from spikeport.targets.loihi import LoihiTarget
@@ -263,7 +262,7 @@ def test_without_memory_a_membrane_at_its_threshold_does_what_it_does_in_the_net
         nodes = {"input": nir.Input({"input": np.array([inputs])}), "a": nir.Affine(weight, bias)}
         nodes["1"] = nir.LIF(*(np.full(6, v) for v in (1e-3, 1.0, 0.0, threshold)))
         nodes |= {"classes": nir.Linear(np.eye(6)), "output": nir.Output({"output": np.array([6])})}
-        graph = with_metadata(nir.NIRGraph(nodes, list(pairwise(nodes)), type_check=False), 8, 1e-3, sequence=True)
+        graph = flat(nodes, steps=8, sequence=True)
     x = rng.integers(0, 2, (8, 20, inputs)).astype(float)
     record = simulate_fixed(compile(graph, x), x, rasters=20)
     ((name, expected),) = interpret(graph, x).spikes.items()
@@ -398,7 +397,7 @@ def test_a_relay_of_neurons_with_current_memory_has_none():
     }
     edges = [("input", "a"), ("a", "first"), ("first", "b"), ("b", "second"), ("second", "c"), ("first", "d")]
     edges += [("c", "output"), ("d", "output")]
-    program = compile(with_metadata(nir.NIRGraph(nodes, edges, type_check=False), 6, 1e-3, False), np.eye(3))
+    program = compile(flat(nodes, edges, steps=6), np.eye(3))
     record = simulate_fixed(program, np.eye(3), rasters=3)
     assert 0 < record.rasters["first"].mean() < 1
     np.testing.assert_array_equal(record.rasters["first_relay"], record.rasters["first"])

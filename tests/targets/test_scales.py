@@ -1,6 +1,6 @@
 """What is rounded to how many steps: scales, biases and the input, as large as their registers let them be."""
 
-from itertools import pairwise, product
+from itertools import product
 
 import nir
 import numpy as np
@@ -13,7 +13,6 @@ from networks import RandomNet
 from torch import nn
 
 from spikeport.core import LIF, SpikeportError, TimeMean
-from spikeport.export.nir_foreign import with_metadata
 from spikeport.targets.loihi.compile import compile, population, quantise_bias
 from spikeport.targets.loihi.constants import Constants
 from spikeport.targets.loihi.convolution import worst_currents
@@ -148,13 +147,18 @@ def test_the_input_range_comes_from_metadata_or_calibration():
     assert program.input_scale * 127 == pytest.approx(float(x.abs().max()))
 
 
-@pytest.mark.parametrize(("taps", "most"), [(3, 127), (25, 63), (55, 31), (200, 31)])
-def test_input_and_first_weights_share_the_bits_there_are(taps, most, monkeypatch):
-    """They share the room of a current: where many inputs leave weights few steps, the input gives some of its own."""
+def first_layer(taps):
+    """The graph of a layer of so many inputs, its weights, and samples."""
     rng = np.random.default_rng(0)
     weight, x = rng.uniform(-1, 1, (4, taps)), rng.uniform(-1, 1, (200, taps))
     nodes = {"input": nir.Input({"input": np.array([taps])}), "a": nir.Linear(weight)}
-    graph = flat(nodes | {"output": nir.Output({"output": np.array([4])})})
+    return flat(nodes | {"output": nir.Output({"output": np.array([4])})}), weight, x
+
+
+@pytest.mark.parametrize(("taps", "most"), [(3, 127), (25, 63), (55, 31)])
+def test_input_and_first_weights_share_the_bits_there_are(taps, most, monkeypatch):
+    """They share the room of a current: where many inputs leave weights few steps, the input gives some of its own."""
+    graph, weight, x = first_layer(taps)
 
     def error(program):
         integers = program.quantise(x).reshape(len(x), taps) @ program.synapses[0].weight.reshape(4, taps).T.astype(int)
@@ -164,10 +168,6 @@ def test_input_and_first_weights_share_the_bits_there_are(taps, most, monkeypatc
     assert program.input_max == most
     assert program.input_scale * most == pytest.approx(np.abs(x).max())
     monkeypatch.setattr("spikeport.targets.loihi.layers.INPUT_RANGES", ())
-    if taps == 200:
-        with pytest.raises(SpikeportError, match="becomes [0-7] of 127, at least 8 are needed"):
-            compile(graph, x)
-        return
     whole = compile(graph, x)
     assert whole.input_max == 127
     assert error(program) <= error(whole) * (1 if most == 127 else 0.8)
@@ -175,11 +175,21 @@ def test_input_and_first_weights_share_the_bits_there_are(taps, most, monkeypatc
     assert (tops[0] > 2 * tops[1] - 2) == (most < 127)
 
 
+def test_a_smaller_input_is_tried_before_a_first_layer_is_refused(monkeypatch):
+    graph, _, x = first_layer(200)
+    program = compile(graph, x)
+    assert program.input_max == 31
+    assert program.input_scale * 31 == pytest.approx(np.abs(x).max())
+    monkeypatch.setattr("spikeport.targets.loihi.layers.INPUT_RANGES", ())
+    with pytest.raises(SpikeportError, match="becomes [0-7] of 127, at least 8 are needed"):
+        compile(graph, x)
+
+
 def test_calibration_must_be_samples_of_the_network():
     nodes = {"input": nir.Input({"input": np.array([3])}), "a": nir.Linear(np.eye(3))}
     nodes["output"] = nir.Output({"output": np.array([3])})
     graph = flat(nodes)
-    sequence = with_metadata(nir.NIRGraph(nodes, list(pairwise(nodes)), type_check=False), 4, 1e-3, sequence=True)
+    sequence = flat(nodes, sequence=True)
     assert compile(graph, np.ones((2, 3))).input_max == 1
     assert compile(graph, np.full((2, 3, 1, 1), -128, np.int8)).input_scale == pytest.approx(128 / 127)
     assert not compile(sequence, np.ones((4, 2, 3))).held
@@ -201,9 +211,7 @@ def test_weights_that_many_steps_would_round_away_are_refused():
         "output": nir.Output({"output": np.array([2])}),
     }
     spikes = np.ones((1, 1000))
-    program = lambda steps: compile(  # noqa: E731
-        with_metadata(nir.NIRGraph(nodes, [("input", "classes"), ("classes", "output")]), steps, 1e-3, False), spikes
-    )
+    program = lambda steps: compile(flat(nodes, steps=steps), spikes)  # noqa: E731
     assert np.abs(program(16).synapses[0].weight).max() == 8
     with pytest.raises(SpikeportError, match="output: its largest weight becomes 7 of 127, at least 8 .* of 17 steps"):
         program(17)
@@ -222,7 +230,7 @@ def joined(image, spikes, x):
     }
     edges = [("input", "first"), ("first", "neurons"), ("neurons", "spikes"), ("input", "image")]
     edges += [("image", "output"), ("spikes", "output")]
-    return compile(with_metadata(nir.NIRGraph(nodes, edges, type_check=False), 4, 1e-3, False), x)
+    return compile(flat(nodes, edges), x)
 
 
 def test_weights_of_an_image_that_those_of_spikes_would_round_away_are_refused():

@@ -1,20 +1,19 @@
 """Ties, decays and roundings at which the chip's integers could part from the network."""
 
 import math
-from itertools import pairwise
 
 import h5py
 import nir
 import numpy as np
 import pytest
 import torch
+from graphs import flat, integrators
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 from spikeport.core import LIF, SpikeportError, TimeMean
 from spikeport.export import to_nir
-from spikeport.export.nir_foreign import with_metadata
 from spikeport.export.nir_graph import Metadata, build_nir
 from spikeport.export.trace import trace
 from spikeport.targets.loihi import LoihiTarget
@@ -106,7 +105,7 @@ def test_no_voltage_saturates_where_the_decay_is_rounded(tau, size, steps):
         "b": nir.Linear(np.ones((2, 1))),
         "output": nir.Output({"output": np.array([2])}),
     }
-    graph = with_metadata(nir.NIRGraph(nodes, list(pairwise(nodes)), type_check=False), steps, 1e-3)
+    graph = flat(nodes, steps=steps)
     x = np.ones((1, size))
     record = simulate_fixed(compile(graph, x), x)
     assert not any(record.saturations.values())
@@ -123,11 +122,10 @@ def test_the_type_of_the_samples_does_not_change_their_graded_values(dtype):
 
 
 def test_names_that_end_like_files_survive_the_file(tmp_path):
-    one = lambda: nir.IF(np.full(2, 1e3), np.full(2, 1.5))  # noqa: E731
-    nodes = {"input": nir.Input({"input": np.array([2])}), "a": nir.Affine(np.eye(2), np.array([1.0, 2.0])), "n": one()}
-    nodes |= {"b": nir.Affine(np.eye(2), np.array([-3.0, 1.0])), "n.npy": one()}
+    nodes = {"input": nir.Input({"input": np.array([2])}), "a": nir.Affine(np.eye(2), np.array([1.0, 2.0]))}
+    nodes |= {"n": integrators(2, 1.5), "b": nir.Affine(np.eye(2), np.array([-3.0, 1.0])), "n.npy": integrators(2, 1.5)}
     nodes |= {"c": nir.Linear(np.eye(2)), "output": nir.Output({"output": np.array([2])})}
-    graph = with_metadata(nir.NIRGraph(nodes, list(pairwise(nodes)), type_check=False), 4, 1e-3)
+    graph = flat(nodes)
     program = LoihiTarget().compile(graph, tmp_path / "p.npz", np.eye(2))
     assert LoihiProgram.load(tmp_path / "p.npz").digest() == program.digest()
 
