@@ -1,7 +1,9 @@
 """What all tests share: hypothesis profiles, and a network that trains in a second."""
 
+import functools
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,17 @@ def _one_thread() -> None:
 def _same_numbers() -> None:
     """What a test draws does not depend on the tests before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _onnx_operators_once() -> Iterator[None]:
+    """The ONNX exporter reads the source of its thousand operators at every export, for most of a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        if find_spec("onnxscript"):  # `make gpu` does without
+            from onnxscript._framework_apis import torch_2_5 as exporter
+
+            patch.setattr(exporter, "get_torchlib_ops", functools.cache(exporter.get_torchlib_ops))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

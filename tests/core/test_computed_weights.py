@@ -11,6 +11,7 @@ from spikeport.core.computed_weights import make_plain
 from spikeport.core.runs import DataInfo
 from spikeport.core.tracing import copied
 from spikeport.export.onnx_model import run_onnx
+from spikeport.export.trace import deployed
 from spikeport.profiling import count_operations
 from spikeport.targets.loihi.qat import ChipNetwork
 
@@ -73,17 +74,33 @@ def test_an_export_has_what_is_computed_now_and_leaves_the_model_as_it_is(tmp_pa
     assert torch.equal(cnn(x), expected)
 
 
-@pytest.mark.parametrize("second", [None, *KINDS])
-@pytest.mark.parametrize("first", ["weight_norm", "old spectral_norm", "pruned"])
-def test_a_weight_that_two_layers_share_is_exported_as_each_computes_it(tmp_path, first, second):
+def sharing(first, second):
+    """A CNN of two layers with one weight, computed anew in the first, and in the second too."""
     torch.manual_seed(0)
     a, b = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
     b.weight = a.weight
     KINDS[first](a)
     if second:
         KINDS[second](b)
-    model = nn.Sequential(a, nn.ReLU(), b, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4)).eval()
-    x = torch.randn(4, 3, 8, 8)
+    return nn.Sequential(a, nn.ReLU(), b, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4)).eval()
+
+
+@pytest.mark.parametrize("second", [None, *KINDS])
+@pytest.mark.parametrize("first", ["weight_norm", "old spectral_norm", "pruned"])
+def test_a_weight_that_two_layers_share_is_what_each_computes(first, second):
+    model, x = sharing(first, second), torch.randn(4, 3, 8, 8)
+    expected = model(x).detach()
+    copy = deployed(model)
+    assert torch.equal(copy(x), expected)
+    assert {name for name, _ in copy.named_parameters()} == {
+        f"{at}.{n}" for at in (0, 2, 6) for n in ("weight", "bias")
+    }
+    assert torch.equal(model(x), expected)
+
+
+@pytest.mark.parametrize("second", [None, "old weight_norm"])
+def test_a_weight_that_two_layers_share_is_exported_as_each_computes_it(tmp_path, second):
+    model, x = sharing("weight_norm", second), torch.randn(4, 3, 8, 8)
     expected = model(x).detach()
     to_onnx(model, tmp_path / "model.onnx", x.numpy())
     assert (torch.from_numpy(run_onnx(tmp_path / "model.onnx", x.numpy())) - expected).abs().max() < 1e-6
