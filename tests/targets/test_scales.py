@@ -18,7 +18,7 @@ from spikeport.targets.loihi.constants import Constants
 from spikeport.targets.loihi.convolution import worst_currents
 from spikeport.targets.loihi.layers import Layer
 from spikeport.targets.loihi.neurons import run
-from spikeport.targets.loihi.scales import largest_scale
+from spikeport.targets.loihi.scales import largest_scale, require_steps
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-1, 1), (-127, 127)])
@@ -79,7 +79,10 @@ def test_scale_is_the_largest_that_holds(seed, most, spread, bias_size, threshol
 
 
 @pytest.mark.parametrize("loss", [0.0, 0.5])
-@pytest.mark.parametrize(("threshold", "size", "bias"), [(100.0, 0.01, 0.0), (None, 0.01, 30.0)])
+@pytest.mark.parametrize(
+    ("threshold", "size", "bias"),
+    [(100.0, 0.01, 0.0), (100.0, 0.01, 5.0), (100.0, 0.12, 0.0), (None, 0.01, 30.0)],
+)
 def test_spikes_that_only_excite_saturate_no_voltage(threshold, size, bias, loss):
     """Up to the threshold, which does not fire, then all at once: here v rises further than it falls."""
     steps, biases = 40, np.linspace(0.9, 1, 20) * bias
@@ -98,6 +101,82 @@ def test_spikes_that_only_excite_saturate_no_voltage(threshold, size, bias, loss
         x = torch.tensor([*currents, most]).float().reshape(steps, 1, 1, 1, 1)
         found = run(p, x, steps)
         assert (found.wraps, found.saturations) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("weight", "threshold", "bias", "host", "expected"),
+    [
+        ((0.5, 0.25), 1.0, 0.0, None, 127 / 0.5),  # of the weights
+        ((0.01, 0.01), np.array([100.0, 200.0]), 0.0, None, 131071 / 200),  # of the thresholds, the highest
+        ((0.001, 0.001), None, 0.5, None, (4095 << 7) / (0.5 * 64)),  # of the bias
+        ((), None, 0.0, np.array([0.0, 0.5]), (4094 << 7) / (0.5 * 64)),  # of the host's current, 0 in one channel
+        ((1.0, 1.0), None, 100.0, np.array([0.0, 50.0]), (4094 << 7) / (150 * 64)),  # of both
+        ((127.0, 127.0), 1.0, 0.0, None, 1.0),  # a threshold of one step is one
+    ],
+)
+def test_each_register_sets_the_scale(weight, threshold, bias, host, expected):
+    weights = [np.array(weight).reshape(2, 1, 1, 1)] if weight else []
+    constants = Constants(loss_v=1.0, threshold=threshold)
+    scale = largest_scale("p", weights, [(0, 1)] * len(weights), np.array([bias, -bias]), constants, 1, host)
+    assert scale == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("loss", "host", "expected"),
+    [
+        (0.0, None, 127 / 3),  # v stays on the grid of the weights
+        (0.5, None, 12 / 0.3),
+        (np.array([0.0, 0.5]), None, 12 / 0.3),  # in one of two channels it does not
+        (0.0, np.ones(2), 12 / 0.3),  # a current of the host is on no grid
+    ],
+)
+def test_the_threshold_is_whole_where_v_leaves_the_grid_of_the_weights(loss, host, expected):
+    """Of 12.7 steps."""
+    constants = Constants(loss_v=loss, threshold=0.3)
+    scale = largest_scale("p", [np.full((2, 1, 1, 1), 3.0)], [(0, 1)], np.zeros(2), constants, 1, host)
+    assert scale == pytest.approx(expected, rel=1e-12)
+
+
+def test_weights_and_currents_that_are_all_zero_have_no_scale():
+    for weights, host in (([np.zeros((2, 1, 1, 1))], None), ([], np.zeros(2))):
+        with pytest.raises(SpikeportError, match="p: all of its weights are zero, so it has no scale"):
+            largest_scale("p", weights, [(0, 1)] * len(weights), np.ones(2), Constants(), 1, host)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(("bias", "host", "last"), [(5003.0, None, 83), (5003.0, 1003.0, 95)])
+def test_v_reaches_its_limit_and_no_further(sign, bias, host, last):
+    """Of 131071. On the chip a bias of 5003 is 5004, and a current of the host of 1003 is 1004."""
+    constants, biases = Constants(), sign * np.array([bias])
+    hosts = None if host is None else np.array([host])
+    full = (131071 - 5004 - (1004 if host else 0)) // 127
+    for rest in range(last - 5, last + 6):
+        weight = sign * np.array([127.0] * full + [rest]).reshape(1, full + 1, 1, 1)
+        scale = largest_scale("p", [weight], [(0, 1)], biases, constants, 1, hosts)
+        assert (scale == 1) == (rest <= last)
+        mant, exponent = quantise_bias(biases * scale, None if hosts is None else hosts * scale)
+        added = (mant[0] + sign * np.rint((host or 0) * scale * 64 / 2**exponent)) * 2**exponent / 64
+        assert abs(np.rint(weight * scale).sum() + added) <= 131071
+
+
+@pytest.mark.parametrize("loss_u", [(0.7, 0.2), (1.0, 0.2), (0.2, 0.01)])
+@pytest.mark.parametrize("loss_v", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("steps", [1, 4, 12])
+@pytest.mark.parametrize(("inputs", "most_bias"), [(500, 30.0), (40, 2000.0)])
+@pytest.mark.parametrize("threshold", [1e3, 1e5])
+def test_currents_that_stay_neither_wrap_nor_saturate(loss_u, loss_v, steps, inputs, most_bias, threshold):
+    """Neurons of a layer with different current memories, driven one way and then the other as hard as can be."""
+    weights = np.random.default_rng(0).uniform(-1, 1, (2, inputs, 1, 1))
+    bias = np.array([most_bias, -most_bias])
+    constants = Constants(np.array(loss_u), loss_v, threshold=threshold)
+    scale = largest_scale("p", [weights], [(-127, 127)], bias, constants, steps)
+    p = population(Layer("p", "", (2, 1, 1), constants, (), (), torch.from_numpy(bias), scale), 1)
+    most = torch.from_numpy(127 * np.abs(np.rint(weights * scale)).sum((1, 2, 3))).float()
+    for turn in range(steps):
+        x = most * torch.where(torch.arange(steps) < turn, 1.0, -1.0)[:, None]
+        for drive in (x, -x):
+            found = run(p, drive.reshape(steps, 1, 2, 1, 1), steps)
+            assert (found.wraps, found.saturations) == (0, 0)
 
 
 def test_the_lowest_of_several_thresholds_counts():
@@ -135,6 +214,38 @@ def test_bias_is_rounded_at_the_smallest_exponent(values):
     assert np.abs(mant).max() <= 4095
     assert np.abs((mant.astype(float) * 2**exponent) - bias * 64).max() <= 2**exponent / 2
     assert exponent == 0 or np.abs(np.rint(bias * 64 / 2 ** (exponent - 1))).max() > 4095
+
+
+@given(
+    st.lists(st.floats(-4000, 4000), min_size=2, max_size=2),
+    st.sampled_from([(2,), (2, 3, 3)]),
+    st.lists(st.floats(0, 4000), min_size=2, max_size=2),
+)
+def test_mantissas_leave_room_for_the_hosts_current(values, shape, host):
+    """Channel by channel, for a bias that is one number or differs within maps."""
+    bias = np.broadcast_to(np.reshape(values, (2,) + (1,) * (len(shape) - 1)), shape)
+    mant, exponent = quantise_bias(bias, np.array(host))
+    assert mant.shape == shape
+
+    def fits(exponent):
+        unit = 2**exponent / 64
+        return all((np.rint(np.abs(v) / unit) + np.ceil(h / unit)) <= 4095 for v, h in zip(values, host, strict=True))
+
+    assert fits(exponent)
+    assert exponent == 0 or not fits(exponent - 1)
+
+
+def test_a_bias_beyond_the_largest_mantissa_and_exponent_is_refused():
+    assert quantise_bias(np.array([-8190.0])) == (-4095, 7)
+    with pytest.raises(SpikeportError, match="a bias of 8192 weight steps does not fit 13 bits at exponent 7"):
+        quantise_bias(np.array([1.0, -8192.0]))
+
+
+def test_what_stays_of_a_neuron_without_memory_is_taken_off_a_bias_in_units_of_v_alone():
+    constants = Constants(loss_v=1.0, threshold=1000.0)
+    for bias, mant, exponent in ((10.0, 640 - 1000 // 64, 0), (5003.0, 2502, 7)):
+        p = population(Layer("p", "", (1, 1, 1), constants, (), (), torch.tensor([bias]).double(), 1.0), 1)
+        assert (int(p.bias_mant[0]), p.bias_exp) == (mant, exponent)
 
 
 def test_the_input_range_comes_from_metadata_or_calibration():
@@ -248,6 +359,27 @@ def test_weights_of_an_image_that_those_of_spikes_would_round_away_are_refused()
     # Spikes of little weight beside others, and inputs no larger than spikes, do no harm.
     assert joined(1.0, 1e-3, x)
     assert joined(1e-2, 1.0, np.sign(x))
+
+
+def test_whole_numbers_of_few_steps_are_kept_and_others_refused():
+    spikes, none = [(0, 1)], np.zeros(1)
+    constants = Constants(threshold=131000.0)
+    require_steps("p", [np.full((1, 2, 1, 1), 2.0)], spikes, none, 1.0, constants, 1)
+    for values in ((2.0, 1.5), (2.0, 1.9)):
+        with pytest.raises(
+            SpikeportError, match="p: its largest weight becomes 2 of 127, .*its threshold must stay <="
+        ):
+            require_steps("p", [np.reshape(values, (1, 2, 1, 1))], spikes, none, 1.0, constants, 1)
+
+
+def test_the_largest_bias_of_a_layer_is_what_rounds_its_weights_away():
+    weight, bias = np.full((2, 1, 1, 1), 1.3), np.array([[-8000.0, 0.0], [0.0, 0.0]])
+    with pytest.raises(SpikeportError, match="its bias must stay <= 8190; train with smaller biases"):
+        require_steps("p", [weight], [(0, 1)], bias, 1.0, Constants(), 1)
+    with pytest.raises(
+        SpikeportError, match="currents of 1 steps must stay <= 131071.*; use fewer time steps or fewer i"
+    ):
+        require_steps("p", [weight], [(0, 1)], bias / 3, 1.0, Constants(), 1)
 
 
 def test_weights_that_a_bias_would_round_away_are_refused():
