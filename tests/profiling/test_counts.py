@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from spikeport.core import LIF, SpikeportError, TimeMean
 from spikeport.core.models import ModelSpec, Twin
 from spikeport.export.foreign import owner_forward
-from spikeport.profiling.counting import count_operations
+from spikeport.profiling.counting import batch_size, count_operations
 from spikeport.profiling.energy import AC_PJ, HOROWITZ, MAC_PJ, model_sizes, paper_count
 
 
@@ -143,6 +143,27 @@ def test_the_papers_cnn_energy():
     sizes = model_sizes(ModelSpec("squeezenet", Twin("cnn")))
     assert sizes["macs"] / 1e6 == pytest.approx(54.755, abs=5e-4)
     assert HOROWITZ.of(0, sizes["macs"]) / 1e6 == pytest.approx(0.2519, abs=5e-5)  # mJ
+
+
+def test_the_papers_acs_are_those_of_the_layers_with_weights_in_a_step_of_an_image():
+    torch.manual_seed(0)
+    neurons = [LIF(time_steps=4, v_threshold=0.1, constant_input=held) for held in (True, False)]
+    spiking = nn.Conv2d(3, 2, 3), neurons[1], nn.Flatten(), nn.Linear(8, 2), TimeMean(4)
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), neurons[0], nn.MaxPool2d(2), *spiking).eval()
+    counts = count_operations(model, torch.rand(6, 1, 10, 10))
+    acs = {name: layer.acs.sum() for name, layer in counts.layers.items()}
+    assert acs["2"] > 0  # of the pooling, as OR neurons; the paper has none
+    assert acs["3"] > 0
+    assert acs["6"] > 0
+    paper = paper_count(counts)
+    assert paper.macs == 3 * (9 + 1) * 64  # with the bias
+    assert paper.acs == (acs["3"] + acs["6"]) / (6 * 4)
+    assert paper.energy_nj == pytest.approx(1e-3 * (0.9 * paper.acs + 4.6 * paper.macs), rel=1e-12)
+
+
+@pytest.mark.parametrize(("side", "images"), [(8, 64), (32, 64), (64, 16), (400, 1)])
+def test_a_batch_holds_no_more_pixels_than_64_images_of_cifar(side, images):
+    assert batch_size(torch.zeros(1, 3, side, side)) == images
 
 
 def test_energy_is_the_sum_of_its_operations():
