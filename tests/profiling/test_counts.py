@@ -161,6 +161,21 @@ def test_the_papers_acs_are_those_of_the_layers_with_weights_in_a_step_of_an_ima
     assert paper.energy_nj == pytest.approx(1e-3 * (0.9 * paper.acs + 4.6 * paper.macs), rel=1e-12)
 
 
+@pytest.mark.parametrize(("bias", "macs"), [(True, 44), (False, 40)])
+def test_the_papers_macs_of_a_linear_layer_have_its_bias(bias, macs):
+    assert paper_count(count_operations(nn.Linear(10, 4, bias), torch.rand(3, 10))).macs == macs
+
+
+def test_a_layer_is_analog_where_any_batch_is():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), LIF(time_steps=2, constant_input=True), TimeMean(2)).eval()
+    binary, analog = torch.eye(8).repeat(64, 1, 1, 1), torch.rand(64, 1, 8, 8)
+    for images in ((binary, analog), (analog, binary)):
+        conv = count_operations(model, torch.cat(images)).layers["0"]
+        assert conv.analog
+        for of, found in zip(images, conv.macs.reshape(2, 64), strict=True):
+            assert (found == (conv.dense if of is analog else 0)).all()
+
+
 @pytest.mark.parametrize(("side", "images"), [(8, 64), (32, 64), (64, 16), (400, 1)])
 def test_a_batch_holds_no_more_pixels_than_64_images_of_cifar(side, images):
     assert batch_size(torch.zeros(1, 3, side, side)) == images
