@@ -4,32 +4,32 @@ import nir
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from spikeport.core import SpikeportError
+from spikeport.core.geometry import pair
 from spikeport.targets.loihi.synapses import follow, start
 
 
 def conv(rng, cin, cout, kernel, stride, padding, dilation=1, groups=1, bias=True):
-    weight = rng.normal(size=(cout, cin // groups, kernel, kernel))
+    weight = rng.normal(size=(cout, cin // groups, *pair(kernel)))
     return nir.Conv2d(None, weight, stride, padding, dilation, groups, bias * rng.normal(size=cout))
 
 
 def mean(kernel, stride, padding=0):
-    return nir.AvgPool2d(np.array([kernel] * 2), np.array([stride] * 2), np.array([padding] * 2))
+    return nir.AvgPool2d(*(np.array(pair(value)) for value in (kernel, stride, padding)))
 
 
 def run(node, x):
     """One NIR node in torch."""
     if isinstance(node, nir.Conv2d):
         weight, bias = torch.from_numpy(node.weight), torch.from_numpy(node.bias)
-        options = (int(np.max(getattr(node, n))) for n in ("stride", "padding", "dilation"))
+        options = (pair(getattr(node, n)) for n in ("stride", "padding", "dilation"))
         return F.conv2d(x, weight, bias, *options, int(node.groups))
     if isinstance(node, nir.AvgPool2d):
-        kernel, stride, padding = (int(np.max(getattr(node, n))) for n in ("kernel_size", "stride", "padding"))
-        return F.avg_pool2d(x, kernel, stride, padding)
+        return F.avg_pool2d(x, *(pair(getattr(node, n)) for n in ("kernel_size", "stride", "padding")))
     if isinstance(node, nir.Affine):
         return (x.flatten(1) @ torch.from_numpy(node.weight).T + torch.from_numpy(node.bias))[..., None, None]
     if isinstance(node, nir.Scale):
@@ -50,18 +50,21 @@ def chains(draw):
     nodes = []
     for _ in range(draw(st.integers(1, 3))):
         kind = draw(st.sampled_from(("conv", "grouped", "depthwise", "mean")))
-        kernel, stride, padding = draw(st.integers(1, 3)), draw(st.integers(1, 2)), draw(st.integers(0, 1))
+        kernel, stride, dilation = (draw(st.tuples(*[st.integers(1, most)] * 2)) for most in (3, 2, 2))
+        padding = draw(st.just((0, 0)) | st.tuples(*[st.integers(0, 1)] * 2))  # most chains that pad again are refused
         if kind == "mean":
-            nodes.append(mean(kernel, draw(st.sampled_from((kernel, stride))), min(padding, kernel // 2)))
+            within = tuple(min(p, k // 2) for p, k in zip(padding, kernel, strict=True))
+            nodes.append(mean(kernel, draw(st.sampled_from((kernel, stride))), within))
         else:
             groups = {"conv": 1, "grouped": 2, "depthwise": 4}[kind]
             bias = draw(st.booleans())
-            nodes.append(conv(rng, 4, 4, kernel, stride, padding, draw(st.integers(1, 2)), groups, bias))
+            nodes.append(conv(rng, 4, 4, kernel, stride, padding, dilation, groups, bias))
     if draw(st.booleans()):
         nodes.append(nir.Flatten({"input": np.array([4])}, start_dim=0))
     return x, nodes
 
 
+@settings(max_examples=8 * settings.default.max_examples)
 @given(chains())
 def test_composition_equals_the_chain(case):
     x, nodes = case
@@ -150,6 +153,13 @@ def test_padding_behind_a_convolution_is_refused():
         follow(path, "second", conv(rng, 4, 4, 3, 1, 1))
 
 
+@pytest.mark.parametrize("first", [mean(2, 1), mean(2, 3), mean((2, 3), (3, 2)), mean(2, 2, 1)])
+def test_padding_behind_averages_that_are_no_tiles_is_refused(first):
+    path = follow(start("pre", (4, 6, 6)), "first", first)
+    with pytest.raises(SpikeportError, match="put a LIF there$"):
+        follow(path, "second", conv(np.random.default_rng(0), 4, 4, 3, 1, 1))
+
+
 @pytest.mark.parametrize("groups", [1, 4])
 @pytest.mark.parametrize("last", [conv(RNG, 4, 3, 6, 1, 0), mean(2, 2), mean(2, 1), conv(RNG, 4, 4, 2, 1, 0, groups=2)])
 def test_a_bias_before_padding_becomes_one_of_every_neuron(groups, last):
@@ -180,3 +190,18 @@ def test_unknown_nodes_and_wrong_shapes_are_named():
         follow(path, "c", conv(np.random.default_rng(0), 2, 2, 1, 1, 0))
     with pytest.raises(SpikeportError, match="a: weights"):
         follow(path, "a", nir.Affine(np.ones((2, 7)), np.zeros(2)))
+    for large in (conv(np.random.default_rng(0), 4, 4, (1, 7), 1, 0), mean((7, 1), 1)):
+        with pytest.raises(SpikeportError, match=r"k: its kernel does not fit on a map of \(6, 6\)"):
+            follow(path, "k", large)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_scale_is_one_factor_per_channel(flat):
+    path, factors = start("pre", (4, 6, 6)), np.broadcast_to(np.arange(1.0, 5)[:, None, None], (4, 6, 6)).copy()
+    shape = (-1,) if flat else (4, 6, 6)
+    assert follow(path, "s", nir.Scale(factors.reshape(shape))).weight.flatten().tolist() == [1, 2, 3, 4]
+    factors[2, 0, 5] = 7
+    with pytest.raises(SpikeportError, match="s: scales within a map; only one factor per channel"):
+        follow(path, "s", nir.Scale(factors.reshape(shape)))
+    with pytest.raises(SpikeportError, match=r"s: a scale of shape \(3, 1, 1\) for a map of \(4, 6, 6\)"):
+        follow(path, "s", nir.Scale(np.ones((3, 1, 1))))
