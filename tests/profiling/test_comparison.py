@@ -15,6 +15,7 @@ from spikeport.export.nir_graph import Metadata, build_nir
 from spikeport.export.trace import trace
 from spikeport.profiling.comparison import compare, mean_rate
 from spikeport.profiling.counting import count_operations
+from spikeport.profiling.counts import SERIES
 from spikeport.profiling.energy import HOROWITZ, total
 from spikeport.profiling.report import _rasters
 from spikeport.profiling.rows import TRAINING, totals
@@ -98,6 +99,18 @@ def test_witnesses_are_compared_on_the_samples_all_of_them_saw(case):
     assert totals(rows)[TRAINING]["acs"] == sum(int(c.acs[0].sum()) for c in training.layers.values() if len(c.acs))
 
 
+def test_training_may_have_seen_the_fewest_samples(case):
+    training, program, record = case
+    layers = {
+        name: replace(counts, **{series: getattr(counts, series)[:2] for series in SERIES})
+        for name, counts in training.layers.items()
+    }
+    rows = compare(replace(training, samples=2, layers=layers), program, {"fixed": record})
+    expected = sum(int(record.events[s.name][:2].sum()) for s in program.synapses if s.pre != "input")
+    assert totals(rows)["fixed"]["acs"] == expected / 2
+    assert totals(rows)[TRAINING]["acs"] == sum(int(c.acs[:2].sum()) for c in training.layers.values()) / 2
+
+
 def test_the_mean_rate_leaves_the_neurons_of_a_pool_out():
     torch.manual_seed(0)
     net = nn.Sequential(
@@ -119,6 +132,28 @@ def walked(net, x, shape, **metadata):
     graph, _ = build_nir(trace(net, shape), Metadata(3, input_shape=shape, **metadata))
     program = compile(graph, x.numpy())
     return count_operations(net, x), program, simulate_fixed(program, x.numpy())
+
+
+def test_notes_say_what_is_behind_a_layer():
+    neurons = lambda threshold, held=False: LIF(v_threshold=threshold, time_steps=3, constant_input=held)  # noqa: E731
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Sequential(nn.Conv2d(2, 4, 3), neurons(0.2, True))
+            self.alone, self.both = nn.Sequential(nn.Conv2d(4, 4, 1), neurons(0.1)), nn.Conv2d(4, 4, 1)
+            self.quick, self.slow, self.head, self.mean = neurons(0.1), neurons(0.2), nn.Linear(128, 3), TimeMean(3)
+
+        def forward(self, x):
+            x = self.both(self.alone(self.stem(x)))
+            return self.mean(self.head(torch.cat([self.quick(x), self.slow(x)], 1).flatten(1)))
+
+    torch.manual_seed(0)
+    training, program, record = walked(Two().eval(), torch.randn(2, 2, 6, 6).clamp(-2, 2), (2, 6, 6), input_bound=2.0)
+    notes = {row.layer: row.note for row in compare(training, program, {"fixed": record})}
+    several, last = "drives several layers of neurons: on the chip a synapse for each", "class currents: no neurons"
+    assert [name for name, note in notes.items() if several in note] == ["both"]
+    assert [name for name, note in notes.items() if last in note] == ["head"]
 
 
 def test_layers_that_are_one_synapse_on_the_chip_share_a_row_and_none_is_lost():
