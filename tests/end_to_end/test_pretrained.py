@@ -11,6 +11,9 @@ from spikeport.commands.demo import CARRIED_SAMPLES, PRETRAINED, find_pretrained
 from spikeport.core import SpikeportError, load_run, train
 from spikeport.export import to_nir
 from spikeport.targets import compile, simulate
+from spikeport.targets.loihi.chips import CHIPS
+from spikeport.targets.loihi.mapping import map_program
+from spikeport.targets.loihi.program import LoihiProgram
 from spikeport.targets.loihi.qat import ChipNetwork
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +46,9 @@ def test_the_snn_runs_on_the_chip_as_it_was_trained(taken):
     with torch.no_grad():
         trained = ChipNetwork(run.model(), run.data).eval()(torch.from_numpy(run.samples(16)[0]))
     np.testing.assert_array_equal(trained.numpy(), record.outputs.astype(np.float32))
+    program = LoihiProgram.load(taken / "snn/loihi/program.npz")
+    cores = {chip.name: len(map_program(program, chip).cores) for chip in CHIPS.values()}
+    assert cores == {"loihi1": 713, "loihi2": 42}  # as in docs/targets.md
 
 
 def test_they_are_found_in_a_checkout_only(monkeypatch, tmp_path):

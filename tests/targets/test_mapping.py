@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from dataclasses import replace
 from itertools import product
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from spikeport.core.geometry import Shape, output_size
 from spikeport.targets.loihi.chips import CHIPS, LOIHI_1, LOIHI_2, NO_FIGURE, Chip, Usage
-from spikeport.targets.loihi.mapping import Mapping, map_program
+from spikeport.targets.loihi.mapping import SHARES, Mapping, map_program
 from spikeport.targets.loihi.packing import Slice, first_fit
 from spikeport.targets.loihi.program import INPUT, LoihiProgram, Population, Synapse
 
@@ -188,6 +189,16 @@ def test_compartments_alone_come_near_the_lower_bound(program: LoihiProgram, com
     mapping = map_program(program, replace(BOUNDLESS, compartments=compartments))
     assert mapping.lower_bound == max(-(-sum(p.neurons for p in program.populations) // compartments), 1)
     assert len(mapping.cores) <= 1.5 * mapping.lower_bound
+
+
+@given(programs(), st.integers(4, 12), st.integers(6, 20))
+def test_of_several_sizes_of_slices_the_fewest_cores_are_taken(program: LoihiProgram, room: int, axons: int) -> None:
+    chip = replace(BOUNDLESS, compartments=room, axons_in=axons, axons_out=axons)
+    alone = []
+    for share in SHARES:
+        with mock.patch("spikeport.targets.loihi.mapping.SHARES", (share,)):
+            alone.append(len(map_program(program, chip).cores))
+    assert len(map_program(program, chip).cores) == min(alone)
 
 
 @given(programs(), st.integers(4, 40))
