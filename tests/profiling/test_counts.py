@@ -176,6 +176,44 @@ def test_a_layer_is_analog_where_any_batch_is():
             assert (found == (conv.dense if of is analog else 0)).all()
 
 
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_spikes_may_be_joined_along_any_side(dim):
+    class Joined(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Conv2d(1, 4, 3)
+            self.a, self.b = (LIF(time_steps=3, v_threshold=v, constant_input=True) for v in (0.1, 0.3))
+            self.conv, self.mean = nn.Conv2d(8 if dim == 1 else 4, 2, 3), TimeMean(3)
+
+        def forward(self, x):
+            x = self.first(x)
+            return self.mean(self.conv(torch.cat([self.a(x), self.b(x)], dim)).mean((2, 3)))
+
+    torch.manual_seed(0)
+    model, x = Joined().eval(), torch.rand(2, 1, 7, 7)
+    found = count_operations(model, x).layers["conv"].acs
+    with torch.no_grad():
+        maps = torch.cat([model.a(model.first(x)), model.b(model.first(x))], dim)
+    expected = F.conv2d(maps, torch.ones_like(model.conv.weight)).sum((1, 2, 3)).reshape(3, 2).T
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_normalisation_of_more_than_synapses_gave_is_counted_itself():
+    class Beside(nn.Module):
+        def __init__(self, beside):
+            super().__init__()
+            self.conv, self.norm, self.beside = nn.Conv2d(2, 4, 1), nn.BatchNorm2d(6), beside
+
+        def forward(self, x):
+            return self.norm(torch.cat([self.conv(x), self.beside(x)], 1)).mean((2, 3))
+
+    x = torch.randn(3, 2, 5, 5)
+    for beside, macs, into in ((nn.ReLU(), 6 * 25, ()), (nn.Conv2d(2, 2, 1), 0, ("conv", "beside"))):
+        norm = count_operations(Beside(beside).eval(), x).layers["norm"]
+        assert norm.folds_into == into
+        assert norm.macs.sum() == 3 * macs
+
+
 @pytest.mark.parametrize(("side", "images"), [(8, 64), (32, 64), (64, 16), (400, 1)])
 def test_a_batch_holds_no_more_pixels_than_64_images_of_cifar(side, images):
     assert batch_size(torch.zeros(1, 3, side, side)) == images
