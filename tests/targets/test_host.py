@@ -49,6 +49,23 @@ def image_net(steps: int = 4) -> tuple[RandomNet, Tensor]:
     return net, 3 * torch.randn(6, 2, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
+def test_a_current_beyond_the_largest_mantissa_is_refused() -> None:
+    nodes = {"input": nir.Input({"input": np.array([1])}), "first": nir.Linear(np.ones((1, 1)))}
+    nodes |= {"neurons": nir.IF(1e3 * np.ones(1), np.ones(1)), "second": nir.Linear(np.ones((1, 1)))}
+    nodes["output"] = nir.Output({"output": np.array([1])})
+    graph = with_metadata(nir.NIRGraph(nodes, [*pairwise(nodes)], type_check=False), 3, 1e-3)
+    program = compile(graph, np.array([[-2.0], [1.5]]), input_mode=HOST)
+    (synapse,) = (s for s in program.synapses if s.host)
+    exponent = program.population(synapse.post).bias_exp
+    largest = (4095.4 * 2**exponent) / synapse.weight.item()
+    for sign in (1, -1):
+        x = np.full((2, 1, 1, 1, 1), sign * largest)
+        assert np.abs(host.bias_mantissas(program, x)[synapse.post]).max() == 4095
+        x[1] *= 1.001
+        with pytest.raises(SpikeportError, match="neurons: .* needs a bias mantissa of 4099, the largest is 4095"):
+            host.bias_mantissas(program, x)
+
+
 @settings(suppress_health_check=[HealthCheck.too_slow])
 @given(random_nets(), st.integers(0, 2**31))
 def test_no_input_in_range_leaves_a_register(case: tuple[RandomNet, Tensor], seed: int) -> None:
