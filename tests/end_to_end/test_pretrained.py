@@ -13,7 +13,6 @@ from spikeport.export import to_nir
 from spikeport.targets import compile, simulate
 from spikeport.targets.loihi.chips import CHIPS
 from spikeport.targets.loihi.mapping import map_program
-from spikeport.targets.loihi.program import LoihiProgram
 from spikeport.targets.loihi.qat import ChipNetwork
 
 ROOT = Path(__file__).parents[2]
@@ -41,12 +40,11 @@ def test_they_read_the_images_they_carry(taken, kind):
 def test_the_snn_runs_on_the_chip_as_it_was_trained(taken):
     run = load_run(taken / "snn")
     to_nir(run, samples=run.samples(4)[0])  # few: to verify all that it carries would take a minute
-    compile(taken / "snn")
+    program = compile(taken / "snn")
     record = simulate(taken / "snn", samples=16)
     with torch.no_grad():
         trained = ChipNetwork(run.model(), run.data).eval()(torch.from_numpy(run.samples(16)[0]))
     np.testing.assert_array_equal(trained.numpy(), record.outputs.astype(np.float32))
-    program = LoihiProgram.load(taken / "snn/loihi/program.npz")
     cores = {chip.name: len(map_program(program, chip).cores) for chip in CHIPS.values()}
     assert cores == {"loihi1": 713, "loihi2": 42}  # as in docs/targets.md
 

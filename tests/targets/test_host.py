@@ -1,9 +1,9 @@
 """Host current: the first synapses on the host, in float; what reaches the chip is a bias, equal in both engines."""
 
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import graphs
 import nir
 import numpy as np
 import pytest
@@ -15,9 +15,6 @@ from torch import Tensor
 
 from spikeport.core import SpikeportError
 from spikeport.export.interpreter import interpret
-from spikeport.export.nir_foreign import with_metadata
-from spikeport.export.nir_graph import Metadata, build_nir
-from spikeport.export.trace import trace
 from spikeport.targets import differences
 from spikeport.targets.loihi import host
 from spikeport.targets.loihi.check import check_graph
@@ -31,9 +28,8 @@ HOST = "host-current"
 
 
 def graph_of(net: RandomNet, x: Tensor) -> nir.NIRGraph:
-    traced = trace(net, tuple(x.shape[1:]))
-    metadata = Metadata(traced.time_steps, input_shape=tuple(x.shape[1:]), input_bound=float(x.abs().max()))
-    return build_nir(traced, metadata)[0]
+    """Bounded by what these samples hold."""
+    return graphs.graph_of(net, x, bound=float(x.abs().max()))
 
 
 def compiled(net: RandomNet, x: Tensor) -> LoihiProgram:
@@ -50,10 +46,9 @@ def image_net(steps: int = 4) -> tuple[RandomNet, Tensor]:
 
 
 def test_a_current_beyond_the_largest_mantissa_is_refused() -> None:
-    nodes = {"input": nir.Input({"input": np.array([1])}), "first": nir.Linear(np.ones((1, 1)))}
-    nodes |= {"neurons": nir.IF(1e3 * np.ones(1), np.ones(1)), "second": nir.Linear(np.ones((1, 1)))}
-    nodes["output"] = nir.Output({"output": np.array([1])})
-    graph = with_metadata(nir.NIRGraph(nodes, [*pairwise(nodes)], type_check=False), 3, 1e-3)
+    ends = nir.Input({"input": np.array([1])}), nir.Output({"output": np.array([1])})
+    nodes = {"input": ends[0], "first": nir.Linear(np.eye(1)), "neurons": graphs.integrators(1, 1.0)}
+    graph = graphs.flat(nodes | {"second": nir.Linear(np.eye(1)), "output": ends[1]}, steps=3)
     program = compile(graph, np.array([[-2.0], [1.5]]), input_mode=HOST)
     (synapse,) = (s for s in program.synapses if s.host)
     exponent = program.population(synapse.post).bias_exp
@@ -148,8 +143,7 @@ def foreign(neuron: nir.NIRNode, sequence: bool = False) -> nir.NIRGraph:
         "linear": nir.Linear(np.eye(2)),
         "output": nir.Output({"output": np.array([2])}),
     }
-    names = list(nodes)
-    return with_metadata(nir.NIRGraph(nodes, list(pairwise(names))), 3, 1e-3, sequence)
+    return graphs.flat(nodes, steps=3, sequence=sequence)
 
 
 ONES: Any = np.ones(2)

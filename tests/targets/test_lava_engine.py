@@ -7,6 +7,7 @@ from pathlib import Path
 import nir
 import numpy as np
 import pytest
+from graphs import flat, graph_of
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 from networks import RandomNet, random_nets
@@ -14,9 +15,6 @@ from programs import INPUT_SCALE, event_programs, programs, single
 from torch import Tensor
 
 from spikeport.core.errors import SpikeportError
-from spikeport.export.nir_foreign import with_metadata
-from spikeport.export.nir_graph import Metadata, build_nir
-from spikeport.export.trace import trace
 from spikeport.targets.loihi.arithmetic import VTH_NEVER
 from spikeport.targets.loihi.compile import compile
 from spikeport.targets.loihi.fixed import simulate_fixed
@@ -57,10 +55,8 @@ def test_random_programs_equal(drawn: tuple[LoihiProgram, np.ndarray], convoluti
 def test_random_networks_equal(case: tuple[RandomNet, Tensor], convolution: str) -> None:
     net, x = case
     x = 3 * x  # so that most layers fire
-    traced = trace(net, tuple(x.shape[1:]))
-    metadata = Metadata(traced.time_steps, input_shape=tuple(x.shape[1:]), input_bound=float(x.abs().max()))
     try:
-        program = compile(build_nir(traced, metadata)[0])
+        program = compile(graph_of(net, x, bound=float(x.abs().max())))
     except SpikeportError as error:
         assert "pads a map" in str(error) or "all of its weights are zero" in str(error)  # noqa: PT017
         reject()
@@ -109,7 +105,7 @@ def test_a_bias_that_fires_recurrent_neurons_before_the_first_sample(convolution
     nodes["output"] = nir.Output({"output": np.array([1])})
     edges = [*pairwise(("input", "affine", "neurons", "back", "neurons")), ("neurons", "output")]
     x = np.array([[0.0], [1.0]])
-    program = compile(with_metadata(nir.NIRGraph(nodes, edges, type_check=False), 3, 1e-3), x)
+    program = compile(flat(nodes, edges, steps=3), x)
     record = equal_records(program, x, convolution)
     assert record.spikes["neurons"].tolist() == [[1, 0, 1], [1, 1, 1]]
 
