@@ -68,6 +68,15 @@ class Network:
     output: str
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """How the network's input arrives: ``scale`` is what 1 stands for, ``most`` the largest; ``host``: as biases."""
+
+    scale: float
+    most: int
+    host: bool
+
+
 def require_input_mode(input_mode: str) -> None:
     """Raises SpikeportError for one that is not of ``INPUT_MODES``."""
     if input_mode not in INPUT_MODES:
@@ -89,23 +98,16 @@ def layers(graph: nir.NIRGraph, calibration: np.ndarray | None = None, input_mod
     input_scale, input_max = input_range(metadata, calibration)
     bound = input_scale * input_max
     # A scale of 1 would say that the input is whole numbers.
-    *larger, smallest = [input_max, *(n for n in INPUT_RANGES if input_max == INPUT_MAX and bound != n)]
-    for most in larger:
+    ranges = [input_max, *(n for n in INPUT_RANGES if input_max == INPUT_MAX and bound != n)]
+    *larger, smallest = (_Entry(input_scale * (input_max / n), n, input_mode == "host-current") for n in ranges)
+    for entry in larger:
         with suppress(CoarseInput):
-            return _layers(graph, metadata, input_scale * (input_max / most), most, input_mode, balanced=True)
-    return _layers(graph, metadata, input_scale * (input_max / smallest), smallest, input_mode)
+            return _layers(graph, metadata, entry, balanced=True)
+    return _layers(graph, metadata, smallest)
 
 
-def _layers(
-    graph: nir.NIRGraph,
-    metadata: Metadata,
-    input_scale: float,
-    input_max: int,
-    input_mode: str,
-    balanced: bool = False,
-) -> Network:
-    """``layers`` with an input of this range; ``balanced`` as of ``require_steps``."""
-    host = input_mode == "host-current"
+def _layers(graph: nir.NIRGraph, metadata: Metadata, entry: _Entry, balanced: bool = False) -> Network:
+    """``layers`` with an input that arrives so; ``balanced`` as of ``require_steps``."""
     input_shape = map_shape(metadata.input_shape)
     values: dict[str, list[Path]] = {}
     found: list[Layer] = []
@@ -126,7 +128,7 @@ def _layers(
                 for link in chain:
                     path = follow(path, link, graph.nodes[link])
                 paths.append(path)
-            found.append(_layer(name, node, paths, metadata, input_scale, input_max, host, balanced))
+            found.append(_layer(name, node, paths, metadata, entry, balanced))
             values[name] = [start(name, found[-1].shape)]
             output = name if isinstance(node, nir.Output) else output
         else:
@@ -135,7 +137,7 @@ def _layers(
             values[name] = [follow(path, name, node, with_bias=k == 0) for k, path in enumerate(paths)]
     if not output:
         raise SpikeportError("the NIR graph has no output")
-    return Network(metadata, input_shape, input_scale, input_max, tuple(found), output)
+    return Network(metadata, input_shape, entry.scale, entry.most, tuple(found), output)
 
 
 def input_range(metadata: Metadata, calibration: np.ndarray | None) -> tuple[float, int]:
@@ -160,25 +162,41 @@ def input_range(metadata: Metadata, calibration: np.ndarray | None) -> tuple[flo
     return top / INPUT_MAX, INPUT_MAX
 
 
-def _layer(
-    name: str,
-    node: Any,
-    paths: list[Path],
-    metadata: Metadata,
-    input_scale: float,
-    input_max: int,
-    host: bool,
-    balanced: bool,
-) -> Layer:
+def _layer(name: str, node: Any, paths: list[Path], metadata: Metadata, entry: _Entry, balanced: bool) -> Layer:
     """Neurons, or the integrators of the output, with the paths into them."""
     shape = _common_shape(name, paths)
     constants = Constants()
     if isinstance(node, NEURONS):
         constants = constants_of(name, node, shape, metadata.dt, metadata.spike_condition == ">=")
-    gain, offset = (torch.as_tensor(value, dtype=torch.float64) for value in (constants.gain, constants.offset))
-    gains = gain.reshape(-1, 1, 1, 1)
-    weights = [path.weight * gains * (input_scale if path.pre == INPUT and not host else 1.0) for path in paths]
-    hosted = [host and path.pre == INPUT for path in paths]
+    biases = _biases(name, paths, constants)
+    gain = torch.as_tensor(constants.gain, dtype=torch.float64).reshape(-1, 1, 1, 1)
+    from_input = [path.pre == INPUT for path in paths]
+    factors = [entry.scale if first and not entry.host else 1.0 for first in from_input]
+    weights = [path.weight * gain * factor for path, factor in zip(paths, factors, strict=True)]
+    if not all(bool(values.isfinite().all()) for values in (*weights, biases)):
+        raise SpikeportError(f"{name}: its weights or bias hold NaN or infinity")
+
+    numbers = [weight.detach().numpy() for weight in weights]
+    ends = torch.stack([biases.amin((1, 2)), biases.amax((1, 2))]).detach().numpy()
+    on_host = [first and entry.host for first in from_input]
+    most: np.ndarray | None = None
+    if any(on_host):
+        if np.any(constants.loss_u < 1):
+            raise SpikeportError(f"{name}: its currents decay, which a bias of the host does not; use `--input graded`")
+        sums = [np.abs(w).sum((1, 2, 3)) for w, hosted in zip(numbers, on_host, strict=True) if hosted]
+        most = np.sum(sums, axis=0) * entry.scale * entry.most
+    on_chip = [w for w, hosted in zip(numbers, on_host, strict=True) if not hosted]
+    ranges = [(-entry.most, entry.most) if first else (0, 1) for first in from_input]
+    inputs = [values for values, hosted in zip(ranges, on_host, strict=True) if not hosted]
+    scale = largest_scale(name, on_chip, inputs, ends, constants, metadata.time_steps, most)
+    require_steps(name, on_chip, inputs, ends, scale, constants, metadata.time_steps, balanced)
+    source = metadata.layers.get(name, name)
+    bias = biases if any(path.bias.ndim == 3 for path in paths) else biases[:, 0, 0]
+    return Layer(name, source, shape, constants, tuple(paths), tuple(weights), bias, scale, most)
+
+
+def _biases(name: str, paths: list[Path], constants: Constants) -> Tensor:
+    """What every step adds to the neurons: the paths' biases and the neurons' own offset, [C, H, W] or [C, 1, 1]."""
     maps = [path.bias if path.bias.ndim == 3 else path.bias[:, None, None] for path in paths]
     currents = torch.stack(torch.broadcast_tensors(*maps)).sum(0)
     if np.any(constants.loss_u < 1) and currents.any():
@@ -186,25 +204,8 @@ def _layer(
             f"{name}: a bias on synapses into CubaLIF neurons decays with their current, which Loihi's bias does not "
             "do; train without bias"
         )
-    biases = currents * gain.reshape(-1, 1, 1) + offset.reshape(-1, 1, 1)
-    if not all(bool(values.isfinite().all()) for values in (*weights, biases)):
-        raise SpikeportError(f"{name}: its weights or bias hold NaN or infinity")
-    numbers = [weight.detach().numpy() for weight in weights]
-    ends = torch.stack([biases.amin((1, 2)), biases.amax((1, 2))]).detach().numpy()
-    most: np.ndarray | None = None
-    if any(hosted):
-        if np.any(constants.loss_u < 1):
-            raise SpikeportError(f"{name}: its currents decay, which a bias of the host does not; use `--input graded`")
-        sums = [np.abs(w).sum((1, 2, 3)) for w, on_host in zip(numbers, hosted, strict=True) if on_host]
-        most = np.sum(sums, axis=0) * input_scale * input_max
-    on_chip = [w for w, on_host in zip(numbers, hosted, strict=True) if not on_host]
-    ranges = [(-input_max, input_max) if path.pre == INPUT else (0, 1) for path in paths]
-    inputs = [values for values, on_host in zip(ranges, hosted, strict=True) if not on_host]
-    scale = largest_scale(name, on_chip, inputs, ends, constants, metadata.time_steps, most)
-    require_steps(name, on_chip, inputs, ends, scale, constants, metadata.time_steps, balanced)
-    source = metadata.layers.get(name, name)
-    bias = biases if any(path.bias.ndim == 3 for path in paths) else biases[:, 0, 0]
-    return Layer(name, source, shape, constants, tuple(paths), tuple(weights), bias, scale, most)
+    gain, offset = (torch.as_tensor(value, dtype=torch.float64) for value in (constants.gain, constants.offset))
+    return currents * gain.reshape(-1, 1, 1) + offset.reshape(-1, 1, 1)
 
 
 def _common_shape(name: str, paths: list[Path]) -> Shape:
