@@ -69,7 +69,7 @@ class Network:
 
 
 @dataclass(frozen=True)
-class _Entry:
+class _Arrival:
     """How the network's input arrives: ``scale`` is what 1 stands for, ``most`` the largest; ``host``: as biases."""
 
     scale: float
@@ -99,14 +99,14 @@ def layers(graph: nir.NIRGraph, calibration: np.ndarray | None = None, input_mod
     bound = input_scale * input_max
     # A scale of 1 would say that the input is whole numbers.
     ranges = [input_max, *(n for n in INPUT_RANGES if input_max == INPUT_MAX and bound != n)]
-    *larger, smallest = (_Entry(input_scale * (input_max / n), n, input_mode == "host-current") for n in ranges)
-    for entry in larger:
+    *larger, smallest = (_Arrival(input_scale * (input_max / n), n, input_mode == "host-current") for n in ranges)
+    for arrival in larger:
         with suppress(CoarseInput):
-            return _layers(graph, metadata, entry, balanced=True)
+            return _layers(graph, metadata, arrival, balanced=True)
     return _layers(graph, metadata, smallest)
 
 
-def _layers(graph: nir.NIRGraph, metadata: Metadata, entry: _Entry, balanced: bool = False) -> Network:
+def _layers(graph: nir.NIRGraph, metadata: Metadata, arrival: _Arrival, balanced: bool = False) -> Network:
     """``layers`` with an input that arrives so; ``balanced`` as of ``require_steps``."""
     input_shape = map_shape(metadata.input_shape)
     values: dict[str, list[Path]] = {}
@@ -128,7 +128,7 @@ def _layers(graph: nir.NIRGraph, metadata: Metadata, entry: _Entry, balanced: bo
                 for link in chain:
                     path = follow(path, link, graph.nodes[link])
                 paths.append(path)
-            found.append(_layer(name, node, paths, metadata, entry, balanced))
+            found.append(_layer(name, node, paths, metadata, arrival, balanced))
             values[name] = [start(name, found[-1].shape)]
             output = name if isinstance(node, nir.Output) else output
         else:
@@ -137,7 +137,7 @@ def _layers(graph: nir.NIRGraph, metadata: Metadata, entry: _Entry, balanced: bo
             values[name] = [follow(path, name, node, with_bias=k == 0) for k, path in enumerate(paths)]
     if not output:
         raise SpikeportError("the NIR graph has no output")
-    return Network(metadata, input_shape, entry.scale, entry.most, tuple(found), output)
+    return Network(metadata, input_shape, arrival.scale, arrival.most, tuple(found), output)
 
 
 def input_range(metadata: Metadata, calibration: np.ndarray | None) -> tuple[float, int]:
@@ -162,7 +162,7 @@ def input_range(metadata: Metadata, calibration: np.ndarray | None) -> tuple[flo
     return top / INPUT_MAX, INPUT_MAX
 
 
-def _layer(name: str, node: Any, paths: list[Path], metadata: Metadata, entry: _Entry, balanced: bool) -> Layer:
+def _layer(name: str, node: Any, paths: list[Path], metadata: Metadata, arrival: _Arrival, balanced: bool) -> Layer:
     """Neurons, or the integrators of the output, with the paths into them."""
     shape = _common_shape(name, paths)
     constants = Constants()
@@ -171,22 +171,22 @@ def _layer(name: str, node: Any, paths: list[Path], metadata: Metadata, entry: _
     biases = _biases(name, paths, constants)
     gain = torch.as_tensor(constants.gain, dtype=torch.float64).reshape(-1, 1, 1, 1)
     from_input = [path.pre == INPUT for path in paths]
-    factors = [entry.scale if first and not entry.host else 1.0 for first in from_input]
+    factors = [arrival.scale if first and not arrival.host else 1.0 for first in from_input]
     weights = [path.weight * gain * factor for path, factor in zip(paths, factors, strict=True)]
     if not all(bool(values.isfinite().all()) for values in (*weights, biases)):
         raise SpikeportError(f"{name}: its weights or bias hold NaN or infinity")
 
     numbers = [weight.detach().numpy() for weight in weights]
     ends = torch.stack([biases.amin((1, 2)), biases.amax((1, 2))]).detach().numpy()
-    on_host = [first and entry.host for first in from_input]
+    on_host = [first and arrival.host for first in from_input]
     most: np.ndarray | None = None
     if any(on_host):
         if np.any(constants.loss_u < 1):
             raise SpikeportError(f"{name}: its currents decay, which a bias of the host does not; use `--input graded`")
         sums = [np.abs(w).sum((1, 2, 3)) for w, hosted in zip(numbers, on_host, strict=True) if hosted]
-        most = np.sum(sums, axis=0) * entry.scale * entry.most
+        most = np.sum(sums, axis=0) * arrival.scale * arrival.most
     on_chip = [w for w, hosted in zip(numbers, on_host, strict=True) if not hosted]
-    ranges = [(-entry.most, entry.most) if first else (0, 1) for first in from_input]
+    ranges = [(-arrival.most, arrival.most) if first else (0, 1) for first in from_input]
     inputs = [values for values, hosted in zip(ranges, on_host, strict=True) if not hosted]
     scale = largest_scale(name, on_chip, inputs, ends, constants, metadata.time_steps, most)
     require_steps(name, on_chip, inputs, ends, scale, constants, metadata.time_steps, balanced)
