@@ -14,13 +14,11 @@ from spikeport.core.data import load_dataset
 from spikeport.core.errors import SpikeportError
 from spikeport.core.files import refuse_existing, replacing
 from spikeport.core.functional import whole_steps
-from spikeport.core.neurons import LIF
 from spikeport.core.runs import Run, load_run
-from spikeport.core.tracing import trace_module
 from spikeport.export.foreign import adopted
 from spikeport.export.nir_graph import Metadata, build_nir, read_nir, signed, write_nir
 from spikeport.export.onnx_model import export_onnx, int8_path, quantise
-from spikeport.export.trace import deployed, takes_held, trace
+from spikeport.export.trace import deployed, graph_for, trace
 from spikeport.export.verify import (
     CERTIFICATE_FILE,
     Certificate,
@@ -73,18 +71,7 @@ def to_nir(
     refuse_beside(path.with_name(CERTIFICATE_FILE), overwrite)
     original = model
     model = adopted(model, samples.shape, time_steps)
-    if not any(isinstance(m, LIF) for m in model.modules()):
-        raise SpikeportError(
-            f"{type(model).__name__} has no spiking neurons among its layers. A CNN goes to --target onnx, or trains "
-            "its twin first (spikeport.convert); calls of lif() are not seen: make them LIF layers"
-        )
-    graph = trace_module(model).graph
-    held = takes_held(model, graph)
-    if not held and samples.ndim not in (3, 5):
-        raise SpikeportError(
-            f"samples of shape {samples.shape}; a network whose input changes takes [T, N, C, H, W] or [T, N, F] (one "
-            "that holds it has a first LIF with constant_input=True, or HoldTime)"
-        )
+    graph, held = graph_for(model, samples.shape)
     input_shape = samples.shape[1 if held else 2 :]
     traced = trace(model, input_shape, graph)
     if time_steps is not None and whole_steps(time_steps) != traced.time_steps:

@@ -4,6 +4,7 @@ What our neuron cannot do exactly (soft reset, learnt or per-channel constants, 
 """
 
 import copy
+import inspect
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -28,6 +29,17 @@ _SAME = (
 _NOTHING = ("Dropout", "Dropout2d")
 #: Its containers, which run what they hold one after the other, step by step.
 _CONTAINERS = ("SeqToANNContainer", "MultiStepContainer", "StepModeContainer")
+
+#: Surrogates that are ours, steepness for steepness: SpikingJelly's classes, snnTorch's functions -> our names.
+_SURROGATES = {
+    "ATan": "atan",
+    "Sigmoid": "sigmoid",
+    "PiecewiseQuadratic": "piecewise-linear",
+    "PiecewiseExp": "exponential",
+    "atan": "atan",
+    "sigmoid": "sigmoid",
+    "fast_sigmoid": "fast-sigmoid",
+}
 
 
 def is_foreign(model: nn.Module) -> bool:
@@ -109,6 +121,13 @@ def adopt(model: nn.Module, time_steps: int, constant_input: bool = True) -> nn.
     replace_modules(graph, lambda name, module: _ours(name, module, time_steps))
     _drop_membranes(graph, pairs)
     return fold_time(graph, time_steps, constant_input=constant_input).eval()
+
+
+def share_parameters(ours: nn.Module, theirs: nn.Module) -> None:
+    """Gives ``ours``, which ``theirs`` was adopted as, the parameters of theirs: training one trains both."""
+    for name, module in ours.named_modules(remove_duplicate=False):
+        for key in module._parameters:
+            module._parameters[key] = theirs.get_submodule(name)._parameters[key]
 
 
 def _one_step(model: nn.Module) -> nn.Module:
@@ -195,12 +214,15 @@ def _spikingjelly(name: str, module: Any, time_steps: int) -> LIF:
         tau, decay_input = 1 / float(torch.sigmoid(module.w.detach().double())), module.decay_input
     else:
         tau, decay_input = float(module.tau), module.decay_input
+    surrogate = module.surrogate_function
     return LIF(
         tau=tau,
         decay_input=decay_input,
         v_threshold=float(module.v_threshold),
         v_reset=float(module.v_reset),
         time_steps=time_steps,
+        detach_reset=module.detach_reset,
+        **_surrogate(type(surrogate).__name__, getattr(surrogate, "alpha", None)),
     )
 
 
@@ -217,6 +239,8 @@ def _snntorch(name: str, module: Any, time_steps: int) -> LIF:
         )
     if module.inhibition or module.state_quant or float(module.graded_spikes_factor) != 1:
         raise SpikeportError(f"{where}: inhibition, state_quant and graded spikes have no exact form; leave them out")
+    # Its surrogates are functions made by functions, which keep their steepness.
+    steepness = inspect.getclosurevars(module.spike_grad).nonlocals.values()
     beta, threshold = _scalar(where, "beta", module.beta.clamp(0, 1)), _scalar(where, "threshold", module.threshold)
     return LIF(
         tau=math.inf if beta == 1 else 1 / (1 - beta),
@@ -224,7 +248,14 @@ def _snntorch(name: str, module: Any, time_steps: int) -> LIF:
         # snnTorch fires above its threshold, we fire at it.
         v_threshold=float(np.nextafter(np.float32(threshold), np.float32(np.inf))),
         time_steps=time_steps,
+        detach_reset=True,
+        **_surrogate(module.spike_grad.__qualname__.partition(".")[0], *steepness),
     )
+
+
+def _surrogate(theirs: str, *steepness: Any) -> dict[str, Any]:
+    """Arguments of ``LIF``; its own surrogate where it knows no such one."""
+    return {"surrogate": _SURROGATES[theirs], "alpha": float(*steepness)} if theirs in _SURROGATES else {}
 
 
 def _scalar(where: str, name: str, value: torch.Tensor) -> float:

@@ -230,6 +230,27 @@ class _Rewriter:
             )
 
 
+def graph_for(model: nn.Module, shape: tuple[int, ...]) -> tuple[fx.Graph, bool]:
+    """A spiking network's traced graph, and whether samples of this shape are held for all steps.
+
+    Raises:
+        SpikeportError: a model without spiking neurons, or samples that do not suit it.
+    """
+    if not any(isinstance(m, LIF) for m in model.modules()):
+        raise SpikeportError(
+            f"{type(model).__name__} has no spiking neurons among its layers. A CNN goes to --target onnx, or trains "
+            "its twin first (spikeport.convert); calls of lif() are not seen: make them LIF layers"
+        )
+    graph = trace_module(model).graph
+    held = takes_held(model, graph)
+    if not held and len(shape) not in (3, 5):
+        raise SpikeportError(
+            f"samples of shape {shape}; a network whose input changes takes [T, N, C, H, W] or [T, N, F] (one that "
+            "holds it has a first LIF with constant_input=True, or HoldTime)"
+        )
+    return graph, held
+
+
 def takes_held(model: nn.Module, graph: fx.Graph) -> bool:
     """Whether the network a model calls, as its traced graph says, holds a sample [N, ...] for all steps."""
     modules = dict(model.named_modules())

@@ -11,6 +11,7 @@ from spikeport.targets.compiling import (
     default_folder,
 )
 from spikeport.targets.loihi.against_float import require_own
+from spikeport.targets.loihi.qat import prepare_qat
 from spikeport.targets.record import SpikeRecord, differences
 from spikeport.targets.simulating import simulate
 
@@ -26,6 +27,7 @@ __all__ = [
     "default_folder",
     "differences",
     "find_target",
+    "prepare_qat",
     "require_own",
     "simulate",
     "target_names",

@@ -141,9 +141,9 @@ def train(
             raise SpikeportError(f"{idle[0]} has no effect without {flag}; give both or neither")
     prepare: Prepare | None = None
     if resolved.target:  # imported only where one is asked for: it brings the exporter
-        from spikeport.targets.loihi.qat import ChipNetwork
+        from spikeport.targets.loihi.qat import prepare_run
 
-        prepare = ChipNetwork
+        prepare = prepare_run
     rows: list[dict[str, float]] = []
 
     def told(row: dict[str, float]) -> None:

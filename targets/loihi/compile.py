@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from spikeport.core.errors import SpikeportError
-from spikeport.export.nir_graph import Metadata, unique
+from spikeport.export.nir_graph import Metadata, metadata_of, unique
 from spikeport.targets.loihi import arithmetic as loihi
 from spikeport.targets.loihi.constants import Values
 from spikeport.targets.loihi.fields import check_fields
-from spikeport.targets.loihi.layers import Layer, layers
+from spikeport.targets.loihi.layers import Layer, input_range, layers, require_input_mode
 from spikeport.targets.loihi.program import INPUT, LoihiProgram, Population, Synapse
 from spikeport.targets.loihi.synapses import Path
 
@@ -34,8 +34,14 @@ def compile(
     Raises:
         SpikeportError: a node or a value that Loihi cannot hold, with the layer, the limit and the remedy.
     """
-    network = layers(graph, calibration, input_mode)
-    metadata = network.metadata
+    metadata = metadata_of(graph)
+    require_input_mode(input_mode)
+    host = input_mode == "host-current"
+    if host and metadata.input != "constant":
+        raise SpikeportError(
+            "the host writes biases between samples only, and this input changes within: use `--input graded`"
+        )
+    network = layers(graph, input_range(metadata, calibration)._replace(host=host))
     populations: list[Population] = []
     synapses: list[Synapse] = []
     depth = {INPUT: 0}

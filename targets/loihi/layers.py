@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import nir
 import numpy as np
@@ -68,13 +68,12 @@ class Network:
     output: str
 
 
-@dataclass(frozen=True)
-class _Arrival:
-    """How the network's input arrives: ``scale`` is what 1 stands for, ``most`` the largest; ``host``: as biases."""
+class InputRange(NamedTuple):
+    """What a graded input of 1 stands for, and the largest one; ``host``: it arrives as biases."""
 
     scale: float
     most: int
-    host: bool
+    host: bool = False
 
 
 def require_input_mode(input_mode: str) -> None:
@@ -83,30 +82,24 @@ def require_input_mode(input_mode: str) -> None:
         raise SpikeportError(f"unknown input {input_mode!r}; available: {', '.join(INPUT_MODES)}")
 
 
-def layers(graph: nir.NIRGraph, calibration: np.ndarray | None = None, input_mode: str = "graded") -> Network:
-    """The layers of a graph, their scales chosen. Arguments and errors as ``compile``.
+def layers(graph: nir.NIRGraph, given: InputRange) -> Network:
+    """The layers of a graph, their scales chosen. Errors as of ``compile``.
 
     The input has the largest range at which the layers that take it keep half as many steps for their weights: both
     share the room of a current, and what either loses in rounding is lost. Where none does, the smallest.
     """
     metadata = metadata_of(graph)
-    require_input_mode(input_mode)
-    if input_mode == "host-current" and metadata.input != "constant":
-        raise SpikeportError(
-            "the host writes biases between samples only, and this input changes within: use `--input graded`"
-        )
-    input_scale, input_max = input_range(metadata, calibration)
-    bound = input_scale * input_max
+    bound = given.scale * given.most
     # A scale of 1 would say that the input is whole numbers.
-    ranges = [input_max, *(n for n in INPUT_RANGES if input_max == INPUT_MAX and bound != n)]
-    *larger, smallest = (_Arrival(input_scale * (input_max / n), n, input_mode == "host-current") for n in ranges)
-    for arrival in larger:
+    ranges = [given.most, *(n for n in INPUT_RANGES if given.most == INPUT_MAX and bound != n)]
+    *larger, smallest = (InputRange(given.scale * (given.most / n), n, given.host) for n in ranges)
+    for fewer in larger:
         with suppress(CoarseInput):
-            return _layers(graph, metadata, arrival, balanced=True)
+            return _layers(graph, metadata, fewer, balanced=True)
     return _layers(graph, metadata, smallest)
 
 
-def _layers(graph: nir.NIRGraph, metadata: Metadata, arrival: _Arrival, balanced: bool = False) -> Network:
+def _layers(graph: nir.NIRGraph, metadata: Metadata, arriving: InputRange, balanced: bool = False) -> Network:
     """``layers`` with an input that arrives so; ``balanced`` as of ``require_steps``."""
     input_shape = map_shape(metadata.input_shape)
     values: dict[str, list[Path]] = {}
@@ -128,7 +121,7 @@ def _layers(graph: nir.NIRGraph, metadata: Metadata, arrival: _Arrival, balanced
                 for link in chain:
                     path = follow(path, link, graph.nodes[link])
                 paths.append(path)
-            found.append(_layer(name, node, paths, metadata, arrival, balanced))
+            found.append(_layer(name, node, paths, metadata, arriving, balanced))
             values[name] = [start(name, found[-1].shape)]
             output = name if isinstance(node, nir.Output) else output
         else:
@@ -137,17 +130,17 @@ def _layers(graph: nir.NIRGraph, metadata: Metadata, arrival: _Arrival, balanced
             values[name] = [follow(path, name, node, with_bias=k == 0) for k, path in enumerate(paths)]
     if not output:
         raise SpikeportError("the NIR graph has no output")
-    return Network(metadata, input_shape, arrival.scale, arrival.most, tuple(found), output)
+    return Network(metadata, input_shape, arriving.scale, arriving.most, tuple(found), output)
 
 
-def input_range(metadata: Metadata, calibration: np.ndarray | None) -> tuple[float, int]:
-    """What a graded input of 1 stands for, and the largest one. Spikes and small whole numbers enter as they are.
+def input_range(metadata: Metadata, calibration: np.ndarray | None) -> InputRange:
+    """What the metadata say, or real samples show. Spikes and small whole numbers enter as they are.
 
     Raises:
         SpikeportError: the metadata gives no range, and the samples are not there, not the network's, not finite or 0.
     """
     if metadata.input_bound is not None:
-        return metadata.input_bound / INPUT_MAX, INPUT_MAX
+        return InputRange(metadata.input_bound / INPUT_MAX, INPUT_MAX)
     if calibration is None or calibration.size == 0:
         raise SpikeportError("the range of the input is unknown; give real samples with --calibration X.npy")
     steps = None if metadata.input == "constant" else metadata.time_steps
@@ -158,11 +151,11 @@ def input_range(metadata: Metadata, calibration: np.ndarray | None) -> tuple[flo
     if top == 0:
         raise SpikeportError("the calibration samples are all 0, which gives the input no range; give real samples")
     if top < INPUT_MAX and not np.any(values % 1):
-        return 1.0, max(int(top), 2 if values.min() < 0 else 1)  # -1 is no spike: a range of 1 would say so
-    return top / INPUT_MAX, INPUT_MAX
+        return InputRange(1.0, max(int(top), 2 if values.min() < 0 else 1))  # -1 is no spike: a range of 1 would say so
+    return InputRange(top / INPUT_MAX, INPUT_MAX)
 
 
-def _layer(name: str, node: Any, paths: list[Path], metadata: Metadata, arrival: _Arrival, balanced: bool) -> Layer:
+def _layer(name: str, node: Any, paths: list[Path], metadata: Metadata, arriving: InputRange, balanced: bool) -> Layer:
     """Neurons, or the integrators of the output, with the paths into them."""
     shape = _common_shape(name, paths)
     constants = Constants()
@@ -171,22 +164,22 @@ def _layer(name: str, node: Any, paths: list[Path], metadata: Metadata, arrival:
     biases = _biases(name, paths, constants)
     gain = torch.as_tensor(constants.gain, dtype=torch.float64).reshape(-1, 1, 1, 1)
     from_input = [path.pre == INPUT for path in paths]
-    factors = [arrival.scale if first and not arrival.host else 1.0 for first in from_input]
+    factors = [arriving.scale if first and not arriving.host else 1.0 for first in from_input]
     weights = [path.weight * gain * factor for path, factor in zip(paths, factors, strict=True)]
     if not all(bool(values.isfinite().all()) for values in (*weights, biases)):
         raise SpikeportError(f"{name}: its weights or bias hold NaN or infinity")
 
     numbers = [weight.detach().numpy() for weight in weights]
     ends = torch.stack([biases.amin((1, 2)), biases.amax((1, 2))]).detach().numpy()
-    on_host = [first and arrival.host for first in from_input]
+    on_host = [first and arriving.host for first in from_input]
     most: np.ndarray | None = None
     if any(on_host):
         if np.any(constants.loss_u < 1):
             raise SpikeportError(f"{name}: its currents decay, which a bias of the host does not; use `--input graded`")
         sums = [np.abs(w).sum((1, 2, 3)) for w, hosted in zip(numbers, on_host, strict=True) if hosted]
-        most = np.sum(sums, axis=0) * arrival.scale * arrival.most
+        most = np.sum(sums, axis=0) * arriving.scale * arriving.most
     on_chip = [w for w, hosted in zip(numbers, on_host, strict=True) if not hosted]
-    ranges = [(-arrival.most, arrival.most) if first else (0, 1) for first in from_input]
+    ranges = [(-arriving.most, arriving.most) if first else (0, 1) for first in from_input]
     inputs = [values for values, hosted in zip(ranges, on_host, strict=True) if not hosted]
     scale = largest_scale(name, on_chip, inputs, ends, constants, metadata.time_steps, most)
     require_steps(name, on_chip, inputs, ends, scale, constants, metadata.time_steps, balanced)

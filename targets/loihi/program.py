@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,8 @@ INPUT = "input"
 INPUT_MODES = ("graded", "host-current")
 #: Graded input: 8 bits with sign, symmetric, so that 0 stays 0 and padding stays exact.
 INPUT_MAX = 127
+
+Samples = TypeVar("Samples", bound=Any)  #: arrays or tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,7 +243,7 @@ class LoihiProgram:
             return program
 
 
-def batch(x: np.ndarray, shape: Shape, time_steps: int | None, what: str, taker: str) -> np.ndarray:
+def batch(x: Samples, shape: Shape, time_steps: int | None, what: str, taker: str) -> Samples:
     """Samples [N, ...], or [T, N, ...] with ``time_steps``, as [N, C, H, W], or [T, N, C, H, W].
 
     Args:

@@ -6,13 +6,16 @@ way back, rounding and truncation pass the gradient straight through (Bengio et 
 has the surrogate derivative of its neuron.
 """
 
+import warnings
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from spikeport.core.arrays import as_array
 from spikeport.core.computed_weights import hooks
 from spikeport.core.config import TrainConfig
 from spikeport.core.errors import SpikeportError
@@ -20,39 +23,92 @@ from spikeport.core.learner import Prepare
 from spikeport.core.neurons import LIF, Fired
 from spikeport.core.runs import DataInfo
 from spikeport.core.tracing import trace_module
+from spikeport.export.foreign import adopted, share_parameters
 from spikeport.export.nir_graph import Metadata, build_nir
-from spikeport.export.trace import rewrite, takes_held
+from spikeport.export.trace import graph_for, require_finite, rewrite, takes_held
 from spikeport.targets.loihi import neurons
 from spikeport.targets.loihi.arithmetic import SHIFT
 from spikeport.targets.loihi.compile import population
 from spikeport.targets.loihi.convolution import exact_dtype
 from spikeport.targets.loihi.gradients import Slope, gradient
-from spikeport.targets.loihi.layers import Layer, Network, layers
-from spikeport.targets.loihi.program import INPUT, Population
+from spikeport.targets.loihi.layers import InputRange, Layer, Network, input_range, layers
+from spikeport.targets.loihi.program import INPUT, Population, batch
 from spikeport.targets.loihi.synapses import Path
 
 
-class ChipNetwork(nn.Module):
-    """Takes normalised images [N, C, H, W]; returns the mean class currents the chip gives, float32 [N, K].
+def prepare_qat(model: nn.Module, samples: np.ndarray, time_steps: int | None = None) -> "ChipNetwork":
+    """A model of one's own as the chip will run it, to be trained in a loop of one's own.
 
-    It has the parameters of ``model``, which stays in evaluation mode.
+    What is trained are the model's own parameters; its statistics and its neurons' constants stay. Compiled afterwards
+    with the same samples, it gives the same spikes. Where ``LIF`` does not have a neuron's surrogate, a warning says so
+    and it is the arctangent.
+
+    Args:
+        model, samples, time_steps: as of ``compile_model``; one of ours is put into evaluation mode.
+
+    Returns:
+        A module that takes samples as these are, [N, ...] or [T, N, ...], and gives mean class currents [N, K].
 
     Raises:
-        SpikeportError: a CNN, an input that changes over time, a layer with hooks (which would not run), or a network
-            that does not compile to Loihi.
+        SpikeportError: samples that do not suit it, a network that does not compile to Loihi, a layer with hooks.
+    """
+    array = as_array(samples, "the samples")
+    require_finite(model)
+    ours = adopted(model, array.shape, time_steps)
+    if ours is not model:
+        share_parameters(ours, model)
+        unknown = [name for name, module in ours.named_modules() if isinstance(module, LIF) and module.alpha is None]
+        if unknown:
+            warnings.warn(
+                f"{', '.join(unknown)}: of a surrogate that LIF does not have; trained with the arctangent instead",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+    graph, held = graph_for(ours, array.shape)
+    given = Metadata(
+        time_steps=1 if held else len(array),
+        input="constant" if held else "sequence",
+        input_shape=array.shape[1 if held else 2 :],
+    )
+    chip = ChipNetwork(ours, graph, given.input_shape, input_range(given, array))
+    chip.network()  # what it cannot hold is told of before anything is trained
+    return chip
+
+
+def prepare_run(model: nn.Module, info: DataInfo) -> "ChipNetwork":
+    """The ``prepare`` of ``spikeport.core.train``: the model as the chip will run it.
+
+    Raises:
+        SpikeportError: a CNN, an input that changes over time, or a layer with hooks, which would not run.
+    """
+    graph = trace_module(model).graph
+    if not takes_held(model, graph):
+        raise SpikeportError("training for Loihi takes a spiking network (--kind snn) whose input is held for T steps")
+    given = Metadata(time_steps=1, input_shape=info.image_shape, input_bound=info.input_bound)
+    return ChipNetwork(model, graph, info.image_shape, input_range(given, None))
+
+
+class ChipNetwork(nn.Module):
+    """Takes normalised samples [N, ...], or [T, N, ...] where the input changes; gives mean class currents [N, K].
+
+    These are the chip's, float32. It has the parameters of ``model``, which stays in evaluation mode.
+
+    Args:
+        graph: the model's, traced.
+        input_shape: of one sample, (C, H, W) or (F,).
+        given: the range of the input.
+
+    Raises:
+        SpikeportError: a layer with hooks (which would not run); when called, a network that does not compile to Loihi.
     """
 
-    def __init__(self, model: nn.Module, info: DataInfo) -> None:
+    def __init__(self, model: nn.Module, graph: fx.Graph, input_shape: tuple[int, ...], given: InputRange) -> None:
         super().__init__()
         lifs = {name: module for name, module in model.named_modules() if isinstance(module, LIF)}
         _require_no_hooks(model)
-        self._graph = trace_module(model).graph
-        if not takes_held(model, self._graph):
-            raise SpikeportError(
-                "training for Loihi takes a spiking network (--kind snn) whose input is held for T steps"
-            )
         self.model = model.eval()
-        self._neurons, self._info = lifs, info
+        self._graph, self._shape, self._range = graph, input_shape, given
+        self._neurons = lifs
         self._fired = nn.ModuleDict({_key(name): Fired(name) for name in lifs})
 
     def train(self, mode: bool = True) -> "ChipNetwork":
@@ -62,10 +118,10 @@ class ChipNetwork(nn.Module):
 
     def network(self) -> Network:
         """The model as it is now, in layers whose weights lead back to its parameters."""
-        shape = self._info.image_shape
-        traced = rewrite(self.model, self._graph, shape)
-        metadata = Metadata(traced.time_steps, input_shape=shape, input_bound=self._info.input_bound)
-        return layers(build_nir(traced, metadata)[0])
+        traced = rewrite(self.model, self._graph, self._shape)
+        kind = "constant" if traced.constant_input else "sequence"
+        metadata = Metadata(traced.time_steps, input=kind, input_shape=self._shape)
+        return layers(build_nir(traced, metadata)[0], self._range)
 
     def forward(self, x: Tensor) -> Tensor:
         network = self.network()
@@ -73,16 +129,17 @@ class ChipNetwork(nn.Module):
 
     def values(self, network: Network, x: Tensor) -> dict[str, Tensor]:
         """What every layer sends: spikes [T*N, C, H, W]; the output, mean class currents [N, K, 1, 1] in float64."""
-        values = {INPUT: torch.round(x.detach().double() / network.input_scale).float()}
+        values = {INPUT: _quantised(x, network)}
+        samples = x.shape[0 if network.metadata.input == "constant" else 1]
         with torch.autocast(x.device.type, enabled=False), torch.backends.nnpack.flags(enabled=False):
             for layer in network.layers:
-                values[layer.name] = self._run(layer, values, network.metadata.time_steps)
+                values[layer.name] = self._run(layer, values, samples, network.metadata.time_steps)
         return values
 
-    def _run(self, layer: Layer, values: dict[str, Tensor], steps: int) -> Tensor:
+    def _run(self, layer: Layer, values: dict[str, Tensor], samples: int, steps: int) -> Tensor:
         chip = population(layer, depth=0)
         arriving = [
-            _convolve(values[path.pre], _rounded(weight * layer.scale), path).unflatten(0, (-1, len(values[INPUT])))
+            _convolve(values[path.pre], _rounded(weight * layer.scale), path).unflatten(0, (-1, samples))
             for path, weight in zip(layer.paths, layer.weights, strict=True)
         ]
         bias = (layer.bias * layer.scale * (1 << SHIFT)).float().to(arriving[0].device)
@@ -109,6 +166,22 @@ def _require_no_hooks(model: nn.Module) -> None:
 def _key(name: str) -> str:
     """What a ModuleDict takes for the name of a layer: no dot, and nothing that it has of its own."""
     return "/" + name.replace(".", "/")
+
+
+def _quantised(x: Tensor, network: Network) -> Tensor:
+    """Samples as the graded input, whole numbers in float32 [N or T*N, C, H, W]; see ``LoihiProgram.quantise``."""
+    steps = None if network.metadata.input == "constant" else network.metadata.time_steps
+    maps = batch(x.detach(), network.input_shape, steps, "the input", "network")
+    maps = (maps if steps is None else maps.flatten(0, 1)).double()
+    whole = torch.round(maps / network.input_scale)
+    if not bool(whole.abs().amax() <= network.input_max):
+        raise SpikeportError(
+            f"the input reaches {float(maps.abs().amax()):.4g}, the network's range ends at "
+            f"{network.input_scale * network.input_max:.4g}; prepare it with samples that reach as far"
+        )
+    if network.input_scale == 1 and bool((whole != maps).any()):
+        raise SpikeportError("the input holds fractions, the samples that the network was prepared with did not")
+    return whole.float()
 
 
 def _rounded(x: Tensor) -> Tensor:
@@ -159,5 +232,5 @@ def _slope(layer: Layer, neuron: LIF | None) -> Slope:
 
 
 def preparation(config: TrainConfig) -> Prepare | None:
-    """The ``prepare`` of ``spikeport.core.train``: ``ChipNetwork`` where the settings name a target, else None."""
-    return ChipNetwork if config.target else None
+    """What ``spikeport.core.train`` is to ``prepare``: None where the settings name no target."""
+    return prepare_run if config.target else None

@@ -13,7 +13,7 @@ from spikeport.core.tracing import copied
 from spikeport.export.onnx_model import run_onnx
 from spikeport.export.trace import deployed
 from spikeport.profiling import count_operations
-from spikeport.targets.loihi.qat import ChipNetwork
+from spikeport.targets.loihi.qat import prepare_run
 
 INFO = DataInfo("rgb", (3, 8, 8), (0.5,) * 3, (0.1,) * 3, ("a", "b", "c", "d"))
 PARAMETRIZED = {
@@ -121,12 +121,12 @@ def test_a_part_of_a_computed_weight_may_be_pruned():
 def test_training_in_integers_trains_what_weights_are_computed_from(kind):
     x = torch.randn(4, 3, 8, 8)
     model = changed(spiking(kind))
-    given = ChipNetwork(model, INFO)(x)
-    assert torch.equal(given, ChipNetwork(plain(model), INFO)(x))
+    given = prepare_run(model, INFO)(x)
+    assert torch.equal(given, prepare_run(plain(model), INFO)(x))
     given.square().sum().backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
-    before = ChipNetwork(model, INFO)(x)
-    assert not torch.equal(ChipNetwork(changed(model), INFO)(x), before)
+    before = prepare_run(model, INFO)(x)
+    assert not torch.equal(prepare_run(changed(model), INFO)(x), before)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -13,7 +13,7 @@ from spikeport.export import to_nir
 from spikeport.targets import compile, simulate
 from spikeport.targets.loihi.chips import CHIPS
 from spikeport.targets.loihi.mapping import map_program
-from spikeport.targets.loihi.qat import ChipNetwork
+from spikeport.targets.loihi.qat import prepare_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,7 +30,7 @@ def test_they_read_the_images_they_carry(taken, kind):
     assert run.kind == kind
     assert run.data.folder is None
     x, labels = run.samples(CARRIED_SAMPLES)
-    model = run.model() if kind == "cnn" else ChipNetwork(run.model(), run.data).eval()
+    model = run.model() if kind == "cnn" else prepare_run(run.model(), run.data).eval()
     with torch.no_grad():
         accuracy = float((model(torch.from_numpy(x)).argmax(1).numpy() == labels).mean())
     # Of 64 images, three standard deviations are 0.17 at an accuracy of 0.7.
@@ -43,7 +43,7 @@ def test_the_snn_runs_on_the_chip_as_it_was_trained(taken):
     program = compile(taken / "snn")
     record = simulate(taken / "snn", samples=16)
     with torch.no_grad():
-        trained = ChipNetwork(run.model(), run.data).eval()(torch.from_numpy(run.samples(16)[0]))
+        trained = prepare_run(run.model(), run.data).eval()(torch.from_numpy(run.samples(16)[0]))
     np.testing.assert_array_equal(trained.numpy(), record.outputs.astype(np.float32))
     cores = {chip.name: len(map_program(program, chip).cores) for chip in CHIPS.values()}
     assert cores == {"loihi1": 713, "loihi2": 42}  # as in docs/targets.md

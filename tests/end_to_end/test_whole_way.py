@@ -13,7 +13,7 @@ from spikeport import compile, report, simulate, to_nir, to_onnx, train
 from spikeport.core import SpikeportError, TrainConfig, load_run
 from spikeport.core.data import load_dataset
 from spikeport.targets import check, differences
-from spikeport.targets.loihi.qat import ChipNetwork
+from spikeport.targets.loihi.qat import prepare_run
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def runs(tmp_path_factory, lava):
     common |= {"kind": "snn", "tau": 1.25, "v_threshold": 0.5}
     train(TrainConfig(epochs=3, lr=2e-3, start=str(folder / "cnn"), **common), folder / "float")
     onwards = {"start": str(folder / "float"), "target": "loihi"}
-    train(TrainConfig(epochs=1, lr=2e-4, **common, **onwards), folder / "snn", prepare=ChipNetwork)
+    train(TrainConfig(epochs=1, lr=2e-4, **common, **onwards), folder / "snn", prepare=prepare_run)
     to_onnx(folder / "cnn")
     to_nir(folder / "snn")
     compile(folder / "snn")

@@ -13,6 +13,7 @@ import snntorch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from snntorch import surrogate as snn_surrogate
 from snntorch.export_nir import export_to_nir
 from spikingjelly.activation_based import functional, layer, neuron, surrogate
 from torch import nn
@@ -20,7 +21,7 @@ from torch import nn
 from spikeport import report
 from spikeport.core import SpikeportError
 from spikeport.export import read_nir, to_nir
-from spikeport.export.foreign import adopt, is_foreign, owner_forward
+from spikeport.export.foreign import adopt, is_foreign, owner_forward, share_parameters
 from spikeport.export.interpreter import interpret
 from spikeport.export.nir_foreign import with_metadata
 from spikeport.export.trace import trace
@@ -570,3 +571,45 @@ def test_flattening_behind_a_time_axis_says_what_works():
 
     with pytest.raises(SpikeportError, match=r"flattens dimensions 2 to -1; .*: layer.Flatten\(\)"):
         trace(adopt(Flat(), 4), (1, 8, 8))
+
+
+def of_jelly(surrogate_function, detach_reset):
+    how = {"v_threshold": 0.3, "surrogate_function": surrogate_function, "detach_reset": detach_reset}
+    return nn.Sequential(
+        layer.Conv2d(1, 4, 3), neuron.LIFNode(**how), layer.Conv2d(4, 4, 3), neuron.IFNode(**how), layer.Flatten()
+    )
+
+
+def of_leaky(spike_grad):
+    how = {"spike_grad": spike_grad, "init_hidden": True, "reset_mechanism": "zero"}
+    neurons = [snntorch.Leaky(0.6, threshold=0.3, **how), snntorch.Leaky(0.9, threshold=0.2, **how)]
+    return nn.Sequential(nn.Conv2d(1, 4, 3), neurons[0], nn.Conv2d(4, 4, 3), neurons[1], nn.Flatten())
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        *(
+            of_jelly(kind(alpha), detached)
+            for kind in (surrogate.ATan, surrogate.Sigmoid, surrogate.PiecewiseQuadratic, surrogate.PiecewiseExp)
+            for alpha, detached in ((1.5, False), (3.0, True))
+        ),
+        *map(of_leaky, (None, snn_surrogate.atan(3.0), snn_surrogate.fast_sigmoid(5), snn_surrogate.sigmoid(4))),
+    ],
+)
+def test_gradients_are_those_of_its_own_framework(theirs):
+    """Surrogate, steepness and whether the reset is detached are taken over, and the parameters are shared."""
+    x, steps = torch.rand(5, 1, 6, 6), 4
+    ours = adopt(theirs, steps)
+    share_parameters(ours, theirs)
+    functional.reset_net(theirs)
+    for module in theirs.modules():
+        if isinstance(module, snntorch.Leaky):
+            module.reset_mem()
+    weights = list(theirs.parameters())
+    assert all(a is b for a, b in zip(weights, ours.parameters(), strict=True))
+    expected = torch.autograd.grad(sum(theirs(x) for _ in range(steps)).square().sum() / steps**2, weights)
+    found = torch.autograd.grad(ours(x).square().sum(), weights)
+    for a, b in zip(found, expected, strict=True):
+        assert torch.linalg.norm(a - b) < 1e-5 * torch.linalg.norm(b)
+        assert b.any()

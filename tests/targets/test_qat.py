@@ -22,7 +22,7 @@ from spikeport.profiling.comparison import compare
 from spikeport.targets import compile as compile_run
 from spikeport.targets.loihi.compile import compile
 from spikeport.targets.loihi.fixed import simulate_fixed
-from spikeport.targets.loihi.qat import ChipNetwork, preparation
+from spikeport.targets.loihi.qat import preparation, prepare_run
 
 
 def info_of(x):
@@ -33,7 +33,7 @@ def info_of(x):
 
 def both(net, x):
     """The training forward and the fixed engine on the same samples, or None where the network does not compile."""
-    chip = ChipNetwork(net, info_of(x)).eval()
+    chip = prepare_run(net, info_of(x)).eval()
     try:
         network = chip.network()
     except SpikeportError as error:
@@ -41,16 +41,15 @@ def both(net, x):
         return None
     with torch.no_grad():
         values = chip.values(network, x)
-        program = compile(graph_of(chip))
+        program = compile(graph_of(net, info_of(x)))
     return network, values, simulate_fixed(program, x.numpy(), rasters=len(x)), program
 
 
-def graph_of(chip):
+def graph_of(net, info):
     from spikeport.export.nir_graph import Metadata, build_nir
     from spikeport.export.trace import trace
 
-    info = chip._info
-    traced = trace(chip.model, info.image_shape)
+    traced = trace(net.eval(), info.image_shape)
     metadata = Metadata(traced.time_steps, input_shape=info.image_shape, input_bound=info.input_bound)
     return build_nir(traced, metadata)[0]
 
@@ -101,7 +100,7 @@ def test_a_bias_before_padding_runs_on_the_chip(input_mode):
     network, values, record, _ = both(net, x)
     assert [layer.bias.ndim for layer in network.layers] == [3, 3, 1]
     assert min(float(record.spikes[name].sum()) for name in record.spikes) > 0
-    program = compile(graph_of(ChipNetwork(net, info_of(x))), input_mode=input_mode)
+    program = compile(graph_of(net, info_of(x)), input_mode=input_mode)
     fixed = simulate_fixed(program, x.numpy(), rasters=len(x))
     with torch.no_grad():
         spikes = torch.from_numpy(fixed.rasters["first"]).transpose(0, 1).flatten(0, 1)
@@ -114,7 +113,7 @@ def test_a_bias_before_padding_runs_on_the_chip(input_mode):
 
 def test_the_bias_before_padding_is_trained():
     net, x = Bottleneck().eval(), torch.randn(40, 2, 6, 6, generator=torch.Generator().manual_seed(1))
-    chip = ChipNetwork(net, info_of(x))
+    chip = prepare_run(net, info_of(x))
     found = torch.autograd.grad(chip(x).square().sum(), list(net.parameters()))
     wanted = torch.autograd.grad(net(x).square().sum(), list(net.parameters()))
     for (name, _), a, b in zip(net.named_parameters(), found, wanted, strict=True):
@@ -142,7 +141,7 @@ def test_gradients_are_those_of_the_float_network(surrogate, detach_reset):
     """At 8 bits one neuron's membrane is close to the float one, and so is every derivative along the way."""
     net = chain(surrogate=surrogate, detach_reset=detach_reset, steps=3)
     x = torch.linspace(-1, 1, 9).view(-1, 1, 1, 1)
-    chip = ChipNetwork(net, DataInfo("d", (1, 1, 1), (0.5,), (0.5,), ("a",)))
+    chip = prepare_run(net, DataInfo("d", (1, 1, 1), (0.5,), (0.5,), ("a",)))
     found = torch.autograd.grad(chip(x).square().sum(), list(net.parameters()))
     wanted = torch.autograd.grad(net(x).square().sum(), list(net.parameters()))
     for a, b in zip(found, wanted, strict=True):
@@ -165,7 +164,7 @@ def test_pooled_spikes_share_the_gradient(around):
     with torch.no_grad():
         net[0].weight.fill_(2.0)
         net[4].weight.fill_(1.0)
-    chip = ChipNetwork(net, DataInfo("d", (1, 2, 2), (0.5,), (0.5,), ("a",)))
+    chip = prepare_run(net, DataInfo("d", (1, 2, 2), (0.5,), (0.5,), ("a",)))
     # h = 2x, the surrogate 1 - |h - 1|: x = 0.75 fires (h = 1.5), 0.25 does not (h = 0.5); derivative 0.5 for both.
     x = torch.tensor([[0.75, 0.75], [0.25, 0.25]])[None, None]
     (gradient,) = torch.autograd.grad(chip(x).sum(), net[0].weight)
@@ -187,7 +186,7 @@ def test_no_gradient_passes_through_the_reset_of_pooled_spikes():
     with torch.no_grad():
         net[0].weight.fill_(2.0)
         net[3].weight.fill_(1.0)
-    chip = ChipNetwork(net, DataInfo("d", (1, 2, 2), (0.5,), (0.5,), ("a",)))
+    chip = prepare_run(net, DataInfo("d", (1, 2, 2), (0.5,), (0.5,), ("a",)))
     x = torch.full((1, 1, 2, 2), 0.75)  # h = 1.5 in every step: all fire, derivative 0.5
     # Each of four places has a quarter of the gradient of the pooled spike, so 0.5 * 0.75 in every step; the LIF's own
     # reset takes nothing, for with tau = 1 nothing of v is kept.
@@ -199,7 +198,7 @@ def test_batch_norm_keeps_its_statistics():
     net = RandomNet(["conv"], 4, 6, 2, seed=1, pooled=True)
     before = {name: value.clone() for name, value in net.named_buffers()}
     x = torch.randn(4, 2, 6, 6, generator=torch.Generator().manual_seed(0))
-    chip = ChipNetwork(net, info_of(x)).train()
+    chip = prepare_run(net, info_of(x)).train()
     chip(x).sum().backward()
     assert all(torch.equal(value, before[name]) for name, value in net.named_buffers())
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())
@@ -207,12 +206,12 @@ def test_batch_norm_keeps_its_statistics():
 
 def test_a_trained_network_runs_on_the_chip_as_it_was_trained(tiny, tmp_path):
     train(tiny(kind="snn"), tmp_path / "float")
-    run = train(tiny(kind="snn", start=str(tmp_path / "float"), target="loihi"), tmp_path / "chip", prepare=ChipNetwork)
+    run = train(tiny(kind="snn", start=str(tmp_path / "float"), target="loihi"), tmp_path / "chip", prepare=prepare_run)
     to_nir(run)
     program = compile_run(tmp_path / "chip")
     x, labels = run.samples(10_000)
     record = simulate_fixed(program, x, labels)
-    chip = ChipNetwork(run.model(), run.data).eval()
+    chip = prepare_run(run.model(), run.data).eval()
     with torch.no_grad():
         trained = chip(torch.from_numpy(x))
     np.testing.assert_array_equal(trained.numpy(), record.outputs.astype(np.float32))
@@ -222,10 +221,10 @@ def test_a_trained_network_runs_on_the_chip_as_it_was_trained(tiny, tmp_path):
 def test_rates_are_those_of_the_chip_and_can_be_trained(tiny, tmp_path):
     train(tiny(kind="snn"), tmp_path / "float")
     settings = {"kind": "snn", "start": str(tmp_path / "float"), "target": "loihi", "epochs": 1}
-    free = train(tiny(**settings), tmp_path / "free", prepare=ChipNetwork)
-    quiet = train(tiny(**settings, rate_weight=1000.0, rate_goal=0.0), tmp_path / "quiet", prepare=ChipNetwork)
+    free = train(tiny(**settings), tmp_path / "free", prepare=prepare_run)
+    quiet = train(tiny(**settings, rate_weight=1000.0, rate_goal=0.0), tmp_path / "quiet", prepare=prepare_run)
 
-    chip, rates = ChipNetwork(free.model(), free.data).eval(), Rates()
+    chip, rates = prepare_run(free.model(), free.data).eval(), Rates()
     images = torch.from_numpy(free.samples(64)[0])
     with torch.no_grad(), watched(spiking_layers(chip), rates.see):
         values = chip.values(chip.network(), images)
@@ -243,7 +242,7 @@ def test_rates_are_those_of_the_chip_and_can_be_trained(tiny, tmp_path):
 
 def test_only_a_training_for_a_target_is_prepared(tiny):
     assert preparation(tiny(kind="snn")) is None
-    assert preparation(tiny(kind="snn", start="run", target="loihi")) is ChipNetwork
+    assert preparation(tiny(kind="snn", start="run", target="loihi")) is prepare_run
 
 
 def test_a_dropout_that_follows_the_mode_is_nothing_in_integers():
@@ -255,7 +254,7 @@ def test_a_dropout_that_follows_the_mode_is_nothing_in_integers():
     net = nn.Sequential(nn.Conv2d(1, 2, 1), LIF(constant_input=True), Dropping(), nn.Linear(8, 2), TimeMean(4))
     x = torch.randn(4, 1, 2, 2) * 3
     plain = nn.Sequential(net[0], net[1], nn.Flatten(), net[3], net[4])
-    found, expected = (ChipNetwork(model, info_of(x))(x) for model in (net, plain))
+    found, expected = (prepare_run(model, info_of(x))(x) for model in (net, plain))
     assert torch.equal(found, expected)
     assert expected.any()
 
@@ -277,7 +276,7 @@ class Named(nn.Module):
 @pytest.mark.parametrize("name", ["output", "input", "pop", "keys", "update"])
 def test_neurons_may_have_any_name(tmp_path, name):
     x = torch.rand(4, 1, 6, 6)
-    model, plain = (ChipNetwork(Named(n).eval(), info_of(x)) for n in (name, "lif"))
+    model, plain = (prepare_run(Named(n).eval(), info_of(x)) for n in (name, "lif"))
     given = model(x)
     assert torch.equal(given, plain(x))
     given.square().sum().backward()
@@ -294,14 +293,14 @@ def test_neurons_may_have_any_name(tmp_path, name):
 def test_a_current_that_is_held_is_trained_in_integers():
     x = torch.rand(4, 1, 6, 6)
     held = Named(first=[HoldTime(3)], constant_input=False).eval()
-    assert torch.equal(ChipNetwork(held, info_of(x))(x), ChipNetwork(Named().eval(), info_of(x))(x))
+    assert torch.equal(prepare_run(held, info_of(x))(x), prepare_run(Named().eval(), info_of(x))(x))
 
 
 def test_a_cnn_and_a_changing_input_are_refused():
     x = torch.zeros(1, 1, 1, 1)
     for net in (nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU()), nn.Sequential(LIF(), TimeMean(4))):
         with pytest.raises(SpikeportError, match="takes a spiking network .* held for T steps"):
-            ChipNetwork(net.eval(), info_of(x + 1))
+            prepare_run(net.eval(), info_of(x + 1))
 
 
 def test_what_would_not_run_in_integers_is_refused():
@@ -313,17 +312,17 @@ def test_what_would_not_run_in_integers_is_refused():
     hooked = Named().eval()
     next(hooked.children()).register_forward_hook(lambda m, a, y: 3 * y)
     with pytest.raises(SpikeportError, match="has a forward hook, which would not run in integers; remove it"):
-        ChipNetwork(hooked, info_of(x))
+        prepare_run(hooked, info_of(x))
     own = nn.Sequential(
         nn.Conv2d(1, 2, 1), Own(constant_input=True), nn.Flatten(), nn.Linear(72, 3), TimeMean(4)
     ).eval()
     with pytest.raises(SpikeportError, match="1 .Own.: a LIF with a forward of its own has no exact form"):
-        ChipNetwork(own, info_of(x))(x)
+        prepare_run(own, info_of(x))(x)
 
 
 def test_training_in_integers_goes_on_from_a_trained_network(tiny, tmp_path):
     with pytest.raises(SpikeportError, match="takes a trained network: train it without --target first"):
-        train(tiny(kind="snn", target="loihi"), tmp_path / "run", prepare=ChipNetwork)
+        train(tiny(kind="snn", target="loihi"), tmp_path / "run", prepare=prepare_run)
     assert not (tmp_path / "run").exists()
 
 
