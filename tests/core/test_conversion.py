@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from spikeport.core import LIF, SpikeportError, convert, lif
+from spikeport.core import LIF, SpikeportError, TimeMean, convert, lif
 from spikeport.core.models import FORMS, MODELS, ModelSpec, Twin
 
 
@@ -103,6 +103,11 @@ def test_weights_stay_or_are_drawn_anew_and_the_model_is_untouched():
     assert all(torch.equal(value, net.state_dict()[name]) for name, value in before.items())
 
 
+def test_a_mean_over_time_that_is_there_stays_the_only_one():
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(2, 3), TimeMean(4))
+    assert [type(m) for m in convert(net).modules()].count(TimeMean) == 1
+
+
 def test_the_twin_learns():
     twin = convert(Mixed())
     twin(torch.randn(2, 2, 4, 4)).square().mean().backward()
@@ -112,6 +117,14 @@ def test_the_twin_learns():
 def test_what_cannot_be_converted_is_named():
     with pytest.raises(SpikeportError, match="has no ReLU"):
         convert(nn.Sequential(nn.Conv2d(1, 1, 1)))
+
+    class Unused(nn.Conv2d):
+        def forward(self, x):
+            F.relu(x)
+            return super().forward(x)
+
+    with pytest.raises(SpikeportError, match="the output does not depend on any neuron"):
+        convert(Unused(1, 1, 1))
 
     class Branching(Mixed):
         def forward(self, x):

@@ -133,10 +133,11 @@ def test_the_rate_of_a_network_is_that_of_its_neurons_not_of_its_layers():
 
 def test_distillation_by_hand():
     """Two classes: the softened teacher is (3/4, 1/4), the student (1/2, 1/2)."""
-    teacher, student = torch.tensor([[2 * math.log(3), 0.0]]), torch.zeros(1, 2)
-    expected = 4 * (0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5))
-    assert distillation(student, teacher, 2.0).item() == pytest.approx(expected, rel=1e-6)
-    assert distillation(teacher, teacher, 2.0).item() == pytest.approx(0, abs=1e-7)
+    for temperature in (0.5, 2.0, 5.0):
+        teacher, student = torch.tensor([[temperature * math.log(3), 0.0]]), torch.zeros(1, 2)
+        expected = temperature**2 * (0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5))
+        assert distillation(student, teacher, temperature).item() == pytest.approx(expected, rel=1e-6)
+        assert distillation(teacher, teacher, temperature).item() == pytest.approx(0, abs=1e-6)
 
 
 LOGITS = [[1.0, 0.0], [0.0, 2.0]]

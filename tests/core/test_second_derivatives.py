@@ -35,6 +35,7 @@ def normalised(x, weight, bias):
         (normalised, [(3, 4, 2, 3), (4,), (4,)], "_BatchNorm"),
         (normalised, [(5, 4), (4,), (4,)], "_BatchNorm"),
         (nn.MaxPool2d(2), [(2, 3, 5, 4)], "_MaxPool"),
+        (lambda x: functional.max_pool2d(x, (3, 2)), [(2, 3, 6, 4)], "_MaxPool"),
         (nn.MaxPool2d((3, 2), stride=(2, 1), padding=1), [(2, 3, 5, 4)], "_MaxPool"),
         (functional.conv2d, [(2, 3, 5, 4), (2, 3, 3, 2), (2,)], "_Convolution"),
         (
@@ -52,7 +53,9 @@ def test_first_and_second_derivatives(function, shapes, node):
     if node == "_BatchNorm":
         with torch.no_grad():
             tensors[1][0] = 0.0  # a channel switched off
-    assert within(function)(*tensors).grad_fn.name() == f"{node}Backward"
+    found = within(function)(*tensors)
+    assert found.grad_fn.name() == f"{node}Backward"
+    torch.testing.assert_close(found, function(*tensors), rtol=1e-12, atol=1e-12)
     assert gradcheck(within(function), tensors)
     assert gradgradcheck(within(function), tensors)
 
@@ -89,9 +92,14 @@ def test_a_networks_second_derivatives_are_torchs(seed, layout):
         nn.MaxPool2d(2, return_indices=True),
         nn.BatchNorm2d(2).eval(),
         nn.Conv2d(2, 1, 3, padding="same"),
+        lambda x: functional.conv2d(x[0], torch.ones(1, 2, 3, 3)),
+        lambda x: nn.MaxPool2d(2)(x[0]),
+        lambda x: functional.batch_norm(x, None, None, torch.ones(2), None, True),
+        lambda x: functional.batch_norm(x, None, None, None, torch.ones(2), True),
     ],
 )
 def test_other_layers_stay_torchs(module):
+    torch.manual_seed(0)
     x = torch.randn(2, 2, 4, 4)
     assert torch.equal(within(lambda x: module(x)[0])(x), module(x)[0])
 

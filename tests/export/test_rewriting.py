@@ -202,6 +202,16 @@ NOTHING = does(lambda x: F.pad(x, (0, 0, 0, 0, 4, 0))[:, :4])
         (does(lambda x: torch.cat([x.unflatten(1, (2, 2))], 1)), r"cat\(\) of channels in groups has no exact form"),
         (does(lambda x: x.view(2, -1, 4, 8, 8).transpose(1, 2)), "only flattening and splitting channels into groups"),
         (does(lambda x: x.view(2, -1, 2, 8, 8).transpose(1, 2)), "only flattening and splitting channels into groups"),
+        (does(lambda x: x.flatten(1).view(-1, 4, 8, 8)), r"views \(-1, 256\) as \(-1, 4, 8, 8\); only flattening and"),
+        (
+            does(lambda x: x.flatten(1).view(-1, 2, 2, 8, 8).transpose(1, 2)),
+            r"views \(-1, 256\) as \(-1, 2, 2, 8, 8\);",
+        ),
+        (does(lambda x: x.unflatten(2, (2, 4)).flatten(1, 2)), "unflatten: adds or repeats an axis"),
+        (
+            does(lambda x: x.unflatten(1, (2, 2)).transpose(1, 3)),
+            "transposes dimensions 1 and 3; only a channel shuffle",
+        ),
         (NOTHING, "head: takes channels of zeros alone"),
         (nn.Sequential(NOTHING, nn.MaxPool2d(2)), "middle.1: takes channels of zeros alone"),
         (nn.Sequential(NOTHING, nn.AvgPool2d(2)), "middle.1: takes channels of zeros alone"),
@@ -239,6 +249,9 @@ def test_what_has_no_exact_form_is_refused_by_name(middle, message):
     "middle",
     [
         nn.AvgPool2d(2, divisor_override=4),
+        nn.AvgPool2d(2, ceil_mode=True),
+        nn.AdaptiveAvgPool2d((4, 2)),
+        nn.AdaptiveAvgPool2d((None, 2)),
         nn.AvgPool2d(3, 2, 1, divisor_override=1),
         nn.AvgPool2d(3, 1, 1, count_include_pad=False, divisor_override=5),
         does(lambda x: F.avg_pool2d(x[:, [2, 0, 1, 3]], 2, divisor_override=3)),
@@ -319,15 +332,18 @@ class Slices(nn.Module):
         return torch.add(x[:, 1:3], other=x[:, 2:])
 
 
-def features(*end):
+def features(*end, part=None):
     lif = {"time_steps": 2, "v_threshold": 0.1}
     first = nn.Linear(4, 4), LIF(constant_input=True, **lif)
-    return nn.Sequential(*first, Slices(), nn.Linear(2, 4), LIF(**lif), nn.Linear(4, 4), *end, TimeMean(2)).eval()
+    return nn.Sequential(
+        *first, part or Slices(), nn.Linear(2, 4), LIF(**lif), nn.Linear(4, 4), *end, TimeMean(2)
+    ).eval()
 
 
-def test_features_are_sliced_as_channels_are():
+@pytest.mark.parametrize("part", [Slices(), does(lambda x: x.chunk(2, 1)[1]), does(lambda x: x.split([1, 2, 1], 1)[1])])
+def test_features_are_sliced_as_channels_are(part):
     torch.manual_seed(0)
-    pairs, wanted, found = run_both(features(), torch.randn(64, 4))
+    pairs, wanted, found = run_both(features(part=part), torch.randn(64, 4))
     for ours, theirs in pairs:
         assert ours.any()
         np.testing.assert_array_equal(ours, theirs)
@@ -551,6 +567,8 @@ def test_a_layer_that_is_given_more_than_a_tensor_is_refused():
         nn.FeatureAlphaDropout(),
         nn.ConstantPad2d(1, 0.0),
         nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.MaxPool2d(3, 2)),
+        nn.MaxPool2d(3, 2, ceil_mode=True),
+        nn.MaxPool2d((2, 3), (3, 2), (0, 1), ceil_mode=True),
         nn.Sequential(does(lambda x: x[:, [3, 0, 0, 2], 1:-1, ::2]), nn.ZeroPad2d(1), nn.MaxPool2d(2, padding=1)),
     ],
 )
