@@ -84,8 +84,9 @@ def constants_of(name: str, node: Any, shape: Shape, dt: float, at_least: bool) 
         values = np.asarray(getattr(node, field), np.float64)
         if not np.isfinite(values).all():
             raise SpikeportError(f"{name}: its {field} is not finite; export it again")
-        if len(np.unique(values)) == 1:
-            return float(values.flat[0])
+        first = float(values.flat[0])
+        if (values == first).all():
+            return first
         channels = values.reshape(shape[0], -1)
         if np.ptp(channels, axis=1).any():
             raise SpikeportError(f"{name}: {field} differs between neurons of a channel; only channels may differ")
