@@ -1,12 +1,15 @@
 """A network built and trained with SpikingJelly, taken to Loihi as it is.
 
-    python examples/spikingjelly_vgg.py --epochs 8 --out exported/spikingjelly
+    python examples/spikingjelly_vgg.py --epochs 8 --integers 1 --out exported/spikingjelly
 
 SpikingJelly's own exporter refuses BatchNorm and max-pooling. Here the network keeps its layers, its neurons and its
-weights; the certificate compares every spike with SpikingJelly's own forward pass.
+weights; the certificate compares every spike with SpikingJelly's own forward pass. With --integers it is trained on as
+Loihi will run it.
 """
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,6 +18,7 @@ from torch import Tensor, nn
 
 from spikeport import compile, report, simulate, to_nir
 from spikeport.core.data import load_dataset
+from spikeport.targets import prepare_qat
 
 TIME_STEPS = 4
 
@@ -49,22 +53,26 @@ def over_time(model: nn.Module, x: Tensor) -> Tensor:
     return torch.stack([model(x) for _ in range(TIME_STEPS)]).mean(0)
 
 
-def train(model: nn.Module, x: Tensor, y: Tensor, epochs: int) -> None:
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    model.train()
+def train(forward: Callable[[Tensor], Tensor], model: nn.Module, x: Tensor, y: Tensor, epochs: int, lr: float) -> None:
+    optimizer = torch.optim.Adam(model.parameters(), lr)
     for epoch in range(epochs):
         for chosen in torch.randperm(len(x)).split(32):
-            loss = nn.functional.cross_entropy(over_time(model, x[chosen]), y[chosen])
+            loss = nn.functional.cross_entropy(forward(x[chosen]), y[chosen])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         print(f"epoch {epoch + 1}: loss {loss.item():.3f}")
-    model.eval()
+
+
+def accuracy(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> float:
+    with torch.no_grad():
+        return (forward(x).argmax(1) == y).float().mean().item()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--integers", type=int, default=0, help="epochs in the chip's integers")
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--out", type=Path, default=Path("exported/spikingjelly"))
     args = parser.parse_args()
@@ -73,12 +81,17 @@ def main() -> None:
     data = load_dataset("digits")
     x, x_test = data.normalise(data.train_images), data.normalise(data.test_images)
     model = SpikingVGG()
-    train(model, x, data.train_labels, args.epochs)
-    with torch.no_grad():
-        accuracy = (over_time(model, x_test).argmax(1) == data.test_labels).float().mean()
-    print(f"SpikingJelly: test accuracy {accuracy:.4f}")
+    in_float = partial(over_time, model)
+    train(in_float, model.train(), x, data.train_labels, args.epochs, 2e-3)
+    model.eval()
+    print(f"SpikingJelly: test accuracy {accuracy(in_float, x_test, data.test_labels):.4f}")
 
     functional.reset_net(model)
+    if args.integers:
+        chip = prepare_qat(model, x, TIME_STEPS)  # the samples that it is compiled with
+        train(chip, chip, x, data.train_labels, args.integers, 2e-4)
+        print(f"in integers: test accuracy {accuracy(chip, x_test, data.test_labels):.4f}")
+
     file = args.out / "nir/model.nir"
     certificate = to_nir(model, file, x_test[: args.samples].numpy(), overwrite=True, time_steps=TIME_STEPS)
     for witness in certificate.witnesses:

@@ -13,12 +13,11 @@ from spikeport.core.arrays import as_array
 from spikeport.core.data import load_dataset
 from spikeport.core.errors import SpikeportError
 from spikeport.core.files import refuse_existing, replacing
-from spikeport.core.functional import whole_steps
 from spikeport.core.runs import Run, load_run
 from spikeport.export.foreign import adopted
 from spikeport.export.nir_graph import Metadata, build_nir, read_nir, signed, write_nir
 from spikeport.export.onnx_model import export_onnx, int8_path, quantise
-from spikeport.export.trace import deployed, graph_for, trace
+from spikeport.export.trace import deployed, graph_for, require_time_steps, trace
 from spikeport.export.verify import (
     CERTIFICATE_FILE,
     Certificate,
@@ -74,10 +73,7 @@ def to_nir(
     graph, held = graph_for(model, samples.shape)
     input_shape = samples.shape[1 if held else 2 :]
     traced = trace(model, input_shape, graph)
-    if time_steps is not None and whole_steps(time_steps) != traced.time_steps:
-        raise SpikeportError(
-            f"time_steps is {time_steps}, the model has {traced.time_steps} of its own; leave --time-steps out"
-        )
+    require_time_steps(time_steps, traced.time_steps)
     metadata = Metadata(
         time_steps=traced.time_steps,
         input="constant" if traced.constant_input else "sequence",

@@ -17,6 +17,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from spikeport.core.computed_weights import compute, make_plain
 from spikeport.core.diagnosis import first_not_finite
 from spikeport.core.errors import SpikeportError
+from spikeport.core.functional import whole_steps
 from spikeport.core.geometry import Shape
 from spikeport.core.neurons import LIF, HoldTime, TimeMean
 from spikeport.core.tracing import copied, inside, trace_module
@@ -249,6 +250,12 @@ def graph_for(model: nn.Module, shape: tuple[int, ...]) -> tuple[fx.Graph, bool]
             "holds it has a first LIF with constant_input=True, or HoldTime)"
         )
     return graph, held
+
+
+def require_time_steps(said: int | None, own: int) -> None:
+    """Raises SpikeportError where a model has another T of its own than is said."""
+    if said is not None and whole_steps(said) != own:
+        raise SpikeportError(f"time_steps is {said}, the model has {own} of its own; leave --time-steps out")
 
 
 def takes_held(model: nn.Module, graph: fx.Graph) -> bool:

@@ -25,7 +25,7 @@ from spikeport.core.runs import DataInfo
 from spikeport.core.tracing import trace_module
 from spikeport.export.foreign import adopted, share_parameters
 from spikeport.export.nir_graph import Metadata, build_nir
-from spikeport.export.trace import graph_for, require_finite, rewrite, takes_held
+from spikeport.export.trace import graph_for, require_finite, require_time_steps, rewrite, takes_held
 from spikeport.targets.loihi import neurons
 from spikeport.targets.loihi.arithmetic import SHIFT
 from spikeport.targets.loihi.compile import population
@@ -71,7 +71,8 @@ def prepare_qat(model: nn.Module, samples: np.ndarray, time_steps: int | None = 
         input_shape=array.shape[1 if held else 2 :],
     )
     chip = ChipNetwork(ours, graph, given.input_shape, input_range(given, array))
-    chip.network()  # what it cannot hold is told of before anything is trained
+    network = chip.network()  # what it cannot hold is told of before anything is trained
+    require_time_steps(time_steps, network.metadata.time_steps)
     return chip
 
 

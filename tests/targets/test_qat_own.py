@@ -180,6 +180,9 @@ def test_what_cannot_be_trained_so_is_refused_before_anything_is_trained():
         prepare_qat(twin(constant_input=False), maps(4))
     with pytest.raises(SpikeportError, match="all 0, which gives the input no range"):
         prepare_qat(twin(), torch.zeros(4, 2, 6, 6))
+    with pytest.raises(SpikeportError, match="time_steps is 4, the model has 3 of its own"):
+        prepare_qat(twin(), maps(4), time_steps=4)
+    assert prepare_qat(twin(), maps(4), time_steps=3) is not None
     broken = twin()
     next(broken.parameters()).data.fill_(torch.nan)
     with pytest.raises(SpikeportError, match="holds NaN or infinity"):
