@@ -64,7 +64,7 @@ def prepare_qat(model: nn.Module, samples: np.ndarray, time_steps: int | None = 
                 RuntimeWarning,
                 stacklevel=2,
             )
-    graph, held = graph_for(ours, array.shape)
+    graph, held = graph_for(ours.eval(), array.shape)
     given = Metadata(
         time_steps=1 if held else len(array),
         input="constant" if held else "sequence",

@@ -189,6 +189,16 @@ def test_what_cannot_be_trained_so_is_refused_before_anything_is_trained():
         prepare_qat(broken, maps(4))
 
 
+def test_a_model_may_do_other_things_in_training():
+    class Moody(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x.flip(1) if self.training else x)
+
+    x = maps(4)
+    expected = prepare_qat(twin(), x)(x)
+    assert torch.equal(prepare_qat(Moody(nn.Dropout(0.9), twin()).train(), x)(x), expected)
+
+
 def test_a_surrogate_that_is_not_ours_is_told_of():
     with pytest.warns(
         RuntimeWarning, match="^2, 5: of a surrogate that LIF does not have; trained with the arctangent"
