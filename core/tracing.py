@@ -129,7 +129,7 @@ def _drops(node: fx.Node) -> Any:
 
 def copied(model: nn.Module) -> nn.Module:
     """A copy of the user's model, so that the model itself stays as it is."""
-    model = _unwrapped(model)
+    model = unwrapped(model)
     if isinstance(model, torch.jit.ScriptModule):
         raise SpikeportError("the model is TorchScript, which has no layers to read; give the module it was made of")
     # torch does not copy what was computed with gradients; weights that a hook computes are computed again anyway.
@@ -146,7 +146,7 @@ def copied(model: nn.Module) -> nn.Module:
         raise SpikeportError(f"{type(model).__name__} cannot be copied ({reason(error)})") from error
 
 
-def _unwrapped(model: Any) -> nn.Module:
+def unwrapped(model: Any) -> nn.Module:
     """What torch.compile or DataParallel has around it taken off."""
     while hasattr(model, "_orig_mod") or isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         model = model._orig_mod if hasattr(model, "_orig_mod") else model.module

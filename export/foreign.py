@@ -7,7 +7,7 @@ import copy
 import inspect
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -123,11 +123,15 @@ def adopt(model: nn.Module, time_steps: int, constant_input: bool = True) -> nn.
     return fold_time(graph, time_steps, constant_input=constant_input).eval()
 
 
-def share_parameters(ours: nn.Module, theirs: nn.Module) -> None:
-    """Gives ``ours``, which ``theirs`` was adopted as, the parameters of theirs: training one trains both."""
+def share_state(ours: nn.Module, theirs: nn.Module) -> None:
+    """Gives ``ours``, which ``theirs`` was adopted as, its parameters and buffers: training one trains both."""
+    originals = dict(theirs.named_modules(remove_duplicate=False))
     for name, module in ours.named_modules(remove_duplicate=False):
-        for key in module._parameters:
-            module._parameters[key] = theirs.get_submodule(name)._parameters[key]
+        for kind in ("_parameters", "_buffers") if name in originals else ():
+            mine, own = getattr(module, kind), getattr(originals[name], kind)
+            if mine.keys() == own.keys():
+                setattr(module, kind, own)  # the dictionary: what replaces a tensor in it is shared too
+            mine.update((key, own[key]) for key in mine.keys() & own.keys())
 
 
 def _one_step(model: nn.Module) -> nn.Module:
@@ -214,7 +218,6 @@ def _spikingjelly(name: str, module: Any, time_steps: int) -> LIF:
         tau, decay_input = 1 / float(torch.sigmoid(module.w.detach().double())), module.decay_input
     else:
         tau, decay_input = float(module.tau), module.decay_input
-    surrogate = module.surrogate_function
     return LIF(
         tau=tau,
         decay_input=decay_input,
@@ -222,7 +225,7 @@ def _spikingjelly(name: str, module: Any, time_steps: int) -> LIF:
         v_reset=float(module.v_reset),
         time_steps=time_steps,
         detach_reset=module.detach_reset,
-        **_surrogate(type(surrogate).__name__, getattr(surrogate, "alpha", None)),
+        **_surrogate(module.surrogate_function),
     )
 
 
@@ -239,8 +242,6 @@ def _snntorch(name: str, module: Any, time_steps: int) -> LIF:
         )
     if module.inhibition or module.state_quant or float(module.graded_spikes_factor) != 1:
         raise SpikeportError(f"{where}: inhibition, state_quant and graded spikes have no exact form; leave them out")
-    # Its surrogates are functions made by functions, which keep their steepness.
-    steepness = inspect.getclosurevars(module.spike_grad).nonlocals.values()
     beta, threshold = _scalar(where, "beta", module.beta.clamp(0, 1)), _scalar(where, "threshold", module.threshold)
     return LIF(
         tau=math.inf if beta == 1 else 1 / (1 - beta),
@@ -249,13 +250,19 @@ def _snntorch(name: str, module: Any, time_steps: int) -> LIF:
         v_threshold=float(np.nextafter(np.float32(threshold), np.float32(np.inf))),
         time_steps=time_steps,
         detach_reset=True,
-        **_surrogate(module.spike_grad.__qualname__.partition(".")[0], *steepness),
+        **_surrogate(module.spike_grad),
     )
 
 
-def _surrogate(theirs: str, *steepness: Any) -> dict[str, Any]:
-    """Arguments of ``LIF``; its own surrogate where it knows no such one."""
-    return {"surrogate": _SURROGATES[theirs], "alpha": float(*steepness)} if theirs in _SURROGATES else {}
+def _surrogate(function: Any) -> dict[str, Any]:
+    """Arguments of ``LIF`` for a surrogate; its own where it has no such one."""
+    name = ""
+    steepness: Iterable[Any] = ()
+    if type(function).__module__ == "spikingjelly.activation_based.surrogate":
+        name, steepness = type(function).__name__, [getattr(function, "alpha", None)]
+    elif getattr(function, "__module__", None) == "snntorch.surrogate":  # functions, made by functions that they are in
+        name, steepness = function.__qualname__.partition(".")[0], inspect.getclosurevars(function).nonlocals.values()
+    return {"surrogate": _SURROGATES[name], "alpha": float(*steepness)} if name in _SURROGATES else {}
 
 
 def _scalar(where: str, name: str, value: torch.Tensor) -> float:

@@ -139,7 +139,11 @@ def _run(program: LoihiProgram, layers: list[_Layer], q: Tensor, keep: int) -> S
         population = layer.population
         name = population.name
         feedback = partial(_returned, layer.recurrent) if layer.recurrent else None
-        current = _arriving(layer.forward, sent, n) if layer.forward else torch.zeros(1, n, *population.shape)
+        current = (
+            _arriving(layer.forward, sent, n)
+            if layer.forward
+            else torch.zeros(1, n, *population.shape, dtype=torch.float32)
+        )
         found = run(population, current, steps, feedback)
         out["wraps"][name], out["saturations"][name] = found.wraps, found.saturations
         sent[name] = Activity(found.spikes.flatten(0, 1))

@@ -12,13 +12,6 @@ inline void charge_row(const float* __restrict current, const float* __restrict 
     }
 }
 
-// d(spike)/dh.
-template <int KIND>
-inline float slope(float h, float inverse_unit, float silent, const Neuron<float>& neuron) {
-    if constexpr (KIND == WINDOW) return 1 / (h > 0 ? h : silent);
-    else return derivative<KIND>(h * inverse_unit - neuron.threshold, neuron) * inverse_unit;
-}
-
 // One step backwards. into_u, into_v: the gradients of the state, after the step on entry and before it on return. Not
 // inlined: g++ would then no longer know that rows do not overlap.
 template <int KIND, bool HELD>
@@ -28,12 +21,12 @@ template <int KIND, bool HELD>
                                     float* __restrict grad_current, float* __restrict grad_bias, int64_t n,
                                     const GradientCall& call, const Neuron<float> neuron) {
     const float through_reset = call.through_reset ? 1.0f : 0.0f;
-    const float inverse_unit = call.inverse_unit, silent = call.silent;
+    const float inverse_unit = call.inverse_unit;
     for (int64_t i = 0; i < n; ++i) {
         float into_h = into_v[i] - into_v[i] * spikes[i];
         if constexpr (KIND != SILENT) {
             const float into_spike = grad_spikes[i] - through_reset * into_v[i] * h[i];
-            into_h += into_spike * slope<KIND>(h[i], inverse_unit, silent, neuron);
+            into_h += into_spike * derivative<KIND>(h[i] * inverse_unit - neuron.threshold, neuron) * inverse_unit;
         }
         into_u[i] = into_u[i] * kept_u[i] + into_h;
         grad_current[i] = (HELD ? grad_current[i] : 0.0f) + into_u[i] * ALIGNMENT;
@@ -89,7 +82,6 @@ void gradient(const GradientCall& call, int64_t begin, int64_t end, double* sums
         case FAST_SIGMOID: return gradient_of<FAST_SIGMOID>(call, begin, end, sums);
         case PIECEWISE_LINEAR: return gradient_of<PIECEWISE_LINEAR>(call, begin, end, sums);
         case EXPONENTIAL: return gradient_of<EXPONENTIAL>(call, begin, end, sums);
-        case WINDOW: return gradient_of<WINDOW>(call, begin, end, sums);
         default: return gradient_of<SILENT>(call, begin, end, sums);
     }
 }

@@ -18,37 +18,24 @@ from spikeport.targets.loihi import neurons
 from spikeport.targets.loihi.arithmetic import DECAY_ONE, SHIFT
 from spikeport.targets.loihi.program import Population
 
-WINDOW, SILENT = 5, 6  # in neurons.cpp
+SILENT = 5  # in neurons.cpp
 
 
 class Slope(NamedTuple):
-    """The derivative of a spike by the voltage v.
+    """The derivative of a spike by the voltage v: the surrogate's.
 
     Attributes:
-        surrogate: of the neuron; None for one that pools spikes by OR, whose v counts those in its window: the gradient
-            of one spike more is then 1 over that count, or over the size of the window where there is none, and none
-            passes through the reset.
-        unit: the voltage that stands for 1, or for one spike of the window.
-        threshold, alpha: of the surrogate, in units.
-        window: the size of the window.
-        detach_reset: as of the neuron.
+        unit: the voltage that stands for 1.
+        surrogate, threshold, alpha, detach_reset: as of the neuron that is trained.
     """
 
-    surrogate: str | None
+    surrogate: str
     unit: float
-    threshold: float = 0.0
-    alpha: float = 0.0
-    window: int = 1
+    threshold: float
+    alpha: float
     detach_reset: bool = False
 
-    @property
-    def through_reset(self) -> bool:
-        """Whether gradients pass through the reset."""
-        return self.surrogate is not None and not self.detach_reset
-
     def __call__(self, v: Tensor) -> Tensor:
-        if self.surrogate is None:
-            return 1 / torch.where(v > 0, v, self.unit * self.window)
         derivative, _ = surrogate_named(self.surrogate)
         return derivative(v / self.unit - self.threshold, self.alpha) / self.unit
 
@@ -59,7 +46,7 @@ class _Call(ctypes.Structure):
     _fields_ = (
         *((name, c_int64) for name in ("steps", "pixels", "channels", "current_step", "kind", "through_reset")),
         *((name, c_void_p) for name in ("current", "spikes", "grad_spikes", "grad_v", "kept_u", "kept_v", "bias")),
-        *((name, c_float) for name in ("inverse_unit", "threshold", "alpha", "silent")),
+        *((name, c_float) for name in ("inverse_unit", "threshold", "alpha")),
         *((name, c_void_p) for name in ("grad_current", "grad_bias")),
     )
 
@@ -70,7 +57,7 @@ def gradient(
     spikes: Tensor,
     grad_spikes: Tensor | None,
     grad_v: Tensor | None,
-    slope: Slope,
+    slope: Slope | None,
 ) -> tuple[Tensor, Tensor]:
     """The gradients of the current, in its shape, and of the bias, float32 [C], or [C, H, W] where it is so.
 
@@ -78,6 +65,7 @@ def gradient(
         current: integers in weight units, float32 [T, N, C, H, W], or [1, N, C, H, W] where it is held.
         spikes: what ``neurons.run`` gave for it, float32 [T, N, C, H, W].
         grad_spikes, grad_v: of the spikes, and of the voltages after the last step [N, C, H, W]; zero where None.
+        slope: None for neurons that never fire.
     """
     channels = population.shape[0]
     kept_u, kept_v = (
@@ -85,7 +73,7 @@ def gradient(
         for decay in (np.asarray(population.du) + 1, population.dv)
     )
     bias = population.bias.astype(np.float32)
-    given = (current, spikes, grad_spikes, grad_v, kept_u, kept_v, bias, slope, population.spiking)
+    given = (current, spikes, grad_spikes, grad_v, kept_u, kept_v, bias, slope)
     by = _compiled if neurons.compiled(current) and population.bias_mant.ndim == 1 else _torch
     into_current, into_bias = by(*given)
     return into_current, into_bias.view(population.bias_mant.shape)
@@ -99,27 +87,22 @@ def _compiled(
     kept_u: np.ndarray,
     kept_v: np.ndarray,
     bias: np.ndarray,
-    slope: Slope,
-    spiking: bool,
+    slope: Slope | None,
 ) -> tuple[Tensor, Tensor]:
     given, fired, *grads = (None if t is None else _maps(t) for t in (current, spikes, grad_spikes, grad_v))
     assert given is not None
     grad_current, grad_bias = torch.empty_like(given), np.empty(len(bias))
-    kind = SILENT if not spiking else WINDOW if slope.surrogate is None else SURROGATE_CODES[slope.surrogate]
     size = current[0].numel()
     call = _Call(
         len(spikes),
         size // len(bias),
         len(bias),
         size if len(current) > 1 else 0,
-        kind,
-        slope.through_reset,
+        SILENT if slope is None else SURROGATE_CODES[slope.surrogate],
+        slope is not None and not slope.detach_reset,
         *(None if t is None else t.data_ptr() for t in (given, fired, *grads)),
         *(array.ctypes.data for array in (kept_u, kept_v, bias)),
-        1 / slope.unit,
-        slope.threshold,
-        slope.alpha,
-        slope.unit * slope.window,
+        *((0, 0, 0) if slope is None else (1 / slope.unit, slope.threshold, slope.alpha)),
         grad_current.data_ptr(),
         grad_bias.ctypes.data,
     )
@@ -139,7 +122,7 @@ def _torch(
     grad_v: Tensor | None,
     *arguments: Any,
 ) -> tuple[Tensor, Tensor]:
-    *constants, slope, spiking = arguments
+    *constants, slope = arguments
     kept_u, kept_v, bias = (torch.from_numpy(array).to(current.device) for array in constants)
     kept_u, kept_v = kept_u.view(-1, 1, 1), kept_v.view(-1, 1, 1)
     u = v = torch.zeros_like(current[0])
@@ -154,9 +137,9 @@ def _torch(
     for t in reversed(range(len(spikes))):
         h = before_reset[t]
         into_h = into_v - into_v * spikes[t]
-        if spiking:
+        if slope is not None:
             into_spikes = 0 if grad_spikes is None else grad_spikes[t]
-            into_h = into_h + (into_spikes - into_v * h if slope.through_reset else into_spikes) * slope(h)
+            into_h = into_h + (into_spikes if slope.detach_reset else into_spikes - into_v * h) * slope(h)
         into_u = into_u * kept_u + into_h
         into_current[min(t, len(current) - 1)] += into_u * (1 << SHIFT)
         into_bias += into_h.sum(0).sum_to_size(bias.shape)

@@ -25,7 +25,7 @@ struct Call {
 // Layouts as above; a null gradient is zero.
 struct GradientCall {
     int64_t steps, pixels, channels, current_step;
-    int64_t kind;                    // a Surrogate of lif_step.h, WINDOW or SILENT
+    int64_t kind;                    // a Surrogate of lif_step.h, or SILENT
     int64_t through_reset;           // whether gradients pass through the reset
     const float *current, *spikes;   // what the neurons were given, and gave
     const float *grad_spikes;
@@ -34,15 +34,13 @@ struct GradientCall {
     const float *bias;               // [channels]
     float inverse_unit;              // of the voltage that stands for 1
     float threshold, alpha;          // of the neuron that is trained
-    float silent;                    // WINDOW: the voltage that stands in for 0, where there is no spike in the window
     float* grad_current;             // as current
     double* grad_bias;               // [channels]
 };
 
 namespace {
 
-constexpr int WINDOW = 5;              // neurons that pool spikes by OR: v counts those in the window
-constexpr int SILENT = 6;              // neurons that never fire
+constexpr int SILENT = 5;              // neurons that never fire
 constexpr int32_t ALIGNMENT = 64;      // of currents to v
 constexpr int32_t LIMIT = 1 << 23;     // u wraps and v saturates there
 constexpr int64_t BLOCK = 2048;        // neurons taken through all steps together

@@ -53,7 +53,8 @@ def run(population: Population, current: Tensor, steps: int, feedback: Feedback 
         current: integers in weight units, float32 or float64 [T, N, C, H, W], or [1, N, C, H, W] where it is held.
     """
     _, n, *shape = current.shape
-    maps = torch.empty(steps * n, *shape, device=current.device, memory_format=torch.channels_last)
+    how: Any = {"device": current.device, "dtype": torch.float32, "memory_format": torch.channels_last}
+    maps = torch.empty(steps * n, *shape, **how)
     spikes = maps.unflatten(0, (steps, n))
     advance = (_Compiled if compiled(current) else _Integers)(population, current)
     if feedback is None:

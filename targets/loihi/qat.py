@@ -22,8 +22,8 @@ from spikeport.core.errors import SpikeportError
 from spikeport.core.learner import Prepare
 from spikeport.core.neurons import LIF, Fired
 from spikeport.core.runs import DataInfo
-from spikeport.core.tracing import trace_module
-from spikeport.export.foreign import adopted, share_parameters
+from spikeport.core.tracing import trace_module, unwrapped
+from spikeport.export.foreign import adopted, share_state
 from spikeport.export.nir_graph import Metadata, build_nir
 from spikeport.export.trace import graph_for, require_finite, require_time_steps, rewrite, takes_held
 from spikeport.targets.loihi import neurons
@@ -32,7 +32,7 @@ from spikeport.targets.loihi.compile import population
 from spikeport.targets.loihi.convolution import exact_dtype
 from spikeport.targets.loihi.gradients import Slope, gradient
 from spikeport.targets.loihi.layers import InputRange, Layer, Network, input_range, layers
-from spikeport.targets.loihi.program import INPUT, Population, batch
+from spikeport.targets.loihi.program import INPUT, INPUT_MAX, Population, batch
 from spikeport.targets.loihi.synapses import Path
 
 
@@ -52,11 +52,18 @@ def prepare_qat(model: nn.Module, samples: np.ndarray, time_steps: int | None = 
     Raises:
         SpikeportError: samples that do not suit it, a network that does not compile to Loihi, a layer with hooks.
     """
+    if not isinstance(model, nn.Module) or isinstance(model, ChipNetwork):
+        raise SpikeportError(
+            f"prepare_qat takes a spiking model, a torch.nn.Module, not {type(model).__name__} (a run is trained on by "
+            "`spikeport train --from RUN --target loihi`)"
+        )
     array = as_array(samples, "the samples")
+    model = unwrapped(model)
     require_finite(model)
+    _require_no_hooks(model)
     ours = adopted(model, array.shape, time_steps)
     if ours is not model:
-        share_parameters(ours, model)
+        share_state(ours, model)
         unknown = [name for name, module in ours.named_modules() if isinstance(module, LIF) and module.alpha is None]
         if unknown:
             warnings.warn(
@@ -82,6 +89,7 @@ def prepare_run(model: nn.Module, info: DataInfo) -> "ChipNetwork":
     Raises:
         SpikeportError: a CNN, an input that changes over time, or a layer with hooks, which would not run.
     """
+    _require_no_hooks(model)
     graph = trace_module(model).graph
     if not takes_held(model, graph):
         raise SpikeportError("training for Loihi takes a spiking network (--kind snn) whose input is held for T steps")
@@ -100,15 +108,15 @@ class ChipNetwork(nn.Module):
         given: the range of the input.
 
     Raises:
-        SpikeportError: a layer with hooks (which would not run); when called, a network that does not compile to Loihi.
+        SpikeportError: when called, samples beyond the range, and a network that no longer compiles to Loihi.
     """
 
     def __init__(self, model: nn.Module, graph: fx.Graph, input_shape: tuple[int, ...], given: InputRange) -> None:
         super().__init__()
         lifs = {name: module for name, module in model.named_modules() if isinstance(module, LIF)}
-        _require_no_hooks(model)
         self.model = model.eval()
-        self._graph, self._shape, self._range = graph, input_shape, given
+        self._traced = (graph.owning_module,)  # in a tuple: its copies of the weights are no part of this network
+        self._shape, self._range = input_shape, given
         self._neurons = lifs
         self._fired = nn.ModuleDict({_key(name): Fired(name) for name in lifs})
 
@@ -119,49 +127,57 @@ class ChipNetwork(nn.Module):
 
     def network(self) -> Network:
         """The model as it is now, in layers whose weights lead back to its parameters."""
-        traced = rewrite(self.model, self._graph, self._shape)
+        (graph,) = self._traced
+        assert graph is not None
+        traced = rewrite(self.model, graph.graph, self._shape)
         kind = "constant" if traced.constant_input else "sequence"
         metadata = Metadata(traced.time_steps, input=kind, input_shape=self._shape)
         return layers(build_nir(traced, metadata)[0], self._range)
 
     def forward(self, x: Tensor) -> Tensor:
-        network = self.network()
-        return self.values(network, x)[network.output].flatten(1).float()
+        if not isinstance(x, Tensor) or x.is_complex():
+            kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise SpikeportError(f"the input is {kind}; give a tensor of real numbers")
+        with torch.autocast(x.device.type, enabled=False):
+            network = self.network()
+            return self.values(network, x)[network.output].flatten(1).float()
 
     def values(self, network: Network, x: Tensor) -> dict[str, Tensor]:
         """What every layer sends: spikes [T*N, C, H, W]; the output, mean class currents [N, K, 1, 1] in float64."""
         values = {INPUT: _quantised(x, network)}
         samples = x.shape[0 if network.metadata.input == "constant" else 1]
-        with torch.autocast(x.device.type, enabled=False), torch.backends.nnpack.flags(enabled=False):
+        with torch.backends.nnpack.flags(enabled=False):
             for layer in network.layers:
                 values[layer.name] = self._run(layer, values, samples, network.metadata.time_steps)
         return values
 
     def _run(self, layer: Layer, values: dict[str, Tensor], samples: int, steps: int) -> Tensor:
+        spiking = layer.constants.threshold is not None
+        neuron = self._neurons.get(layer.source) if spiking else None  # the class currents may share a name
+        if spiking and neuron is None:
+            return _pooled(layer, values)
         chip = population(layer, depth=0)
         arriving = [
             _convolve(values[path.pre], _rounded(weight * layer.scale), path).unflatten(0, (-1, samples))
             for path, weight in zip(layer.paths, layer.weights, strict=True)
         ]
         bias = (layer.bias * layer.scale * (1 << SHIFT)).float().to(arriving[0].device)
-        neuron = self._neurons.get(layer.source) if chip.spiking else None  # the class currents may share a name
-        slope = _slope(layer, neuron)
         current = sum(arriving[1:], arriving[0])  # 0 + the first would copy it
-        spikes, v = _Neurons.apply(current, bias, chip, steps, slope)
-        if not chip.spiking:
+        spikes, v = _Neurons.apply(current, bias, chip, steps, neuron and _slope(layer, neuron))
+        if not spiking:
             return v.double() / (layer.scale * (1 << SHIFT) * steps)
-        spikes, key = spikes.flatten(0, 1), _key(layer.source)
-        return self._fired[key](spikes) if key in self._fired else spikes
+        fired: Tensor = self._fired[_key(layer.source)](spikes.flatten(0, 1))
+        return fired
 
 
 def _require_no_hooks(model: nn.Module) -> None:
+    """Raises SpikeportError where a layer has hooks, which would not run in integers."""
     for name, module in model.named_modules():
         computing = list(hooks(module).values())
-        if any(
-            hook not in computing for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-        ):
+        around = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+        if any(hook not in computing for kind in around for hook in kind.values()):
             where = f"{name or 'the model'} ({type(module).__name__})"
-            raise SpikeportError(f"{where}: has a forward hook, which would not run in integers; remove it")
+            raise SpikeportError(f"{where}: has a hook, which would not run in integers; remove it")
 
 
 def _key(name: str) -> str:
@@ -172,17 +188,36 @@ def _key(name: str) -> str:
 def _quantised(x: Tensor, network: Network) -> Tensor:
     """Samples as the graded input, whole numbers in float32 [N or T*N, C, H, W]; see ``LoihiProgram.quantise``."""
     steps = None if network.metadata.input == "constant" else network.metadata.time_steps
-    maps = batch(x.detach(), network.input_shape, steps, "the input", "network")
+    maps = batch(x, network.input_shape, steps, "input", "network")
     maps = (maps if steps is None else maps.flatten(0, 1)).double()
-    whole = torch.round(maps / network.input_scale)
-    if not bool(whole.abs().amax() <= network.input_max):
+    if len(maps) == 0:
+        raise SpikeportError("zero samples; give at least one")
+    whole = _rounded(maps / network.input_scale)
+    if not bool(whole.detach().abs().amax() <= network.input_max):
         raise SpikeportError(
             f"the input reaches {float(maps.abs().amax()):.4g}, the network's range ends at "
             f"{network.input_scale * network.input_max:.4g}; prepare it with samples that reach as far"
         )
-    if network.input_scale == 1 and bool((whole != maps).any()):
+    if network.input_scale == 1 and network.input_max < INPUT_MAX and bool((whole != maps).any()):
         raise SpikeportError("the input holds fractions, the samples that the network was prepared with did not")
     return whole.float()
+
+
+def _pooled(layer: Layer, values: dict[str, Tensor]) -> Tensor:
+    """Neurons that are no LIF of the model pool spikes by OR: 1 where any fired in their window, without memory.
+
+    Those that fired share the gradient evenly; where none did, all places do.
+    """
+    kernels = [(weight != 0).float() for weight in layer.weights]
+    sent = [values[path.pre] for path in layer.paths]
+    every, fired = (
+        sum(_convolve(x, kernel, path) for x, kernel, path in zip(maps, kernels, layer.paths, strict=True))
+        for maps in (sent, [x * x.detach() for x in sent])
+    )
+    assert isinstance(every, Tensor)
+    assert isinstance(fired, Tensor)
+    count, window = fired.detach(), max(int(kernel.sum((1, 2, 3)).max()) for kernel in kernels)
+    return torch.where(count > 0, fired / count.clamp(min=1), every / window)
 
 
 def _rounded(x: Tensor) -> Tensor:
@@ -206,7 +241,7 @@ class _Neurons(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, current: Tensor, bias: Tensor, chip: Population, steps: int, slope: Slope
+        ctx: Any, current: Tensor, bias: Tensor, chip: Population, steps: int, slope: Slope | None
     ) -> tuple[Tensor, Tensor]:
         """``bias`` is there for its gradient: the chip has its own, in integers."""
         found = neurons.run(chip, current, steps)
@@ -223,13 +258,10 @@ class _Neurons(torch.autograd.Function):
         return *gradient(ctx.chip, current, spikes, grad_spikes, grad_v, ctx.slope), None, None, None
 
 
-def _slope(layer: Layer, neuron: LIF | None) -> Slope:
-    """Neurons that are no LIF of the model pool spikes by OR."""
-    unit = layer.scale * (1 << SHIFT)
+def _slope(layer: Layer, neuron: LIF) -> Slope:
     threshold: Any = layer.constants.threshold  # one number: neurons of a model do not differ
-    if neuron is None:
-        return Slope(None, unit * 2 * (threshold or 1.0), window=int(layer.weights[0][0].count_nonzero()))
-    return Slope(neuron.surrogate, unit, threshold, neuron.neuron.steepness, detach_reset=neuron.detach_reset)
+    unit = layer.scale * (1 << SHIFT)
+    return Slope(neuron.surrogate, unit, threshold, neuron.neuron.steepness, neuron.detach_reset)
 
 
 def preparation(config: TrainConfig) -> Prepare | None:

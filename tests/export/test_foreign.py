@@ -22,7 +22,7 @@ from torch import nn
 from spikeport import report
 from spikeport.core import SpikeportError
 from spikeport.export import read_nir, to_nir
-from spikeport.export.foreign import adopt, is_foreign, owner_forward, share_parameters
+from spikeport.export.foreign import adopt, is_foreign, owner_forward, share_state
 from spikeport.export.interpreter import interpret
 from spikeport.export.nir_foreign import with_metadata
 from spikeport.export.trace import trace
@@ -606,7 +606,7 @@ def test_gradients_are_those_of_its_own_framework(build):
     torch.manual_seed(0)
     theirs, x, steps = build(), torch.rand(5, 1, 6, 6), 4
     ours = adopt(theirs, steps)
-    share_parameters(ours, theirs)
+    share_state(ours, theirs)
     functional.reset_net(theirs)
     for module in theirs.modules():
         if isinstance(module, snntorch.Leaky):

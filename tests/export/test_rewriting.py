@@ -355,6 +355,15 @@ def test_an_output_that_is_not_one_layers_is_refused():
         build_nir(trace(features(Slices()), (4,)), Metadata(2, input_shape=(4,)))
 
 
+def test_a_second_input_is_refused():
+    class Two(Chain):
+        def forward(self, x, y):
+            return super().forward(x + y)
+
+    with pytest.raises(SpikeportError, match="y: the model takes more than one input; only one is supported"):
+        trace(Two(nn.Identity()).eval(), (2, 8, 8))
+
+
 def test_data_dependent_control_flow_is_refused():
     class Net(Chain):
         def forward(self, x):

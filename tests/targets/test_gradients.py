@@ -39,8 +39,8 @@ def reference(population, current, spikes, grad_spikes, grad_v, slope):
     for t, fired in enumerate(spikes.double()):
         u = u * kept_u + x[min(t, len(x) - 1)] * 64
         h = v * kept_v + u + (bias if bias.ndim == 3 else bias.view(shape))
-        s = Fire.apply(h, fired, slope) if population.spiking else fired
-        v = h * (1 - (s.detach() if slope.detach_reset or slope.surrogate is None else s))
+        s = fired if slope is None else Fire.apply(h, fired, slope)
+        v = h * (1 - (s.detach() if slope is None or slope.detach_reset else s))
         if population.spiking and grad_spikes is not None:
             total = total + (s * grad_spikes[t]).sum()
     if grad_v is not None:
@@ -68,9 +68,8 @@ def cases(draw):
     noise = lambda *size: torch.randn(size, generator=generator)  # noqa: E731
     grad_spikes = noise(steps, samples, *shape) if draw(st.booleans()) else None
     grad_v = noise(samples, *shape) if not spiking or grad_spikes is None else None
-    if draw(st.booleans()):
-        slope = Slope(None, 128.0 * 100, window=4)
-    else:
+    slope = None
+    if spiking:
         slope = Slope(draw(st.sampled_from(list(SURROGATES))), 64.0 * 300, 0.9, 1.7, detach_reset=draw(st.booleans()))
     return population, current, spikes, grad_spikes, grad_v, slope
 

@@ -150,7 +150,7 @@ def test_gradients_are_those_of_the_float_network(surrogate, detach_reset):
 
 @pytest.mark.parametrize("around", [0, (0, 2, 0, 2)])
 def test_pooled_spikes_share_the_gradient(around):
-    """By hand: with two of four spikes in the window each place counts half; in a window without spikes, a quarter."""
+    """By hand: two spikes in a window of four count half each; in a window without spikes, every place a quarter."""
     steps = 1
     net = nn.Sequential(
         nn.Conv2d(1, 1, 1, bias=False),
@@ -168,7 +168,7 @@ def test_pooled_spikes_share_the_gradient(around):
     # h = 2x, the surrogate 1 - |h - 1|: x = 0.75 fires (h = 1.5), 0.25 does not (h = 0.5); derivative 0.5 for both.
     x = torch.tensor([[0.75, 0.75], [0.25, 0.25]])[None, None]
     (gradient,) = torch.autograd.grad(chip(x).sum(), net[0].weight)
-    assert gradient.item() == pytest.approx(0.5 * 0.5 * (0.75 + 0.75 + 0.25 + 0.25), rel=0.02)
+    assert gradient.item() == pytest.approx(0.5 * 0.5 * (0.75 + 0.75), rel=0.02)
     (gradient,) = torch.autograd.grad(chip(x.clamp(max=0.25)).sum(), net[0].weight)
     assert gradient.item() == pytest.approx(0.25 * 0.5 * (4 * 0.25), rel=0.02)
 
@@ -311,7 +311,7 @@ def test_what_would_not_run_in_integers_is_refused():
     x = torch.rand(4, 1, 6, 6)
     hooked = Named().eval()
     next(hooked.children()).register_forward_hook(lambda m, a, y: 3 * y)
-    with pytest.raises(SpikeportError, match="has a forward hook, which would not run in integers; remove it"):
+    with pytest.raises(SpikeportError, match="has a hook, which would not run in integers; remove it"):
         prepare_run(hooked, info_of(x))
     own = nn.Sequential(
         nn.Conv2d(1, 2, 1), Own(constant_input=True), nn.Flatten(), nn.Linear(72, 3), TimeMean(4)

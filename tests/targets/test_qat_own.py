@@ -1,14 +1,19 @@
 """Models of one's own, trained in the chip's integers in a loop of one's own."""
 
+import copy
+import functools
+
 import numpy as np
 import pytest
 import snntorch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from snntorch import surrogate as snn_surrogate
 from spikingjelly.activation_based import functional, layer, neuron, surrogate
 from torch import nn
 from torch.nn.utils import parametrizations
+from torch.optim.swa_utils import AveragedModel
 
 from spikeport import convert
 from spikeport.core import LIF, SpikeportError, TimeMean
@@ -162,7 +167,7 @@ def test_what_the_range_does_not_hold_is_refused():
     chip = prepare_qat(twin(constant_input=False), events(STEPS, 8))
     with pytest.raises(SpikeportError, match="the input holds fractions, the samples that .* prepared with did not"):
         chip(events(STEPS, 2) / 2)
-    with pytest.raises(SpikeportError, match="the input has 2 steps, the network runs 3"):
+    with pytest.raises(SpikeportError, match="^the input has 2 steps, the network runs 3"):
         chip(events(2, 2))
     with pytest.raises(SpikeportError, match=r"input has shape \[3, 2, 2, 5, 6\]; the network takes \[3, N, 2, 6, 6\]"):
         chip(events(STEPS, 2)[:, :, :, 1:])
@@ -199,7 +204,140 @@ def test_a_model_may_do_other_things_in_training():
     assert torch.equal(prepare_qat(Moody(nn.Dropout(0.9), twin()).train(), x)(x), expected)
 
 
+def run_fixed(model, folder, x, steps=STEPS):
+    """What the program of a model gives."""
+    _, program = compile_model(model, folder, x, steps, overwrite=True)
+    return simulate_fixed(program, x.numpy()).outputs.astype(np.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_torchs_default_type_changes_nothing(dtype, tmp_path):
+    model, x = jelly(), maps(8)
+    chip, expected = prepare_qat(model, x, STEPS), run_fixed(model, tmp_path, x)
+    try:
+        torch.set_default_dtype(dtype)
+        np.testing.assert_array_equal(chip(x).detach().numpy(), expected)
+        np.testing.assert_array_equal(run_fixed(model, tmp_path, x), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def load(model):
+    other = jelly()
+    nn.init.normal_(other[4].weight)
+    nn.init.uniform_(other[1].running_mean)
+    model.load_state_dict(other.state_dict())
+
+
+def assign(model):
+    model.load_state_dict({name: value + 0.1 for name, value in model.state_dict().items()}, assign=True)
+
+
+def train_in_float(model):
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    model.train()(maps(8, seed=1)).square().sum().backward()
+    optimizer.step()
+    functional.reset_net(model.eval())
+
+
+@pytest.mark.parametrize("change", [load, assign, train_in_float, lambda model: model.double()])
+def test_what_changes_the_model_changes_the_network(change, tmp_path):
+    model, x = jelly(), maps(8)
+    chip = prepare_qat(model, x, STEPS)
+    before = chip(x)
+    change(model)
+    after = chip(x).detach().numpy()
+    np.testing.assert_array_equal(after, run_fixed(model, tmp_path, x))
+    if change in (load, train_in_float):
+        assert not np.array_equal(after, before.detach().numpy())
+
+
+def test_hooks_are_refused_wherever_they_are():
+    for at, register in (
+        (2, nn.Module.register_forward_hook),
+        (5, nn.Module.register_forward_pre_hook),
+        (4, nn.Module.register_full_backward_hook),
+        (0, nn.Module.register_full_backward_pre_hook),
+    ):
+        model = jelly()
+        register(model[at], lambda *given: None)
+        with pytest.raises(
+            SpikeportError, match=rf"^{at} \(.*\): has a hook, which would not run in integers; remove it"
+        ):
+            prepare_qat(model, maps(4), STEPS)
+
+
+def test_gradients_reach_what_is_in_front_of_the_network():
+    """Straight through the rounding of the input, to within 8 bits as in float."""
+    torch.manual_seed(0)
+    model, x = twin(), maps(8) * 0.9
+    chip, found, expected = prepare_qat(model, maps(8)), x.clone().requires_grad_(), x.clone().requires_grad_()
+    chip(found).square().sum().backward()
+    model(expected).square().sum().backward()
+    assert torch.linalg.norm(found.grad - expected.grad) < 0.2 * torch.linalg.norm(expected.grad)
+
+
+def test_autocast_changes_nothing(tmp_path):
+    model, x = jelly(), maps(8)
+    parametrizations.orthogonal(model[7])
+    chip = prepare_qat(model, x, STEPS)
+    with torch.autocast("cpu", torch.bfloat16):
+        given = chip(x)
+    np.testing.assert_array_equal(given.detach().numpy(), run_fixed(model, tmp_path, x))
+
+
+def test_a_range_of_127_is_no_range_of_whole_numbers(tmp_path):
+    model, x = jelly(), maps(8)
+    x = x / x.abs().max() * 127
+    np.testing.assert_array_equal(prepare_qat(model, x, STEPS)(x).detach().numpy(), run_fixed(model, tmp_path, x))
+
+
+def test_a_network_is_copied_with_its_constants():
+    class Scaled(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x * torch.tensor(0.5))
+
+    x = maps(8)
+    chip = prepare_qat(Scaled(twin()), x)
+    assert torch.equal(copy.deepcopy(chip)(x), chip(x))
+    assert torch.equal(AveragedModel(chip)(x), chip(x))
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
+def test_what_is_wrapped_around_a_model_is_taken_off(wrap):
+    x = maps(4)
+    assert torch.equal(prepare_qat(wrap(twin()), x)(x), prepare_qat(twin(), x)(x))
+    assert torch.equal(prepare_qat(wrap(jelly()), x, STEPS)(x), prepare_qat(jelly(), x, STEPS)(x))
+
+
+def test_what_is_no_model_or_no_tensor_is_refused():
+    chip = prepare_qat(twin(), maps(4))
+    for model in ("runs/snn", None, chip):
+        with pytest.raises(SpikeportError, match="prepare_qat takes a spiking model, a torch.nn.Module, not"):
+            prepare_qat(model, maps(4))
+    with pytest.raises(SpikeportError, match="the input is ndarray; give a tensor"):
+        chip(maps(4).numpy())
+    with pytest.raises(SpikeportError, match="the input is torch.complex64; give a tensor of real numbers"):
+        chip(maps(4).to(torch.complex64))
+    with pytest.raises(SpikeportError, match="zero samples; give at least one"):
+        chip(maps(4)[:0])
+
+
+class Flatter(surrogate.Sigmoid):
+    """One of the user's own, by the name of another's base."""
+
+
+Flatter.__name__ = "Sigmoid"
+
+
 def test_a_surrogate_that_is_not_ours_is_told_of():
+    for grad in (functools.partial(torch.relu), nn.Hardtanh(), snn_surrogate.triangular()):
+        net = nn.Sequential(nn.Conv2d(2, 4, 3), snntorch.Leaky(0.5, spike_grad=grad, init_hidden=True), nn.Flatten())
+        net[1].reset_mechanism = "zero"
+        with pytest.warns(RuntimeWarning, match="^1: of a surrogate that LIF does not have"):
+            prepare_qat(net.append(nn.Linear(64, 3)).eval(), maps(4), STEPS)
+    with pytest.warns(RuntimeWarning, match="^2, 5: of a surrogate"):
+        prepare_qat(jelly(Flatter()), maps(4), STEPS)
     with pytest.warns(
         RuntimeWarning, match="^2, 5: of a surrogate that LIF does not have; trained with the arctangent"
     ):
