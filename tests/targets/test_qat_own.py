@@ -133,7 +133,7 @@ class Steps(nn.Module):
 
 
 @given(st.integers(0, 10_000), st.integers(1, 5), st.booleans(), st.sampled_from([1, 3, 40]))
-@settings(max_examples=30)
+@settings(max_examples=15)
 def test_samples_of_steps_and_whole_numbers_are_those_of_the_fixed_engine(seed, steps, held, most):
     """Fractions, spikes, and whole numbers that enter as they are."""
     model = Steps(seed, steps, held).eval()
