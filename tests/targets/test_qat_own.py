@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import warnings
 
 import numpy as np
 import pytest
@@ -336,6 +337,9 @@ def test_a_surrogate_that_is_not_ours_is_told_of():
         net[1].reset_mechanism = "zero"
         with pytest.warns(RuntimeWarning, match="^1: of a surrogate that LIF does not have"):
             prepare_qat(net.append(nn.Linear(64, 3)).eval(), maps(4), STEPS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prepare_qat(jelly(), maps(4), STEPS)
     with pytest.warns(RuntimeWarning, match="^2, 5: of a surrogate"):
         prepare_qat(jelly(Flatter()), maps(4), STEPS)
     with pytest.warns(
