@@ -212,7 +212,7 @@ NOTHING = does(lambda x: F.pad(x, (0, 0, 0, 0, 4, 0))[:, :4])
             does(lambda x: x.unflatten(1, (2, 2)).transpose(1, 3)),
             "transposes dimensions 1 and 3; only a channel shuffle",
         ),
-        (nn.Sequential(nn.Flatten(), nn.AvgPool1d(2, 1)), "middle.1: only the mean of every k features in a row has an"),
+        (nn.Sequential(nn.Flatten(), nn.AvgPool1d(2, 1)), "middle.1: only the mean of every k features in a row"),
         (nn.Sequential(nn.Flatten(), nn.AvgPool1d(2, 2, 1)), "middle.1: only the mean of every k features in a row"),
         (nn.AvgPool1d(2), "middle: only the mean of every k features in a row has an exact form"),
         (NOTHING, "head: takes channels of zeros alone"),
