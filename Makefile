@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.stamp-installed
+COMPILED := $(wildcard */*/*.cpp */*/*.h)
 export SPIKEPORT_LAVA_HOME ?= $(CURDIR)/.lava
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # One process of tests per core, a file of tests at a time: its fixtures train networks. The order is that of
@@ -50,7 +51,7 @@ install: $(INSTALLED)
 # is made at the end, on every core, where pip would use one: without it, and where PYTHONDONTWRITEBYTECODE is set, every
 # start of Python would compile torch anew. A file for a newer Python does not compile, which is no failure.
 PIP_INSTALL := $(BIN)/pip install -qq --no-compile -c constraints.txt
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt $(COMPILED)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -qq --upgrade pip
 	$(PIP_INSTALL) torch
