@@ -11,9 +11,10 @@ from spikeport.export.trace import trace
 
 
 def graph_of(net, x, bound=4.0):
-    traced = trace(net, tuple(x.shape[1:]))
-    metadata = Metadata(traced.time_steps, input_shape=tuple(x.shape[1:]), input_bound=bound)
-    return build_nir(traced, metadata)[0]
+    """Of samples [N, ...], or [T, N, ...] where the network's input changes; a bound of None leaves the range open."""
+    shape, kind = (tuple(x.shape[1:]), "constant") if x.ndim < 5 else (tuple(x.shape[2:]), "sequence")
+    traced = trace(net, shape)
+    return build_nir(traced, Metadata(traced.time_steps, input=kind, input_shape=shape, input_bound=bound))[0]
 
 
 def flat(nodes, edges=None, steps=4, sequence=False):

@@ -165,7 +165,7 @@ class LoihiProgram:
     @property
     def whole(self) -> bool:
         """Whether the input's range came from spikes or small whole numbers, which enter as they are."""
-        return self.input_scale == 1 and self.input_max < INPUT_MAX
+        return is_whole(self.input_scale, self.input_max)
 
     def quantise(self, x: np.ndarray) -> np.ndarray:
         """Float samples to the graded input, int32 [N, 1, C, H, W] where it is held, else [N, T, C, H, W].
@@ -241,6 +241,11 @@ class LoihiProgram:
             program = LoihiProgram(**tuples(header), populations=populations, synapses=synapses)
             check_fields(program)
             return program
+
+
+def is_whole(input_scale: float, input_max: int) -> bool:
+    """Whether a range of the input came from spikes or small whole numbers, which enter as they are."""
+    return input_scale == 1 and input_max < INPUT_MAX
 
 
 def batch(x: Samples, shape: Shape, time_steps: int | None, what: str, taker: str) -> Samples:

@@ -32,7 +32,7 @@ from spikeport.targets.loihi.compile import population
 from spikeport.targets.loihi.convolution import exact_dtype
 from spikeport.targets.loihi.gradients import Slope, gradient
 from spikeport.targets.loihi.layers import InputRange, Layer, Network, input_range, layers
-from spikeport.targets.loihi.program import INPUT, INPUT_MAX, Population, batch
+from spikeport.targets.loihi.program import INPUT, Population, batch, is_whole
 from spikeport.targets.loihi.synapses import Path
 
 
@@ -198,7 +198,7 @@ def _quantised(x: Tensor, network: Network) -> Tensor:
             f"the input reaches {float(maps.abs().amax()):.4g}, the network's range ends at "
             f"{network.input_scale * network.input_max:.4g}; prepare it with samples that reach as far"
         )
-    if network.input_scale == 1 and network.input_max < INPUT_MAX and bool((whole != maps).any()):
+    if is_whole(network.input_scale, network.input_max) and bool((whole != maps).any()):
         raise SpikeportError("the input holds fractions, the samples that the network was prepared with did not")
     return whole.float()
 

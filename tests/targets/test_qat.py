@@ -5,6 +5,7 @@ import csv
 import numpy as np
 import pytest
 import torch
+from graphs import graph_of
 from hypothesis import given
 from networks import RandomNet, random_nets
 from torch import nn
@@ -41,17 +42,8 @@ def both(net, x):
         return None
     with torch.no_grad():
         values = chip.values(network, x)
-        program = compile(graph_of(net, info_of(x)))
+        program = compile(graph_of(net, x, info_of(x).input_bound))
     return network, values, simulate_fixed(program, x.numpy(), rasters=len(x)), program
-
-
-def graph_of(net, info):
-    from spikeport.export.nir_graph import Metadata, build_nir
-    from spikeport.export.trace import trace
-
-    traced = trace(net.eval(), info.image_shape)
-    metadata = Metadata(traced.time_steps, input_shape=info.image_shape, input_bound=info.input_bound)
-    return build_nir(traced, metadata)[0]
 
 
 @given(random_nets())
@@ -100,7 +92,7 @@ def test_a_bias_before_padding_runs_on_the_chip(input_mode):
     network, values, record, _ = both(net, x)
     assert [layer.bias.ndim for layer in network.layers] == [3, 3, 1]
     assert min(float(record.spikes[name].sum()) for name in record.spikes) > 0
-    program = compile(graph_of(net, info_of(x)), input_mode=input_mode)
+    program = compile(graph_of(net, x, info_of(x).input_bound), input_mode=input_mode)
     fixed = simulate_fixed(program, x.numpy(), rasters=len(x))
     with torch.no_grad():
         spikes = torch.from_numpy(fixed.rasters["first"]).transpose(0, 1).flatten(0, 1)

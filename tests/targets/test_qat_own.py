@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import snntorch
 import torch
+from graphs import graph_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from snntorch import surrogate as snn_surrogate
@@ -20,6 +21,7 @@ from spikeport import convert
 from spikeport.core import LIF, SpikeportError, TimeMean
 from spikeport.core.neurons import HoldTime
 from spikeport.targets import compile_model, prepare_qat
+from spikeport.targets.loihi.compile import compile
 from spikeport.targets.loihi.fixed import simulate_fixed
 
 STEPS = 3
@@ -143,13 +145,7 @@ def test_samples_of_steps_and_whole_numbers_are_those_of_the_fixed_engine(seed, 
     if not x.any():
         return
     chip = prepare_qat(model, x)
-    from spikeport.export.nir_graph import Metadata, build_nir
-    from spikeport.export.trace import trace
-    from spikeport.targets.loihi.compile import compile
-
-    kind = "constant" if held else "sequence"
-    graph, _ = build_nir(trace(model, (2, 6, 6)), Metadata(steps, input=kind, input_shape=(2, 6, 6)))
-    record = simulate_fixed(compile(graph, x.numpy()), x.numpy(), rasters=5)
+    record = simulate_fixed(compile(graph_of(model, x, bound=None), x.numpy()), x.numpy(), rasters=5)
     with torch.no_grad():
         values, outputs = chip.values(chip.network(), x), chip(x)
     np.testing.assert_array_equal(outputs.numpy(), record.outputs.astype(np.float32))
